@@ -1,0 +1,131 @@
+"""The cross-entropy method, and random shooting, which is one iteration of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from wm_tf.search import strategy
+
+
+class CEMState(NamedTuple):
+  """Attributes:
+  mean: `[B, D]`.
+  scale: `[B, D]`, standard deviation per dimension.
+  elites: `[B, K, D]`, the elites that the next generation evaluates again; K may be 0.
+  elite_fitness: `[B, K]`; -inf where there is no elite yet.
+  best: see `strategy.Best`.
+  """
+
+  mean: tf.Tensor
+  scale: tf.Tensor
+  elites: tf.Tensor
+  elite_fitness: tf.Tensor
+  best: strategy.Best
+
+
+@dataclasses.dataclass(frozen=True)
+class CEM(strategy.MeanAndBest):
+  """Refits a diagonal Gaussian to the top candidates of each generation.
+
+  Rubinstein 1999, "The cross-entropy method for combinatorial and continuous optimization"; De Boer
+  et al. 2005, "A tutorial on the cross-entropy method", section 5 for the smoothed update. As a
+  planner: Hafner et al. 2019 (PlaNet), algorithm 2. Kept elites and noise correlated over time:
+  Pinneri et al. 2020 (iCEM).
+
+  With elites E (`num_elites` of them) and m = `momentum`:
+  mean <- m mean + (1 - m) mean(E), scale <- max(m scale + (1 - m) std(E), min_scale).
+  The std is the population's (divided by the number of elites); failed candidates are not elites,
+  and with fewer than two successes the scale stays.
+
+  Attributes:
+    num_candidates: N, evaluated per generation.
+    num_elites: how many of them the distribution is refitted to; at least 2.
+    initial_scale: standard deviation of the first generation.
+    min_scale: lower bound of the standard deviation.
+    momentum: share of the old mean and scale that is kept, in [0, 1).
+    bounds: candidates are clipped into `(low, high)`; None leaves them.
+    num_kept_elites: how many elites the next generation contains (and evaluates) again.
+    antithetic: draw noise in pairs of opposite sign; needs an even `num_candidates`.
+    correlation: of the noise of successive decisions of a plan (AR(1)), in [0, 1).
+    action_size: A, for `correlation`: D is a plan of H actions, D = H * A.
+  """
+
+  num_candidates: int = 64
+  num_elites: int = 8
+  initial_scale: float = 1.0
+  min_scale: float = 0.0
+  momentum: float = 0.0
+  bounds: tuple[float, float] | None = None
+  num_kept_elites: int = 0
+  antithetic: bool = False
+  correlation: float = 0.0
+  action_size: int = 1
+
+  def __post_init__(self):
+    if not 2 <= self.num_elites <= self.num_candidates:
+      raise ValueError(
+        f"num_elites must be in [2, num_candidates = {self.num_candidates}]; got {self.num_elites}."
+      )
+    if not 0 <= self.num_kept_elites <= self.num_elites:
+      raise ValueError(
+        f"num_kept_elites must be in [0, num_elites = {self.num_elites}]; "
+        f"got {self.num_kept_elites}."
+      )
+    strategy.check_sampling(self)
+    if not 0.0 <= self.momentum < 1.0:
+      raise ValueError(f"momentum must be in [0, 1); got {self.momentum}.")
+
+  def init(self, mean, scale=None) -> CEMState:
+    """Starts a search.
+
+    Args:
+      mean: `[B, D]`.
+      scale: standard deviation, broadcast to `[B, D]`; `initial_scale` if None.
+    """
+    mean = strategy.as_mean(mean)
+    batch_size, size = tf.shape(mean)[0], mean.shape[1]
+    kept = self.num_kept_elites
+    scale = tf.cast(self.initial_scale if scale is None else scale, mean.dtype)
+    return CEMState(
+      mean=mean,
+      scale=tf.ensure_shape(tf.broadcast_to(scale, tf.shape(mean)), mean.shape),
+      elites=tf.ensure_shape(
+        tf.zeros([batch_size, kept, size], mean.dtype), (mean.shape[0], kept, size)
+      ),
+      elite_fitness=tf.fill([batch_size, kept], tf.constant(-np.inf, mean.dtype)),
+      best=strategy.first_best(mean),
+    )
+
+  def ask(self, state: CEMState, seed) -> tf.Tensor:
+    x = strategy.sample(self, state.mean, state.scale, seed)
+    if not self.num_kept_elites:
+      return x
+    # Until there are elites, the places kept for them hold ordinary candidates.
+    kept = tf.math.is_finite(state.elite_fitness)[..., tf.newaxis]
+    again = tf.where(kept, state.elites, x[:, : self.num_kept_elites])
+    return tf.concat([again, x[:, self.num_kept_elites :]], 1)
+
+  def tell(self, state: CEMState, x, fitness) -> CEMState:
+    x, fitness = strategy.told(state, x, fitness)
+    elites, elite_fitness, valid = strategy.top(x, fitness, self.num_elites)
+    valid = valid[..., tf.newaxis]
+    count = tf.reduce_sum(valid, 1)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(elites, 1), count)
+    squares = valid * tf.square(elites - mean[:, tf.newaxis])
+    scale = tf.sqrt(tf.math.divide_no_nan(tf.reduce_sum(squares, 1), count))
+    smooth = lambda old, new: self.momentum * old + (1.0 - self.momentum) * new
+    kept = self.num_kept_elites
+    new = CEMState(
+      mean=smooth(state.mean, mean),
+      scale=tf.where(
+        count >= 2, tf.maximum(smooth(state.scale, scale), self.min_scale), state.scale
+      ),
+      elites=elites[:, :kept],
+      elite_fitness=elite_fitness[:, :kept],
+      best=strategy.better(state.best, x, fitness),
+    )
+    return strategy.select(count[:, 0] > 0, new, state)

@@ -1,0 +1,253 @@
+"""CMA-ES with a full or a diagonal ("separable") covariance matrix."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from wm_tf.search import strategy
+
+
+class CMAESParameters(NamedTuple):
+  """The strategy parameters for one (N, D), by table 1 of Hansen's tutorial.
+
+  Attributes:
+    weights: `float64[N]`, best candidate first: the positive ones sum to 1, the others are
+      negative, or 0 without the active update.
+    mueff: variance effective selection mass of the positive weights.
+    c1, cmu: learning rates of the rank-one and the rank-mu update.
+    cc, cs: learning rates of the covariance's and the step size's evolution path.
+    ds: damping of the step size.
+    chi: expected length of an N(0, I) vector of D numbers.
+  """
+
+  weights: np.ndarray
+  mueff: float
+  c1: float
+  cmu: float
+  cc: float
+  cs: float
+  ds: float
+  chi: float
+
+
+@functools.lru_cache(maxsize=64)
+def cma_es_parameters(num: int, size: int, active: bool, separable: bool) -> CMAESParameters:
+  """Returns the parameters for N = `num` candidates of D = `size`; arXiv:1604.00772, table 1.
+
+  `separable` multiplies c1 and cmu by (D + 2) / 3 (Ros & Hansen 2008, section 3).
+  """
+  raw = math.log((num + 1) / 2) - np.log(np.arange(1, num + 1))
+  positive, negative = raw[: num // 2], raw[num // 2 :]
+  mueff = positive.sum() ** 2 / np.square(positive).sum()
+  mueff_negative = negative.sum() ** 2 / np.square(negative).sum()
+
+  speedup = (size + 2) / 3 if separable else 1.0
+  c1 = min(1.0, speedup * 2 / ((size + 1.3) ** 2 + mueff))
+  cmu = speedup * 2 * (0.25 + mueff + 1 / mueff - 2) / ((size + 2) ** 2 + mueff)
+  cmu = min(1 - c1, cmu)
+  cc = (4 + mueff / size) / (size + 4 + 2 * mueff / size)
+  cs = (mueff + 2) / (size + mueff + 5)
+  ds = 1 + 2 * max(0.0, math.sqrt((mueff - 1) / (size + 1)) - 1) + cs
+
+  # Three bounds on the negative mass, equations 50 to 52: balanced learning rates, a variance that
+  # stays comparable, a covariance that stays positive definite.
+  mass = min(1 + c1 / cmu, 1 + 2 * mueff_negative / (mueff + 2), (1 - c1 - cmu) / (size * cmu))
+  mass = mass if active else 0.0
+  weights = np.concatenate([positive / positive.sum(), mass * negative / -negative.sum()])
+  chi = math.sqrt(size) * (1 - 1 / (4 * size) + 1 / (21 * size**2))
+  return CMAESParameters(weights, mueff, c1, cmu, cc, cs, ds, chi)
+
+
+class CMAESState(NamedTuple):
+  """Attributes:
+  mean: `[B, D]`.
+  step_size: `[B]`; candidates are drawn from N(mean, step_size^2 covariance).
+  covariance: `[B, D, D]`, or its diagonal `[B, D]` if separable.
+  basis: `[B, D, D]` eigenvectors in columns, as of the last decomposition; `()` if separable.
+  axes: `[B, D]`, square roots of the eigenvalues.
+  path_covariance: `[B, D]`, evolution path p_c.
+  path_step: `[B, D]`, conjugate evolution path p_sigma.
+  generation: `int32[B]`, generations told so far.
+  best: see `strategy.Best`.
+  """
+
+  mean: tf.Tensor
+  step_size: tf.Tensor
+  covariance: tf.Tensor
+  basis: Any
+  axes: tf.Tensor
+  path_covariance: tf.Tensor
+  path_step: tf.Tensor
+  generation: tf.Tensor
+  best: strategy.Best
+
+
+@dataclasses.dataclass(frozen=True)
+class CMAES(strategy.MeanAndBest):
+  """Covariance matrix adaptation: rank-one, rank-mu and active updates, cumulative step size.
+
+  Hansen 2016, "The CMA evolution strategy: a tutorial", arXiv:1604.00772, figure 6 and table 1,
+  whose negative weights are the active update (Jastrebski & Arnold 2006). Separable: Ros & Hansen
+  2008, "A simple modification in CMA-ES achieving linear time and space complexity".
+
+  A failed candidate has weight 0. Arithmetic is in the dtype of the mean: float64 finds an optimum
+  to 1e-16 of its scale, float32 to about 1e-7, and eigenvalues that rounding
+  has made smaller than the largest by more than the dtype resolves are raised to that floor.
+
+  Attributes:
+    num_candidates: N; None for the tutorial's 4 + floor(3 log D).
+    initial_scale: the initial step size; about a third of the distance to the optimum.
+    separable: adapt the diagonal of the covariance only: time and memory O(D).
+    active: learn from the worst candidates too, with negative weights.
+    decompose_every: generations between two eigendecompositions; None for the tutorial's
+      max(1, floor(1 / (10 D (c1 + cmu)))).
+  """
+
+  num_candidates: int | None = None
+  initial_scale: float = 0.3
+  separable: bool = False
+  active: bool = True
+  decompose_every: int | None = None
+
+  def __post_init__(self):
+    if self.num_candidates is not None and self.num_candidates < 4:
+      raise ValueError(f"num_candidates must be at least 4, or None; got {self.num_candidates}.")
+    if self.initial_scale <= 0:
+      raise ValueError(f"initial_scale must be positive; got {self.initial_scale}.")
+    if self.decompose_every is not None and self.decompose_every < 1:
+      raise ValueError(f"decompose_every must be positive, or None; got {self.decompose_every}.")
+
+  def population(self, size: int) -> int:
+    """Returns N for a search over D = `size` dimensions."""
+    return self.num_candidates or 4 + int(3 * math.log(size))
+
+  def parameters(self, size: int) -> CMAESParameters:
+    """Returns the strategy parameters for a search over D = `size` dimensions."""
+    return cma_es_parameters(self.population(size), size, self.active, self.separable)
+
+  def init(self, mean) -> CMAESState:
+    mean = strategy.as_mean(mean)
+    rows, zeros, ones = tf.shape(mean)[:1], tf.zeros_like(mean), tf.ones_like(mean)
+    return CMAESState(
+      mean=mean,
+      step_size=tf.fill(rows, tf.constant(self.initial_scale, mean.dtype)),
+      covariance=ones if self.separable else tf.linalg.diag(ones),
+      basis=() if self.separable else tf.linalg.diag(ones),
+      axes=ones,
+      path_covariance=zeros,
+      path_step=zeros,
+      generation=tf.zeros(rows, tf.int32),
+      best=strategy.first_best(mean),
+    )
+
+  def ask(self, state: CMAESState, seed) -> tf.Tensor:
+    mean, size = state.mean, state.mean.shape[1]
+    shape = (self.population(size), size)
+    noise = strategy.normal(seed, tf.shape(mean)[0], shape, mean.dtype)
+    step = state.step_size[:, tf.newaxis, tf.newaxis] * self._scale(state, noise)
+    return tf.ensure_shape(mean[:, tf.newaxis] + step, (mean.shape[0], *shape))
+
+  def tell(self, state: CMAESState, x, fitness) -> CMAESState:
+    x, fitness = strategy.told(state, x, fitness)
+    best = strategy.better(state.best, x, fitness)
+    size, num, dtype = state.mean.shape[1], self.population(state.mean.shape[1]), state.mean.dtype
+    p = self.parameters(size)
+    x, _, valid = strategy.top(x, fitness, num)
+
+    # Numbers in comments are the tutorial's equations. `y` are steps in units of the step size.
+    weights = valid * tf.constant(p.weights, dtype)
+    sigma = state.step_size[:, tf.newaxis]
+    y = (x - state.mean[:, tf.newaxis]) / sigma[:, tf.newaxis] * valid[..., tf.newaxis]
+    y_mean = tf.einsum("bn,bnd->bd", tf.nn.relu(weights), y)  # 41
+    whitened = self._unscale(state, y)
+    # C^-1/2 is linear, so the mean of whitened steps is the whitened mean step, less a rotation.
+    z_mean = self._rotate(state, tf.einsum("bn,bnd->bd", tf.nn.relu(weights), whitened))
+
+    path_step = (1 - p.cs) * state.path_step + math.sqrt(p.cs * (2 - p.cs) * p.mueff) * z_mean  # 43
+    length = tf.norm(path_step, axis=-1, keepdims=True)
+    # A step more than e times larger at once is a population far from any optimum, not a reason
+    # to overflow.
+    change = tf.minimum(p.cs / p.ds * (length / p.chi - 1), 1.0)  # 44
+
+    generation = tf.cast(state.generation[:, tf.newaxis] + 1, dtype)
+    stationary = length / tf.sqrt(1 - tf.pow(tf.constant(1 - p.cs, dtype), 2 * generation))
+    steady = tf.cast(stationary < (1.4 + 2 / (size + 1)) * p.chi, dtype)  # h_sigma
+    path = (1 - p.cc) * state.path_covariance
+    path += steady * math.sqrt(p.cc * (2 - p.cc) * p.mueff) * y_mean  # 45
+
+    # 46: a negative weight is scaled so that its step has the length that is expected of it.
+    lengths = tf.maximum(tf.reduce_sum(tf.square(whitened), -1), np.finfo(dtype.name).tiny)
+    scaled = tf.where(weights < 0, weights * size / lengths, weights)
+    lost = (1 - steady) * p.cc * (2 - p.cc)
+    keep = 1 + p.c1 * lost - p.c1 - p.cmu * tf.reduce_sum(weights, -1, keepdims=True)
+    covariance = self._mix(state.covariance, keep, p.c1, path, p.cmu * scaled, y)  # 47
+
+    axes, basis = self._decompose(state, covariance, p)
+    new = CMAESState(
+      mean=state.mean + sigma * y_mean,  # 42
+      step_size=(sigma * tf.exp(change))[:, 0],
+      covariance=covariance,
+      basis=basis,
+      axes=axes,
+      path_covariance=path,
+      path_step=path_step,
+      generation=state.generation + 1,
+      best=best,
+    )
+    return strategy.select(tf.reduce_any(valid > 0, -1), new, state)
+
+  # What differs between a full and a diagonal covariance. C = B diag(axes^2) B^T, and B = I if
+  # separable.
+
+  def _scale(self, state, z):
+    """C^1/2 z, up to a rotation of z: B diag(axes) z."""
+    y = z * state.axes[:, tf.newaxis]
+    return y if self.separable else tf.matmul(y, state.basis, transpose_b=True)
+
+  def _unscale(self, state, y):
+    """Inverse of `_scale`."""
+    y = y if self.separable else tf.matmul(y, state.basis)
+    return y / state.axes[:, tf.newaxis]
+
+  def _rotate(self, state, z):
+    return z if self.separable else tf.linalg.matvec(state.basis, z)
+
+  def _mix(self, covariance, keep, c1, path, weights, y):
+    """keep C + c1 path path^T + sum_i weights_i y_i y_i^T."""
+    if self.separable:
+      added = tf.einsum("bn,bnd->bd", weights, tf.square(y))
+      return keep * covariance + c1 * tf.square(path) + added
+    # One matrix product for both updates, on N + 1 steps. W Y^T Y with W's sign on one side.
+    steps = tf.concat([path[:, tf.newaxis], y], 1)
+    all_weights = tf.concat([tf.fill(tf.shape(weights[:, :1]), tf.cast(c1, y.dtype)), weights], 1)
+    added = tf.matmul(all_weights[..., tf.newaxis] * steps, steps, transpose_a=True)
+    covariance = keep[..., tf.newaxis] * covariance + added
+    return (covariance + tf.linalg.matrix_transpose(covariance)) / 2
+
+  def _decompose(self, state, covariance, p):
+    """Returns `axes` and `basis` of the new covariance, or the old ones where none is due."""
+    size = covariance.shape[-1]
+
+    def floor(eigenvalues):
+      lowest = np.finfo(eigenvalues.dtype.name).eps * tf.reduce_max(eigenvalues, -1, keepdims=True)
+      return tf.sqrt(tf.maximum(eigenvalues, lowest))
+
+    if self.separable:
+      return floor(covariance), ()
+    every = self.decompose_every or max(1, int(1 / (10 * size * (p.c1 + p.cmu))))
+
+    def decompose():
+      eigenvalues, basis = tf.linalg.eigh(covariance)
+      return floor(eigenvalues), basis
+
+    if every == 1:
+      return decompose()
+    due = (state.generation + 1) % every == 0
+    axes, basis = tf.cond(tf.reduce_any(due), decompose, lambda: (state.axes, state.basis))
+    return strategy.select(due, (axes, basis), (state.axes, state.basis))

@@ -1,0 +1,287 @@
+"""The seam that every optimiser of this package is written against, and what they share.
+
+A strategy searches B independent problems side by side. It is a frozen configuration with methods;
+what it has learned lives in a state that goes in and comes out:
+
+    state = strategy.init(mean)                     # mean [B, D]
+    for seed in seeds:
+      x = strategy.ask(state, seed)                 # [B, N, D]
+      state = strategy.tell(state, x, fitness(x))   # fitness [B, N], larger is better
+    strategy.mean(state), strategy.best(state)
+
+`maximize` is that loop as one `tf.while_loop`. A state is a NamedTuple of tensors whose first
+dimension is B and whose dtype is that of `mean`, so it may be carried by `tf.function`,
+`tf.while_loop`, XLA, a checkpoint (as variables) or a SavedModel.
+
+Fitness is maximised. A candidate whose fitness is NaN, -inf or +inf has *failed*: it ranks below
+all others, never becomes `best`, and is never averaged into an update. (+inf is a simulation that
+overflowed, not a good one.) A generation in which all of a row's candidates failed leaves that
+row's state as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+State = Any  # A NamedTuple of tensors [B, ...], opaque to whoever only carries it.
+
+
+class Best(NamedTuple):
+  """The best candidate that a search has seen, per row.
+
+  Attributes:
+    x: `[B, D]`; the initial mean until a candidate succeeds.
+    fitness: `[B]`; -inf until a candidate succeeds.
+  """
+
+  x: tf.Tensor
+  fitness: tf.Tensor
+
+
+class Strategy(Protocol):
+  """An ask/tell optimiser over B independent problems. The module docstring has the loop."""
+
+  def init(self, mean) -> State:
+    """Returns the state of a search that starts around `mean` (`[B, D]`, D static)."""
+
+  def ask(self, state: State, seed) -> tf.Tensor:
+    """Returns N candidates per row, `[B, N, D]`.
+
+    Args:
+      state: the current state.
+      seed: `int32[2]`, or `int32[B, 2]`, with which row b depends on `seed[b]` alone.
+    """
+
+  def tell(self, state: State, x, fitness) -> State:
+    """Returns the state after learning that candidates `x` (`[B, N, D]`) have `fitness` (`[B, N]`).
+
+    `x` need not be exactly what `ask` returned: the caller may have repaired or replaced some.
+    """
+
+  def mean(self, state: State) -> tf.Tensor:
+    """Returns the centre of the search distribution, `[B, D]`."""
+
+  def best(self, state: State) -> Best:
+    """Returns the best candidate seen so far and its fitness."""
+
+
+class MeanAndBest:
+  """`mean` and `best` for the strategies whose state has fields of these names."""
+
+  def mean(self, state: State) -> tf.Tensor:
+    return state.mean
+
+  def best(self, state: State) -> Best:
+    return state.best
+
+
+def maximize(
+  strategy: Strategy,
+  fitness_fn: Callable[[tf.Tensor, tf.Tensor], tf.Tensor],
+  mean,
+  seed,
+  num_iterations,
+) -> State:
+  """Runs `num_iterations` generations from `mean` in one `tf.while_loop`.
+
+  Args:
+    strategy: what proposes candidates and learns from them.
+    fitness_fn: maps `(x [B, N, D], seed)` to fitness `[B, N]`; its seed has the shape of `seed`
+      and is fresh every generation.
+    mean: `[B, D]`, where the search starts.
+    seed: `int32[2]`, or `int32[B, 2]` with one seed per row.
+    num_iterations: number of generations; an int or a scalar tensor.
+
+  Returns:
+    The final state, for `strategy.mean` and `strategy.best`.
+  """
+  state = strategy.init(mean)
+  seeds = split_seed(seed, 2 * num_iterations)
+
+  def generation(i, state):
+    x = strategy.ask(state, seeds[2 * i])
+    new = strategy.tell(state, x, fitness_fn(x, seeds[2 * i + 1]))
+    # A fitness function may lose the static B or N; the loop insists on constant shapes.
+    return i + 1, tf.nest.map_structure(lambda n, o: tf.ensure_shape(n, o.shape), new, state)
+
+  _, state = tf.while_loop(
+    lambda i, _: i < num_iterations, generation, (tf.constant(0), state), parallel_iterations=1
+  )
+  return state
+
+
+def split_seed(seed, num) -> tf.Tensor:
+  """Splits `int32[2]` into `int32[num, 2]`, or every row of `int32[B, 2]`: `int32[num, B, 2]`."""
+  seed = tf.convert_to_tensor(seed, tf.int32)
+  split = lambda s: tf.random.split(s, num)
+  if seed.shape.rank == 1:
+    return split(seed)
+  _check_seed(seed)
+  return tf.transpose(tf.map_fn(split, seed), [1, 0, 2])
+
+
+def normal(seed, batch_size, shape: tuple[int, ...], dtype) -> tf.Tensor:
+  """Returns standard normal noise `[batch_size, *shape]`.
+
+  Args:
+    seed: `int32[2]`, or `int32[batch_size, 2]`: then row b is what `seed[b]` gives on its own.
+    batch_size: B; an int or a scalar tensor.
+    shape: the static shape of one row.
+    dtype: a float dtype.
+  """
+  seed = tf.convert_to_tensor(seed, tf.int32)
+  if seed.shape.rank == 1:
+    return tf.random.stateless_normal((batch_size, *shape), seed, dtype=dtype)
+  _check_seed(seed)
+  row = lambda s: tf.random.stateless_normal(shape, s, dtype=dtype)
+  if seed.shape[0] == 1:
+    return row(seed[0])[tf.newaxis]
+  return tf.map_fn(row, seed, fn_output_signature=tf.TensorSpec(shape, dtype))
+
+
+def _check_seed(seed):
+  if seed.shape.rank != 2 or seed.shape[-1] not in (2, None):
+    raise ValueError(f"seed must be int32[2] or int32[B, 2], one per row; got shape {seed.shape}.")
+
+
+def mirror(noise_fn: Callable[[int], tf.Tensor], num_candidates: int, antithetic: bool):
+  """Calls `noise_fn(N)` for `[B, N, D]`, or with N/2 and appends the negatives if `antithetic`."""
+  if not antithetic:
+    return noise_fn(num_candidates)
+  half = noise_fn(num_candidates // 2)
+  return tf.concat([half, -half], 1)
+
+
+def correlate(noise, correlation: float, action_size: int):
+  """Turns white noise over a plan into an AR(1) process over its horizon, of the same variance.
+
+  Args:
+    noise: `[B, N, D]` standard normal, with D = H * `action_size`, time-major within a row.
+    correlation: between one decision and the next, in [0, 1); 0 returns `noise`.
+    action_size: A.
+
+  Returns:
+    `[B, N, D]`, standard normal at each step: e_0 = z_0 and
+    e_t = correlation * e_{t-1} + sqrt(1 - correlation^2) * z_t.
+  """
+  if not correlation:
+    return noise
+  size = noise.shape[-1]
+  if size % action_size:
+    raise ValueError(f"a plan of {size} numbers is not a whole number of actions of {action_size}.")
+  horizon = size // action_size
+  lag = np.arange(horizon)[:, None] - np.arange(horizon)
+  mix = np.where(lag >= 0, correlation ** np.abs(lag), 0.0)
+  mix[:, 1:] *= np.sqrt(1.0 - correlation**2)
+  shape = tf.shape(noise)
+  steps = tf.reshape(noise, tf.concat([shape[:2], [horizon, action_size]], 0))
+  mixed = tf.einsum("ts,bnsa->bnta", tf.constant(mix, noise.dtype), steps)
+  return tf.ensure_shape(tf.reshape(mixed, shape), noise.shape)
+
+
+def clip(x, bounds: tuple[float, float] | None):
+  """Clips `x` into `bounds`, if there are any."""
+  return x if bounds is None else tf.clip_by_value(x, *bounds)
+
+
+def as_mean(mean) -> tf.Tensor:
+  """Checks and returns the `mean` given to `init` as a float tensor `[B, D]`."""
+  mean = tf.convert_to_tensor(mean)
+  if mean.shape.rank != 2 or mean.shape[1] is None or not mean.dtype.is_floating:
+    raise ValueError(
+      f"mean must be a float tensor [B, D] with static D; got {mean.dtype.name}{mean.shape}. "
+      "One problem has B = 1: pass mean[tf.newaxis]."
+    )
+  return mean
+
+
+def told(state, x, fitness) -> tuple[tf.Tensor, tf.Tensor]:
+  """Checks and returns what was given to `tell`: `x` and fitness, with -inf for the failed."""
+  dtype = state.mean.dtype
+  x, fitness = tf.cast(x, dtype), tf.cast(fitness, dtype)
+  if x.shape.rank != 3 or fitness.shape.rank != 2:
+    raise ValueError(
+      f"tell takes x [B, N, D] and fitness [B, N]; got shapes {x.shape} and {fitness.shape}."
+    )
+  x = tf.ensure_shape(x, (*x.shape[:2], state.mean.shape[1]))
+  return x, tf.where(tf.math.is_finite(fitness), fitness, tf.constant(-np.inf, dtype))
+
+
+def first_best(mean) -> Best:
+  """The `Best` of a search that has seen nothing."""
+  return Best(mean, tf.fill(tf.shape(mean)[:1], tf.constant(-np.inf, mean.dtype)))
+
+
+def top(x, fitness, k: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  """Returns the k best candidates, best first; ties keep the order of the candidates.
+
+  Args:
+    x: `[B, N, D]`.
+    fitness: `[B, N]`, -inf for failed candidates (`told` makes it so).
+    k: how many.
+
+  Returns:
+    `x [B, k, D]` with zeros for failed candidates, `fitness [B, k]`, and `valid [B, k]`, which is 1
+    for a success and 0 for a failure.
+  """
+  fitness, index = tf.math.top_k(fitness, k)
+  success = tf.math.is_finite(fitness)
+  x = tf.where(success[..., tf.newaxis], tf.gather(x, index, batch_dims=1), tf.zeros([], x.dtype))
+  return x, fitness, tf.cast(success, x.dtype)
+
+
+def better(best: Best, x, fitness) -> Best:
+  """Returns the better, per row, of `best` and the candidates' best; the older one on a tie."""
+  x, fitness, _ = top(x, fitness, 1)
+  return select(fitness[:, 0] > best.fitness, Best(x[:, 0], fitness[:, 0]), best)
+
+
+def select(rows, new, old):
+  """`tf.where` by row over two equal nests of `[B, ...]`: `new` where `rows` (`bool[B]`) holds."""
+
+  def one(n, o):
+    shape = tf.concat([tf.shape(rows), tf.ones([tf.rank(n) - 1], tf.int32)], 0)
+    return tf.ensure_shape(tf.where(tf.reshape(rows, shape), n, o), o.shape)
+
+  return tf.nest.map_structure(one, new, old)
+
+
+def centred_ranks(fitness) -> tf.Tensor:
+  """Ranks `[B, N]` fitness evenly into [-0.5, 0.5]; equal fitness shares the mean of its ranks.
+
+  Sharing makes a flat or wholly failed generation rank 0 everywhere, so that it pulls nowhere.
+  """
+  a, b = fitness[:, :, tf.newaxis], fitness[:, tf.newaxis, :]
+  below = tf.reduce_sum(tf.cast(a > b, fitness.dtype), -1)
+  above = tf.reduce_sum(tf.cast(a < b, fitness.dtype), -1)
+  last = tf.cast(tf.maximum(tf.shape(fitness)[1] - 1, 1), fitness.dtype)
+  return (below - above) / (2.0 * last)
+
+
+def check_sampling(config) -> None:
+  """Raises ValueError, naming the field, for settings that `sample` cannot follow."""
+  if config.num_candidates < 1 or (config.antithetic and config.num_candidates % 2):
+    raise ValueError(
+      f"num_candidates must be positive, and even if antithetic; got {config.num_candidates}."
+    )
+  if not 0.0 <= config.correlation < 1.0:
+    raise ValueError(f"correlation must be in [0, 1); got {config.correlation}.")
+  if config.bounds is not None and not config.bounds[0] < config.bounds[1]:
+    raise ValueError(f"bounds must be (low, high) with low < high; got {config.bounds}.")
+
+
+def sample(config, mean, scale, seed) -> tf.Tensor:
+  """Draws `[B, N, D]` from a diagonal Gaussian as a CEM or MPPI configuration says.
+
+  `config` has `num_candidates`, `antithetic`, `correlation`, `action_size` and `bounds`.
+  """
+  size = mean.shape[1]
+  draw = lambda num: normal(seed, tf.shape(mean)[0], (num, size), mean.dtype)
+  noise = mirror(draw, config.num_candidates, config.antithetic)
+  noise = correlate(noise, config.correlation, config.action_size)
+  x = mean[:, tf.newaxis] + scale[:, tf.newaxis] * noise
+  return tf.ensure_shape(clip(x, config.bounds), (mean.shape[0], config.num_candidates, size))
