@@ -1,0 +1,127 @@
+"""Evolving a controller inside the world model."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from wm_tf import rng
+from wm_tf.controllers.linear import LinearController
+from wm_tf.core import Nest
+from wm_tf.imagination import imagine_returns, repeat_rows
+from wm_tf.models.world_model import WorldModel
+from wm_tf.search.strategy import Strategy
+
+
+@dataclasses.dataclass(frozen=True)
+class DreamESConfig:
+  """How candidates are scored in the dream.
+
+  Attributes:
+    num_rollouts: R, dreams per candidate and generation; all candidates share their starts and
+      their noise.
+    horizon: decisions per dream.
+    temperature: uncertainty of the dream; above 1 it is harder to exploit.
+    l2_penalty: weight of the mean squared parameter, in units of return.
+    disagreement_penalty: weight of the summed ensemble disagreement, in units of return.
+  """
+
+  num_rollouts: int = 16
+  horizon: int = 60
+  temperature: float = 1.1
+  l2_penalty: float = 0.05
+  disagreement_penalty: float = 0.0
+
+
+class Generation(NamedTuple):
+  """What one generation reports: imagined returns, before penalties, of its candidates."""
+
+  best: tf.Tensor  # float32[], mean over rollouts of the best candidate
+  mean: tf.Tensor  # float32[]
+  alive: tf.Tensor  # float32[], mean probability that a dream goes on after its last step
+
+
+class DreamES:
+  """One compiled `tf.function` a generation, over the whole population and its rollouts.
+
+  The dream runs under XLA with noise that is drawn once and shared by all candidates.
+  """
+
+  def __init__(
+    self,
+    world_model: WorldModel,
+    controller: LinearController,
+    strategy: Strategy,
+    config: DreamESConfig,
+    *,
+    jit_compile: bool = True,
+  ):
+    self._world_model, self._controller = world_model, controller
+    self._strategy, self._config = strategy, config
+    self.score = tf.function(self._score, jit_compile=jit_compile)
+    self.generation = tf.function(self._generation)
+
+  def _score(self, parameters: tf.Tensor, starts: Nest, seed: tf.Tensor):
+    """Returns `(return, disagreement, alive)`, each `float32[N]`, of `parameters[N, D]`.
+
+    Args:
+      parameters: one controller a row.
+      starts: R states; every candidate dreams from all of them.
+      seed: `int32[2]`.
+    """
+    model, config = self._world_model, self._config
+    num_candidates = parameters.shape[0]
+    num_rollouts = tf.nest.flatten(starts)[0].shape[0]
+
+    def action_fn(t, state):
+      features = tf.reshape(
+        model.features(state), [num_candidates, num_rollouts, model.feature_size]
+      )
+      actions = self._controller.actions(parameters, features)
+      return tf.reshape(actions, [num_candidates * num_rollouts, model.action_size])
+
+    returns = imagine_returns(
+      model,
+      action_fn,
+      repeat_rows(starts, num_candidates),
+      config.horizon,
+      seed,
+      temperature=config.temperature,
+      num_copies=num_candidates,
+    )
+    mean = lambda x: tf.reduce_mean(tf.reshape(x, [num_candidates, num_rollouts]), axis=1)
+    return mean(returns.imagined_return), mean(returns.disagreement), mean(returns.alive)
+
+  def _generation(self, state: Nest, starts: Nest, seed: tf.Tensor):
+    """Asks, dreams, tells.
+
+    Args:
+      state: the strategy's, for one problem (B = 1).
+      starts: M >= 1 states; R of them are drawn for this generation.
+      seed: `int32[2]`.
+
+    Returns:
+      The strategy's next state and a `Generation`.
+    """
+    config = self._config
+    ask_seed, start_seed, noise_seed = rng.split(seed, 3)
+    parameters = self._strategy.ask(state, ask_seed)
+    rows = tf.random.stateless_uniform(
+      [config.num_rollouts],
+      start_seed,
+      maxval=tf.shape(tf.nest.flatten(starts)[0])[0],
+      dtype=tf.int32,
+    )
+    chosen = tf.nest.map_structure(lambda x: tf.gather(x, rows), starts)
+    returns, disagreement, alive = self.score(parameters[0], chosen, noise_seed)
+    fitness = (
+      returns
+      - config.l2_penalty * tf.reduce_mean(tf.square(parameters[0]), axis=-1)
+      - config.disagreement_penalty * disagreement
+    )
+    state = self._strategy.tell(state, parameters, fitness[tf.newaxis])
+    return state, Generation(
+      tf.reduce_max(returns), tf.reduce_mean(returns), tf.reduce_mean(alive)
+    )

@@ -1,0 +1,109 @@
+"""The paper's controller: one linear layer on the world model's features."""
+
+from __future__ import annotations
+
+import numpy as np
+import tensorflow as tf
+
+from wm_tf.models.world_model import WorldModel
+
+
+class LinearController(tf.Module):
+  """`action = tanh(W [basis(features), 1])`.
+
+  The basis is a fixed affine map `(features - loc) @ matrix`, fitted to real features by
+  `fit_basis`: it whitens them, so that one search step size suits every parameter, and can keep
+  only the leading principal components of the recurrent state, so that a full covariance can be
+  learned in few generations. Folded together the controller is linear in `[z, h]`.
+
+  References:
+    Ha & Schmidhuber 2018, arXiv:1803.10122, section 3.3 (equation 1).
+  """
+
+  def __init__(self, world_model: WorldModel, basis_size: int | None = None, name="controller"):
+    """Makes a controller with zero weights and an identity basis.
+
+    Args:
+      world_model: gives the features.
+      basis_size: G; the number of features F if None.
+      name: module name.
+    """
+    super().__init__(name=name)
+    self._world_model = world_model
+    size = world_model.feature_size
+    self.basis_size = size if basis_size is None else basis_size
+    self.action_size = world_model.action_size
+    self.loc = tf.Variable(tf.zeros([size]), trainable=False, name="basis_loc")
+    self.matrix = tf.Variable(
+      tf.eye(size, self.basis_size), trainable=False, name="basis_matrix"
+    )
+    self.parameters = tf.Variable(tf.zeros([self.num_parameters]), name="parameters")
+
+  @property
+  def num_parameters(self) -> int:
+    """D = (G + 1) A."""
+    return (self.basis_size + 1) * self.action_size
+
+  def basis(self, features: tf.Tensor) -> tf.Tensor:
+    """`float32[..., F]` to `float32[..., G]`."""
+    return tf.linalg.matmul(features - self.loc, self.matrix)
+
+  def actions(self, parameters: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
+    """Actions of many controllers at once.
+
+    Args:
+      parameters: `float32[N, D]`.
+      features: `float32[N, R, F]`, R rows for each controller.
+
+    Returns:
+      `float32[N, R, A]` in [-1, 1].
+    """
+    weights = tf.reshape(parameters, [-1, self.basis_size + 1, self.action_size])
+    return tf.tanh(
+      tf.linalg.matmul(self.basis(features), weights[:, :-1]) + weights[:, -1:]
+    )
+
+  def initial_memory(self, batch_size):
+    return ()
+
+  def act(self, state, memory, seed=None, explore: bool = False):
+    features = self._world_model.features(state)
+    return self.actions(self.parameters[tf.newaxis], features[tf.newaxis])[0], memory
+
+
+def fit_basis(features: np.ndarray, latent_size: int, num_components: int | None):
+  """Fits a whitening basis to real features.
+
+  Args:
+    features: `float32[M, F]`; the first `latent_size` columns are the latent's.
+    latent_size: Z; these columns are standardised one by one.
+    num_components: leading principal components of the rest that are kept, whitened; all columns
+      are kept and standardised one by one if None.
+
+  Returns:
+    `(loc float32[F], matrix float32[F, G])` with G = Z + num_components, or F.
+
+  Raises:
+    ValueError: if a feature is not finite, or there are fewer rows than components.
+  """
+  features = np.asarray(features, np.float64)
+  if not np.isfinite(features).all():
+    raise ValueError("Some features given to fit_basis are NaN or infinite.")
+  loc = features.mean(0)
+  scale = np.maximum(features.std(0), 1e-3)
+  if num_components is None:
+    return loc.astype(np.float32), np.diag(1.0 / scale).astype(np.float32)
+  hidden = features[:, latent_size:] - loc[latent_size:]
+  if num_components > min(hidden.shape):
+    raise ValueError(
+      f"{num_components} principal components asked of {hidden.shape[0]} rows of "
+      f"{hidden.shape[1]} features; ask for fewer or give more data."
+    )
+  variance, vectors = np.linalg.eigh(hidden.T @ hidden / len(hidden))
+  leading = slice(None, -num_components - 1, -1)
+  # The sign of an eigenvector is arbitrary; fixing it keeps refits comparable.
+  vectors = vectors[:, leading] * np.sign(vectors[:, leading].sum(0) + 1e-12)
+  matrix = np.zeros((features.shape[1], latent_size + num_components))
+  matrix[:latent_size, :latent_size] = np.diag(1.0 / scale[:latent_size])
+  matrix[latent_size:, latent_size:] = vectors / np.sqrt(np.maximum(variance[leading], 1e-6))
+  return loc.astype(np.float32), matrix.astype(np.float32)

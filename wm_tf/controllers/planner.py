@@ -1,0 +1,172 @@
+"""Model-predictive control: search action sequences in the dream, do the first action, repeat."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import tensorflow as tf
+
+from wm_tf import rng
+from wm_tf.core import Policy
+from wm_tf.imagination import imagine_returns, repeat_rows
+from wm_tf.models.world_model import WorldModel
+from wm_tf.search.cem import CEM
+from wm_tf.search.mppi import MPPI
+from wm_tf.search.strategy import Strategy
+
+OPTIMISERS = ("cem", "mppi", "random_shooting")
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannerConfig:
+  """How much a planner searches.
+
+  Attributes:
+    optimiser: `cem`, `mppi`, or `random_shooting` (CEM with one iteration).
+    horizon: H, decisions looked ahead.
+    num_candidates: N action sequences per iteration.
+    num_iterations: refinements per decision.
+    num_elites: sequences that CEM refits to.
+    initial_scale: standard deviation of the first candidates around the warm start.
+    correlation: of the candidates' noise from one decision to the next (AR(1)).
+    num_particles: dreams per candidate; candidates share their noise.
+    temperature: of the dream that is planned in.
+    discount: factor per decision.
+  """
+
+  optimiser: str = "cem"
+  horizon: int = 12
+  num_candidates: int = 64
+  num_iterations: int = 3
+  num_elites: int = 8
+  initial_scale: float = 0.5
+  correlation: float = 0.5
+  num_particles: int = 1
+  temperature: float = 1.0
+  discount: float = 1.0
+
+  def __post_init__(self):
+    if self.optimiser not in OPTIMISERS:
+      raise ValueError(f"planner.optimiser must be one of {OPTIMISERS}, got {self.optimiser!r}.")
+
+  def strategy(self, action_size: int) -> Strategy:
+    """Returns the search over flat plans of `horizon * action_size` numbers in [-1, 1]."""
+    common = dict(
+      num_candidates=self.num_candidates,
+      initial_scale=self.initial_scale,
+      correlation=self.correlation,
+      action_size=action_size,
+      bounds=(-1.0, 1.0),
+    )
+    if self.optimiser == "mppi":
+      return MPPI(**common)
+    return CEM(num_elites=self.num_elites, min_scale=0.05, momentum=0.1, **common)
+
+
+class Planner(tf.Module):
+  """MPC over any world model: a `Policy` whose memory is the plan.
+
+  Every decision starts from the last plan, shifted, or from what `proposal` would do in the dream;
+  both are candidates themselves, so that in the model the plan is never worse than either.
+
+  References:
+    Hafner et al. 2019, "Learning Latent Dynamics for Planning from Pixels", arXiv:1811.04551,
+    algorithm 2.
+  """
+
+  def __init__(
+    self,
+    world_model: WorldModel,
+    config: PlannerConfig,
+    proposal: Policy | None = None,
+    name: str = "planner",
+  ):
+    """Makes a planner.
+
+    Args:
+      world_model: any.
+      config: see `PlannerConfig`.
+      proposal: a policy without memory, such as the evolved controller.
+      name: module name.
+    """
+    super().__init__(name=name)
+    self._world_model, self.config, self._proposal = world_model, config, proposal
+    self._strategy = config.strategy(world_model.action_size)
+
+  def initial_memory(self, batch_size):
+    """An empty plan, `float32[B, H, A]`."""
+    return tf.zeros([batch_size, self.config.horizon, self._world_model.action_size])
+
+  def act(self, state, memory, seed, explore: bool = False):
+    """Plans; returns the first action `float32[B, A]` and the plan `float32[B, H, A]`."""
+    plan, _ = self.plan(state, memory, seed)
+    return plan[:, 0], plan
+
+  def plan(self, state, memory, seed) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the best plan `float32[B, H, A]` and its imagined return `float32[B]`."""
+    config, size = self.config, self._world_model.action_size
+    flat_size = config.horizon * size
+    num_iterations = 1 if config.optimiser == "random_shooting" else config.num_iterations
+    noise_seed, search_seed = rng.split(seed, 2)
+    flat = lambda plan: tf.reshape(plan, [-1, flat_size])
+    shifted = flat(tf.concat([memory[:, 1:], memory[:, -1:]], axis=1))
+    starts = [shifted]
+    if self._proposal is not None:
+      starts.insert(0, flat(self._propose(state, noise_seed)))
+    extra = tf.stack(starts, axis=1)
+
+    def iteration(i, search):
+      x = self._strategy.ask(search, rng.fold_in(search_seed, i))
+      x = tf.concat([extra, x], axis=1)
+      # The same noise in every iteration: plans of different iterations stay comparable.
+      return i + 1, self._strategy.tell(search, x, self._evaluate(state, x, noise_seed))
+
+    _, search = tf.while_loop(
+      lambda i, _: i < num_iterations, iteration, (0, self._strategy.init(starts[0]))
+    )
+    best = self._strategy.best(search)
+    return tf.reshape(best.x, [-1, config.horizon, size]), best.fitness
+
+  def _evaluate(self, state, x, seed) -> tf.Tensor:
+    """Imagined returns `float32[B, N]` of plans `float32[B, N, H * A]`."""
+    config, size = self.config, self._world_model.action_size
+    batch_size, num_candidates = tf.shape(x)[0], tf.shape(x)[1]
+    # Rows in the order candidate, particle, batch: what `repeat_rows` makes.
+    plans = tf.reshape(
+      tf.transpose(x, [1, 0, 2]), [num_candidates, 1, batch_size, config.horizon, size]
+    )
+    plans = tf.reshape(
+      tf.tile(plans, [1, config.num_particles, 1, 1, 1]), [-1, config.horizon, size]
+    )
+    plans = tf.transpose(plans, [1, 0, 2])
+    returns = imagine_returns(
+      self._world_model,
+      lambda t, _: plans[t],
+      repeat_rows(state, num_candidates * config.num_particles),
+      config.horizon,
+      self._particle_seeds(seed),
+      temperature=config.temperature,
+      num_copies=num_candidates,
+      discount=config.discount,
+    )
+    returns = tf.reshape(
+      returns.imagined_return, [num_candidates, config.num_particles, batch_size]
+    )
+    return tf.transpose(tf.reduce_mean(returns, axis=1))
+
+  def _propose(self, state, seed) -> tf.Tensor:
+    """The actions `float32[B, H, A]` that the proposal takes in a dream of its own."""
+    model, config = self._world_model, self.config
+    noise = model.draw_noise(tf.shape(tf.nest.flatten(state)[0])[0], config.horizon, seed)
+    actions = []
+    for t in range(config.horizon):
+      action, _ = self._proposal.act(state, (), seed)
+      actions.append(action)
+      step_noise = tf.nest.map_structure(lambda x, t=t: x[:, t], noise)
+      state = model.imagine_with_noise(state, action, step_noise, config.temperature).state
+    return tf.stack(actions, axis=1)
+
+  def _particle_seeds(self, seed):
+    if seed.shape.rank == 1 or self.config.num_particles == 1:
+      return seed
+    return tf.concat([rng.fold_in(seed, p) for p in range(self.config.num_particles)], axis=0)

@@ -1,0 +1,180 @@
+"""What a dynamics predicts from its hidden state: the next latent, the reward, the termination."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import tensorflow as tf
+from tensorflow_probability import distributions as tfd
+
+MIXTURE_KINDS = ("per_dimension", "joint")
+
+
+def soft_bound(x: tf.Tensor, low: float, high: float) -> tf.Tensor:
+  """Squeezes `x` smoothly into (low, high), so that a gradient remains at the bounds."""
+  x = high - tf.math.softplus(high - x)
+  return low + tf.math.softplus(x - low)
+
+
+class MixtureHead(keras.layers.Layer):
+  """A mixture density over Z outputs (Bishop 1994), built on tfp's `MixtureSameFamily`.
+
+  `per_dimension` is the paper's: every dimension has a mixture of its own of K normals. `joint` is
+  one mixture of K diagonal Gaussians over all dimensions. They are different densities: the first
+  has Z x K weights, the second K.
+
+  References:
+    Bishop 1994, "Mixture Density Networks", equations 22 to 25.
+    Ha & Schmidhuber 2018, arXiv:1803.10122, appendix A.2 (K = 5, temperature).
+  """
+
+  def __init__(self, event_size: int, num_mixtures: int, kind: str, input_size: int, name="mixture"):
+    super().__init__(name=name)
+    if kind not in MIXTURE_KINDS:
+      raise ValueError(f"The mixture kind must be one of {MIXTURE_KINDS}, got {kind!r}.")
+    self.event_size, self.num_mixtures, self.kind = event_size, num_mixtures, kind
+    num_logits = num_mixtures * (event_size if kind == "per_dimension" else 1)
+    self._sizes = [num_logits, event_size * num_mixtures, event_size * num_mixtures]
+    self.projection = keras.layers.Dense(sum(self._sizes), name="projection")
+    self.projection.build((None, input_size))
+    self.built = True
+
+  def parameters(self, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns `(logits, loc, log_scale)` of hidden states `float32[..., U]`.
+
+    `loc` and `log_scale` are `[..., Z, K]`; `logits` too, or `[..., 1, K]` for a joint mixture.
+    """
+    logits, loc, log_scale = tf.split(self.projection(h), self._sizes, axis=-1)
+    lead = tf.shape(h)[:-1]
+    shape = lambda rows: tf.concat([lead, [rows, self.num_mixtures]], 0)
+    rows = self.event_size if self.kind == "per_dimension" else 1
+    return (
+      tf.reshape(logits, shape(rows)),
+      tf.reshape(loc, shape(self.event_size)),
+      soft_bound(tf.reshape(log_scale, shape(self.event_size)), -5.0, 2.0),
+    )
+
+  def distribution(self, h: tf.Tensor) -> tfd.Distribution:
+    """Returns the density; `log_prob(x[..., Z])` is `[..., Z]` per dimension or `[...]` joint."""
+    logits, loc, log_scale = self.parameters(h)
+    if self.kind == "per_dimension":
+      return tfd.MixtureSameFamily(
+        tfd.Categorical(logits=logits), tfd.Normal(loc, tf.exp(log_scale))
+      )
+    components = tfd.MultivariateNormalDiag(
+      tf.linalg.matrix_transpose(loc), tf.linalg.matrix_transpose(tf.exp(log_scale))
+    )
+    return tfd.MixtureSameFamily(tfd.Categorical(logits=logits[..., 0, :]), components)
+
+  def nll(self, h: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Negative log-likelihood in nats, summed over the Z dimensions: `float32[...]`."""
+    log_prob = self.distribution(h).log_prob(target)
+    return -(tf.reduce_sum(log_prob, axis=-1) if self.kind == "per_dimension" else log_prob)
+
+  def mean(self, h: tf.Tensor) -> tf.Tensor:
+    """The mean of the mixture, `float32[..., Z]`."""
+    logits, loc, _ = self.parameters(h)
+    return tf.reduce_sum(tf.nn.softmax(logits) * loc, axis=-1)
+
+  def sample(self, h: tf.Tensor, choice: tf.Tensor, noise: tf.Tensor, temperature) -> tf.Tensor:
+    """Samples `float32[B, Z]` from given noise; the same noise gives the same sample.
+
+    Args:
+      h: `float32[B, U]`.
+      choice: uniform `float32[B, Z]` in [0, 1) that picks the component by its cumulative weight
+        (a joint mixture reads the first column).
+      noise: standard normal `float32[B, Z]`.
+      temperature: scalar or `float32[B]`. Logits are divided by it and variances multiplied by it
+        (Ha & Schmidhuber 2018, appendix A.2); towards 0 the sample is the heaviest component's loc.
+    """
+    logits, loc, log_scale = self.parameters(h)
+    temperature = tf.reshape(tf.maximum(tf.convert_to_tensor(temperature), 1e-4), [-1, 1, 1])
+    if self.kind == "joint":
+      choice = choice[:, :1]
+    cumulative = tf.cumsum(tf.nn.softmax(logits / temperature), axis=-1)
+    # The component is the number of cumulative weights below the draw; rounding can leave the last
+    # cumulative weight under 1, hence only K - 1 of them are compared.
+    index = tf.reduce_sum(
+      tf.cast(cumulative[..., :-1] <= choice[..., tf.newaxis], tf.int32), axis=-1
+    )
+    pick = tf.one_hot(index, self.num_mixtures)
+    loc = tf.reduce_sum(pick * loc, axis=-1)
+    scale = tf.exp(tf.reduce_sum(pick * log_scale, axis=-1))
+    return loc + scale * tf.sqrt(temperature[..., 0]) * noise
+
+
+class RewardHead(keras.layers.Layer):
+  """A distribution over what a step brings: a categorical over fixed reward values.
+
+  A target between two values is spread over them so that its mean is exact (the two-hot of
+  Bellemare et al. 2017, arXiv:1707.06887, equation 7, with a point mass).
+  """
+
+  def __init__(self, bins, input_size: int, hidden_size: int = 0, name="reward"):
+    super().__init__(name=name)
+    bins = np.asarray(bins, np.float32)
+    if bins.ndim != 1 or len(bins) < 2 or np.any(np.diff(bins) <= 0):
+      raise ValueError(f"reward_bins must be two or more increasing numbers, got {bins.tolist()}.")
+    self.bins = tf.constant(bins)
+    self.network = _network(len(bins), input_size, hidden_size)
+    self.built = True
+
+  def logits(self, h: tf.Tensor) -> tf.Tensor:
+    return self.network(h)
+
+  def mean(self, h: tf.Tensor) -> tf.Tensor:
+    """Expected reward, `float32[...]`."""
+    return tf.linalg.matvec(tf.nn.softmax(self.logits(h)), self.bins)
+
+  def two_hot(self, reward: tf.Tensor) -> tf.Tensor:
+    """`float32[..., num_bins]` weights whose mean is `reward`, clipped to the bins' range."""
+    reward = tf.clip_by_value(reward, self.bins[0], self.bins[-1])
+    num_bins = self.bins.shape[0]
+    above = tf.searchsorted(self.bins, tf.reshape(reward, [-1]), side="right")
+    above = tf.clip_by_value(tf.reshape(above, tf.shape(reward)), 1, num_bins - 1)
+    low, high = tf.gather(self.bins, above - 1), tf.gather(self.bins, above)
+    weight = ((reward - low) / (high - low))[..., tf.newaxis]
+    return (1.0 - weight) * tf.one_hot(above - 1, num_bins) + weight * tf.one_hot(above, num_bins)
+
+  def loss(self, h: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+    """Cross-entropy in nats, `float32[...]`."""
+    return tf.nn.softmax_cross_entropy_with_logits(self.two_hot(reward), self.logits(h))
+
+
+class TerminationHead(keras.layers.Layer):
+  """The probability that a step ends the episode.
+
+  Terminations are rare, so positives are weighted (`positive_weight`, 10 in the paper's Doom
+  experiment). The weight inflates the odds by the same factor, which `discount` takes out again,
+  so that what the dream uses is a probability.
+  """
+
+  def __init__(self, input_size: int, positive_weight: float = 10.0, hidden_size: int = 0,
+               name="termination"):
+    super().__init__(name=name)
+    if positive_weight <= 0:
+      raise ValueError(f"positive_weight must be positive, got {positive_weight}.")
+    self.positive_weight = positive_weight
+    self.network = _network(1, input_size, hidden_size)
+    self.built = True
+
+  def logits(self, h: tf.Tensor) -> tf.Tensor:
+    """Log-odds under the weighted loss, `float32[...]`."""
+    return self.network(h)[..., 0]
+
+  def discount(self, h: tf.Tensor) -> tf.Tensor:
+    """`1 - P(terminal)`, `float32[...]`."""
+    return tf.sigmoid(float(np.log(self.positive_weight)) - self.logits(h))
+
+  def loss(self, h: tf.Tensor, discount: tf.Tensor) -> tf.Tensor:
+    """Weighted binary cross-entropy in nats against a real `discount` of 0 or 1."""
+    return tf.nn.weighted_cross_entropy_with_logits(
+      1.0 - discount, self.logits(h), self.positive_weight
+    )
+
+
+def _network(output_size: int, input_size: int, hidden_size: int) -> keras.Sequential:
+  layers = [keras.Input((input_size,))]
+  if hidden_size:
+    layers.append(keras.layers.Dense(hidden_size, activation="relu"))
+  return keras.Sequential([*layers, keras.layers.Dense(output_size)])

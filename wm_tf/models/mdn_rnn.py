@@ -1,0 +1,226 @@
+"""The two-stage world model: a trained VAE, and an MDN-RNN on its latents."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from wm_tf import rng
+from wm_tf.core import Batch, Prediction
+from wm_tf.models.heads import MixtureHead, RewardHead, TerminationHead
+from wm_tf.models.vae import VAE
+from wm_tf.models.world_model import WorldModel
+
+# A dreamed latent is held within this many standard deviations of the data: beyond it neither the
+# decoder nor the recurrent network has ever been trained, and controllers find such places.
+_LATENT_BOUND = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class MDNRNNConfig:
+  """Sizes and loss weights of an `MDNRNN`.
+
+  Attributes:
+    hidden_size: LSTM units (the paper: 256 for CarRacing, 512 for Doom).
+    num_mixtures: K.
+    mixture_kind: `per_dimension` (the paper) or `joint`; see `MixtureHead`.
+    predict_change: whether the mixture is over the change of the latent rather than the latent.
+    sample_latents: whether training sequences are samples of the VAE's posterior (the paper) or
+      its means.
+    reward_bins: increasing reward values of the reward distribution, per decision.
+    reward_weight, termination_weight: weights of the two losses beside the latents' nats per
+      dimension.
+    termination_positive_weight: how much more a terminal step counts than another.
+    head_hidden_size: width of a hidden layer in the reward and termination heads; 0 for none.
+  """
+
+  hidden_size: int = 256
+  num_mixtures: int = 5
+  mixture_kind: str = "per_dimension"
+  predict_change: bool = True
+  sample_latents: bool = True
+  reward_bins: tuple[float, ...] = (-100.4, -0.4, 3.1, 6.6, 10.1, 13.6)
+  reward_weight: float = 1.0
+  termination_weight: float = 1.0
+  termination_positive_weight: float = 10.0
+  head_hidden_size: int = 64
+
+
+class MDNRNNState(NamedTuple):
+  """`z` the latent of the current frame; `h`, `c` the LSTM's summary of all before it."""
+
+  z: tf.Tensor  # float32[B, Z]
+  h: tf.Tensor  # float32[B, U]
+  c: tf.Tensor  # float32[B, U]
+
+
+class MDNRNN(WorldModel):
+  """`z_{t+1} ~ P(. | z_t, a_t, h_t)` with an LSTM and a mixture density head.
+
+  Seen as a state-space model it is one whose posterior ignores the recurrent state: `observe`
+  steps the LSTM with the last latent and action, then takes `z` from the VAE.
+
+  References:
+    Ha & Schmidhuber 2018, arXiv:1803.10122, section 3.2 and appendix A.2.
+  """
+
+  def __init__(self, vae: VAE, action_size: int, config: MDNRNNConfig = MDNRNNConfig(),  # noqa: B008
+               name: str = "mdn_rnn"):
+    super().__init__(name=name)
+    self.config = config
+    self.vae = vae
+    vae.trainable = False
+    self.latent_size = vae.config.latent_size
+    self.action_size = action_size
+    self.feature_size = self.latent_size + config.hidden_size
+    input_size = self.latent_size + action_size
+    self.lstm = keras.layers.LSTM(config.hidden_size, return_sequences=True, name="lstm")
+    self.lstm.build((None, None, input_size))
+    self.mixture = MixtureHead(
+      self.latent_size, config.num_mixtures, config.mixture_kind, config.hidden_size
+    )
+    self.reward = RewardHead(config.reward_bins, config.hidden_size, config.head_hidden_size)
+    self.termination = TerminationHead(
+      config.hidden_size, config.termination_positive_weight, config.head_hidden_size
+    )
+    statistic = lambda name, value: self.add_weight(
+      name=name, shape=(self.latent_size,), initializer=keras.initializers.Constant(value),
+      trainable=False,
+    )
+    self.latent_loc = statistic("latent_loc", 0.0)
+    self.latent_scale = statistic("latent_scale", 1.0)
+    self.change_scale = statistic("change_scale", 1.0)
+    self.built = True
+
+  def adapt(self, batches) -> None:
+    """Sets the standardisation of latents and of their changes from training batches.
+
+    Args:
+      batches: an iterable of `Batch` with cached posteriors or frames.
+    """
+    count = changes = 0.0
+    sums = np.zeros((3, self.latent_size))
+    for batch in batches:
+      loc, log_scale = self._posterior(batch.observation)
+      variance = np.exp(2.0 * log_scale) if self.config.sample_latents else 0.0 * log_scale.numpy()
+      loc, mask = loc.numpy().astype(np.float64), np.asarray(batch.mask)
+      sums[0] += loc[mask].sum(0)
+      sums[1] += (loc**2 + variance)[mask].sum(0)
+      pairs = mask[:, 1:] & mask[:, :-1]
+      squared = np.diff(loc, axis=1) ** 2 + variance[:, 1:] + variance[:, :-1]
+      sums[2] += squared[pairs].sum(0)
+      count += mask.sum()
+      changes += pairs.sum()
+    if not changes:
+      raise ValueError("The sequences given to MDNRNN.adapt hold no pair of consecutive frames.")
+    mean = sums[0] / count
+    # An unused latent is almost constant; the floor keeps its noise from being blown up.
+    scale = np.sqrt(np.maximum(sums[1] / count - mean**2, 0.1**2))
+    self.latent_loc.assign(mean.astype(np.float32))
+    self.latent_scale.assign(scale.astype(np.float32))
+    self.change_scale.assign(
+      np.sqrt(np.maximum(sums[2] / changes, 0.05**2)).astype(np.float32)
+    )
+
+  # --- The seam -----------------------------------------------------------------------------
+
+  def initial_state(self, batch_size) -> MDNRNNState:
+    zeros = lambda size: tf.zeros([batch_size, size])
+    return MDNRNNState(
+      z=zeros(self.latent_size), h=zeros(self.config.hidden_size), c=zeros(self.config.hidden_size)
+    )
+
+  def features(self, state: MDNRNNState) -> tf.Tensor:
+    """`[standardised z, h]`, `float32[..., Z + U]`."""
+    return tf.concat([self._standardise(state.z), state.h], axis=-1)
+
+  def decode(self, state: MDNRNNState) -> tf.Tensor:
+    return self.vae.decode(state.z)
+
+  def observe(self, state, prev_action, observation, is_first, seed=None) -> MDNRNNState:
+    """As `WorldModel.observe`; deterministic (the posterior's mean), so `seed` is not used."""
+    h, c = self._step(state.z, prev_action, state.h, state.c)
+    keep = tf.cast(tf.logical_not(is_first), tf.float32)[:, tf.newaxis]
+    loc, _ = self._posterior(observation)
+    return MDNRNNState(z=loc, h=h * keep, c=c * keep)
+
+  def draw_noise(self, batch_size, num_steps, seed):
+    choice_seed, normal_seed = rng.split(seed, 2)
+    shape = [batch_size, num_steps, self.latent_size]
+    return rng.uniform(shape, choice_seed), rng.normal(shape, normal_seed)
+
+  def imagine_with_noise(self, state, action, noise, temperature=1.0) -> Prediction:
+    h, c = self._step(state.z, action, state.h, state.c)
+    choice, normal = noise
+    sample = self.mixture.sample(h, choice, normal, temperature)
+    if self.config.predict_change:
+      z = state.z + sample * self.change_scale
+    else:
+      z = self.latent_loc + sample * self.latent_scale
+    bound = _LATENT_BOUND * self.latent_scale
+    z = tf.clip_by_value(z, self.latent_loc - bound, self.latent_loc + bound)
+    return Prediction(
+      state=MDNRNNState(z, h, c),
+      reward=self.reward.mean(h),
+      discount=self.termination.discount(h),
+      disagreement=tf.zeros_like(h[:, 0]),
+    )
+
+  def loss(self, batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """Teacher-forced loss over a batch of sequences.
+
+    Args:
+      batch: arrival-aligned; `observation` may be frames or cached posteriors.
+      seed: `int32[2]` for the posterior samples.
+
+    Returns:
+      The loss (nats per latent dimension + weighted reward and termination terms) and metrics.
+      `nll_per_dimension` is in nats of the standardised latent (a standard normal has 1.419),
+      so that it can be compared whether or not the change is predicted.
+    """
+    loc, log_scale = self._posterior(batch.observation)
+    z = loc
+    if self.config.sample_latents:
+      z += tf.exp(log_scale) * rng.normal(tf.shape(loc), seed)
+    inputs = tf.concat([self._standardise(z[:, :-1]), batch.prev_action[:, 1:]], axis=-1)
+    h = self.lstm(inputs)
+    if self.config.predict_change:
+      target = (z[:, 1:] - z[:, :-1]) / self.change_scale
+      log_jacobian = tf.reduce_sum(tf.math.log(self.change_scale / self.latent_scale))
+    else:
+      target, log_jacobian = self._standardise(z[:, 1:]), 0.0
+    mask = tf.cast(batch.mask[:, 1:], tf.float32)
+    mean = lambda x: tf.reduce_sum(x * mask) / tf.maximum(tf.reduce_sum(mask), 1.0)
+    nll = mean(self.mixture.nll(h, target)) / self.latent_size
+    reward = mean(self.reward.loss(h, batch.reward[:, 1:]))
+    termination = mean(self.termination.loss(h, batch.discount[:, 1:]))
+    loss = nll + self.config.reward_weight * reward + self.config.termination_weight * termination
+    return loss, {
+      "nll_per_dimension": nll + log_jacobian / self.latent_size,
+      "reward_loss": reward,
+      "termination_loss": termination,
+    }
+
+  # --- Inside -------------------------------------------------------------------------------
+
+  def _standardise(self, z: tf.Tensor) -> tf.Tensor:
+    return (z - self.latent_loc) / self.latent_scale
+
+  def _step(self, z, action, h, c):
+    inputs = tf.concat([self._standardise(z), action], axis=-1)
+    _, (h, c) = self.lstm.cell(inputs, [h, c])
+    return h, c
+
+  def _posterior(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`(loc, log_scale)` of frames `uint8[..., 64, 64, 3]` or of cached posteriors `[..., 2 Z]`."""
+    if observation.dtype != tf.uint8:
+      return tuple(tf.split(observation, 2, axis=-1))
+    if observation.shape.rank == 4:
+      return self.vae.encode(observation)
+    lead = tf.shape(observation)[:2]
+    flat = self.vae.encode(tf.reshape(observation, [-1, *observation.shape[2:]]))
+    return tuple(tf.reshape(x, [lead[0], lead[1], self.latent_size]) for x in flat)

@@ -1,0 +1,89 @@
+"""The seam between a learned dynamics and all that uses it: `observe`, `imagine`, `features`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from wm_tf.core import Batch, Nest, Prediction
+
+
+class WorldModel(keras.Model):
+  """A state-space model of the world with an opaque state.
+
+  `observe` is the posterior: it sees a frame. `imagine` is the prior: it sees only an action.
+  Controllers, planners, evaluation and export know nothing more, so that a dynamics family is one
+  subclass of this.
+
+  Attributes:
+    latent_size: Z.
+    feature_size: F, the width of `features`.
+    action_size: A.
+  """
+
+  latent_size: int
+  feature_size: int
+  action_size: int
+
+  def initial_state(self, batch_size) -> Nest:
+    """Returns the state before anything was seen; `batch_size` may be a tensor."""
+    raise NotImplementedError
+
+  def features(self, state: Nest) -> tf.Tensor:
+    """Returns `float32[B, F]`: what a controller sees of a state."""
+    raise NotImplementedError
+
+  def decode(self, state: Nest) -> tf.Tensor:
+    """Returns mean frames `float32[B, 64, 64, 3]` in [0, 1]."""
+    raise NotImplementedError
+
+  def observe(
+    self, state: Nest, prev_action: tf.Tensor, observation: tf.Tensor, is_first: tf.Tensor, seed
+  ) -> Nest:
+    """Moves the state along a real step.
+
+    Args:
+      state: of B rows.
+      prev_action: `float32[B, A]`, the action that led to `observation`.
+      observation: `uint8[B, 64, 64, 3]`, or `float32[B, 2 Z]` cached posteriors.
+      is_first: `bool[B]`; where true, `state` and `prev_action` are ignored.
+      seed: `int32[2]` or `int32[B, 2]`.
+    """
+    raise NotImplementedError
+
+  def draw_noise(self, batch_size, num_steps, seed) -> Nest:
+    """Draws all the noise of `num_steps` imagined steps: a nest of `float32[B, num_steps, ...]`.
+
+    Hoisting it out of the rollout lets many candidates share it: common random numbers, and the
+    dream's largest cost paid once.
+    """
+    raise NotImplementedError
+
+  def imagine_with_noise(
+    self, state: Nest, action: tf.Tensor, noise: Nest, temperature: Any = 1.0
+  ) -> Prediction:
+    """As `imagine`, with one step of `draw_noise` (a nest of `float32[B, ...]`) instead of a seed."""
+    raise NotImplementedError
+
+  def imagine(
+    self, state: Nest, action: tf.Tensor, seed: tf.Tensor, temperature: Any = 1.0
+  ) -> Prediction:
+    """Moves the state along an imagined step.
+
+    Args:
+      state: of B rows.
+      action: `float32[B, A]` in [-1, 1].
+      seed: `int32[2]`, or `int32[B, 2]` with one seed per row.
+      temperature: scalar or `float32[B]`; 0 is the most likely future, above 1 a more uncertain
+        one (Ha & Schmidhuber 2018, section 4.3).
+    """
+    noise = self.draw_noise(tf.shape(action)[0], 1, seed)
+    return self.imagine_with_noise(
+      state, action, tf.nest.map_structure(lambda x: x[:, 0], noise), temperature
+    )
+
+  def loss(self, batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """Returns the scalar training loss and named scalar metrics."""
+    raise NotImplementedError
