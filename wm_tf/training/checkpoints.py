@@ -1,0 +1,271 @@
+"""Saving state so that a kill at any moment loses nothing that was saved before.
+
+One file format for everything: an uncompressed `.npz` (readable with NumPy alone) with one entry
+per leaf of a nest. A single file can be replaced atomically, the zip format carries a CRC-32 of
+every entry, and comparing names, shapes and dtypes before anything is assigned makes it possible
+to say *what* does not fit, which `tf.train.Checkpoint` does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from wm_tf.core import Nest
+
+
+class CheckpointMismatchError(ValueError):
+  """A file holds another structure than the one it is loaded into."""
+
+
+class CorruptCheckpointError(RuntimeError):
+  """A file is truncated or damaged."""
+
+
+@contextlib.contextmanager
+def atomic_open(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
+  """Opens `path` for writing; it appears, or is replaced, only when the block ends without error.
+
+  The bytes are on disk before the name points at them, so a crash leaves the old file or the new.
+  """
+  path = Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.tmp")
+  try:
+    with open(temporary, mode) as file:
+      yield file
+      file.flush()
+      os.fsync(file.fileno())
+    os.replace(temporary, path)
+  finally:
+    temporary.unlink(missing_ok=True)
+  folder = os.open(path.parent, os.O_RDONLY)
+  try:
+    os.fsync(folder)
+  finally:
+    os.close(folder)
+
+
+def map_with_path(fn: Callable[[str, Any], Any], nest: Nest, path: str = "") -> Nest:
+  """Applies `fn(path, leaf)` to every leaf; paths look like `"latent/0/loc"`.
+
+  Tuples, named tuples, lists and mappings are structure; `None` is an empty structure.
+  """
+  join = lambda key: f"{path}/{key}" if path else str(key)
+  if nest is None:
+    return None
+  if isinstance(nest, tuple) and hasattr(nest, "_fields"):
+    fields = zip(nest._fields, nest, strict=True)
+    return type(nest)(*(map_with_path(fn, value, join(name)) for name, value in fields))
+  if isinstance(nest, (tuple, list)):
+    return type(nest)(map_with_path(fn, value, join(i)) for i, value in enumerate(nest))
+  if isinstance(nest, Mapping):
+    return {key: map_with_path(fn, value, join(key)) for key, value in nest.items()}
+  return fn(path or "value", nest)
+
+
+def flatten_with_path(nest: Nest) -> dict[str, Any]:
+  """Returns the leaves of a nest by path, in order."""
+  leaves = {}
+
+  def add(path, leaf):
+    if path in leaves:
+      raise ValueError(f"Two leaves of the nest have the same path {path!r}; rename a key.")
+    leaves[path] = leaf
+
+  map_with_path(add, nest)
+  return leaves
+
+
+def save_nest(path: str | os.PathLike, nest: Nest) -> None:
+  """Writes a nest of tensors, arrays, numbers and strings to one `.npz`, exactly and atomically.
+
+  Args:
+    path: the file to write or replace.
+    nest: tuples, named tuples, lists and dicts of tensors, NumPy arrays, variables, `bool`, `int`,
+      `float` or `str`.
+
+  Raises:
+    ValueError: if a leaf is something else (a Python object).
+  """
+  arrays = {name: np.asarray(leaf) for name, leaf in flatten_with_path(nest).items()}
+  for name, array in arrays.items():
+    if array.dtype.kind == "O":
+      raise ValueError(f"{name!r} cannot be saved: it is neither a number, a string nor an array.")
+  with atomic_open(path) as file, zipfile.ZipFile(file, "w") as archive:
+    for name, array in arrays.items():
+      # A bare ZipInfo has a fixed date: the same nest gives the same bytes.
+      with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:
+        np.lib.format.write_array(entry, array, allow_pickle=False)
+
+
+def load_nest(path: str | os.PathLike, like: Nest) -> Nest:
+  """Reads what `save_nest` wrote.
+
+  Args:
+    path: the file.
+    like: a nest of the same structure, shapes and dtypes; its values do not matter.
+
+  Returns:
+    A nest like `like`: tensors where it has tensors, Python scalars and strings where it has
+    those, NumPy arrays elsewhere.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    CorruptCheckpointError: if the file is damaged.
+    CheckpointMismatchError: if an entry is missing, unknown, or of another shape or dtype.
+  """
+  expected = flatten_with_path(like)
+  with open(path, "rb") as file:
+    try:
+      archive = np.load(file, allow_pickle=False)
+      arrays = {name: archive[name] for name in archive.files}
+    except Exception as error:  # A flipped bit can fail in any layer of zip and npy parsing.
+      raise CorruptCheckpointError(
+        f"{path} is damaged ({error}). Delete it, or restore it from a copy."
+      ) from error
+
+  for name, leaf in expected.items():
+    if name not in arrays:
+      raise CheckpointMismatchError(
+        f"{path} has no {name!r}, which is expected here; {_difference(arrays, expected)}"
+      )
+    arrays[name] = _convert(path, name, arrays[name], leaf)
+  for name in arrays:
+    if name not in expected:
+      raise CheckpointMismatchError(
+        f"{path} has {name!r}, which is unknown here; {_difference(arrays, expected)}"
+      )
+  return map_with_path(lambda name, leaf: arrays[name], like)
+
+
+def _difference(found, expected) -> str:
+  return (
+    f"it holds {len(found)} entries and {len(expected)} are expected. It was written by another "
+    "model or version, or this model is not built yet (call it once, then load)."
+  )
+
+
+def _convert(path, name: str, array: np.ndarray, leaf: Any) -> Any:
+  if isinstance(leaf, str):
+    return str(array)
+  template = np.asarray(leaf)
+  if array.dtype.kind == "V" and array.dtype.itemsize == template.dtype.itemsize:
+    array = array.view(template.dtype)  # bfloat16 and its kin: NumPy forgets their names.
+  if array.shape != template.shape or array.dtype != template.dtype:
+    raise CheckpointMismatchError(
+      f"{path}: {name!r} is {array.dtype}{list(array.shape)} in the file, and "
+      f"{template.dtype}{list(template.shape)} is expected. It was written by another model or "
+      "configuration."
+    )
+  if tf.is_tensor(leaf):
+    return tf.convert_to_tensor(array)
+  return array if hasattr(leaf, "shape") else array.item()
+
+
+def name_variables(variables) -> dict[str, Any]:
+  """Names variables by position, layer and role, such as `"003/dense/kernel"`.
+
+  Keras numbers layers per process (`dense_1`) and prefixes the name of whatever was called first,
+  so that equal models can have unequal paths; position, layer kind and role do not change.
+  """
+  names = {}
+  for i, variable in enumerate(variables):
+    parts = re.sub(r"_\d+(?=/|$)", "", variable.path).split("/")
+    names[f"{i:03d}/{'/'.join(parts[-2:])}"] = variable
+  return names
+
+
+def assign(variables: Mapping[str, Any], values: Mapping[str, Any]) -> None:
+  """Assigns values to variables by name."""
+  for name, variable in variables.items():
+    variable.assign(values[name])
+
+
+def save_weights(model: keras.Model, path: str | os.PathLike) -> None:
+  """Writes the weights of a built Keras model to one `.npz`, atomically."""
+  save_nest(path, name_variables(model.weights))
+
+
+def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
+  """Loads what `save_weights` wrote into a built Keras model; all of it, or nothing.
+
+  Raises:
+    FileNotFoundError, CorruptCheckpointError, CheckpointMismatchError: as `load_nest`.
+  """
+  weights = name_variables(model.weights)
+  assign(weights, load_nest(path, weights))
+
+
+class Checkpoints:
+  """The last few states of a run in a folder, one file for each step: `step-00001200.npz`.
+
+  Attributes:
+    directory: the folder, created when first saved to.
+    keep: how many of the latest files are kept.
+  """
+
+  def __init__(self, directory: str | os.PathLike, keep: int = 2):
+    if keep < 1:
+      raise ValueError(f"keep must be at least 1, not {keep}.")
+    self.directory = Path(directory)
+    self.keep = keep
+
+  def path(self, step: int) -> Path:
+    return self.directory / f"step-{step:08d}.npz"
+
+  def steps(self) -> list[int]:
+    """Returns the saved steps, ascending."""
+    matches = (re.fullmatch(r"step-(\d+)\.npz", path.name) for path in self.directory.glob("*"))
+    return sorted(int(match[1]) for match in matches if match)
+
+  def save(self, step: int, nest: Nest) -> None:
+    """Saves a nest (see `save_nest`), then removes all but the latest `keep`."""
+    save_nest(self.path(step), nest)
+    for old in self.steps()[: -self.keep]:
+      self.path(old).unlink()
+
+  def restore(self, like: Nest) -> tuple[int, Nest] | None:
+    """Returns `(step, nest)` of the latest file that is whole, or None if nothing was saved.
+
+    A damaged file is named in a warning, removed, and the one before it is taken. With none left
+    the damage is an error: starting over silently would hide it.
+
+    Raises:
+      CorruptCheckpointError: if every file is damaged.
+      CheckpointMismatchError: if the latest whole file does not fit `like`.
+    """
+    steps = self.steps()
+    damaged = []
+    for step in reversed(steps):
+      try:
+        nest = load_nest(self.path(step), like)
+      except CorruptCheckpointError as error:
+        damaged.append(step)
+        warnings.warn(f"{error} Trying the checkpoint before it.", RuntimeWarning, stacklevel=2)
+        continue
+      for later in damaged:
+        self.path(later).unlink()
+      return step, nest
+    if damaged:
+      raise CorruptCheckpointError(
+        f"Every checkpoint in {self.directory} is damaged. Delete that folder to start over."
+      )
+    return None
+
+  def clear(self) -> None:
+    """Removes every checkpoint, and the folder if nothing else is in it."""
+    for step in self.steps():
+      self.path(step).unlink()
+    with contextlib.suppress(OSError):
+      self.directory.rmdir()

@@ -1,0 +1,260 @@
+"""Where metrics go: JSONL, TensorBoard, a progress bar. The only home of progress bars."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+import tensorflow as tf
+from tqdm import tqdm
+
+from wm_tf.training.checkpoints import atomic_open
+
+
+class Logger:
+  """Takes metrics; every method but `write` may do nothing.
+
+  Steps count whatever the loop counts: batches, generations, episodes.
+  """
+
+  def write(self, step: int, metrics: Mapping[str, float]) -> None:
+    """Records metrics, named `train/nll`, `eval/nll` and so on, at a step."""
+
+  def rewind(self, step: int) -> None:
+    """Forgets what lies beyond `step`: the run goes on from there, and will write it again."""
+
+  def tick(self, step: int, total: int | None = None) -> None:
+    """Says that `step` of `total` is reached, without metrics. Cheap; called at each step."""
+
+  def close(self) -> None:
+    """Flushes and releases files."""
+
+
+class JsonlLogger(Logger):
+  """One JSON object a line, `{"step": 100, "train/nll": 1.25}`; a non-finite value is `null`."""
+
+  def __init__(self, path: str | os.PathLike):
+    self.path = Path(path)
+
+  def write(self, step, metrics):
+    finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
+    self.path.parent.mkdir(parents=True, exist_ok=True)
+    with open(self.path, "a", encoding="utf-8") as file:
+      file.write(json.dumps({"step": step} | finite) + "\n")
+
+  def rewind(self, step):
+    if not self.path.exists():
+      return
+    kept = [line for line in read_jsonl(self.path) if line["step"] <= step]
+    with atomic_open(self.path) as file:
+      file.writelines(json.dumps(line).encode() + b"\n" for line in kept)
+
+
+def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
+  """Reads a `JsonlLogger`'s lines; a last line that a kill cut short is left out.
+
+  Raises:
+    ValueError: if a line in the middle is not JSON.
+  """
+  lines = Path(path).read_bytes().split(b"\n")
+  parsed = []
+  for i, line in enumerate(lines[:-1]):  # What follows the last newline is empty or torn.
+    try:
+      parsed.append(json.loads(line))
+    except ValueError as error:
+      raise ValueError(f"{path}, line {i + 1} is not JSON: {error}. Remove that line.") from error
+  return parsed
+
+
+class TensorBoardLogger(Logger):
+  """Scalars for TensorBoard. After a resume the same values are written at the same steps again."""
+
+  def __init__(self, directory: str | os.PathLike):
+    self._writer = tf.summary.create_file_writer(str(directory))
+
+  def write(self, step, metrics):
+    with self._writer.as_default():
+      for key, value in metrics.items():
+        tf.summary.scalar(key, value, step=step)
+    self._writer.flush()
+
+  def close(self):
+    self._writer.close()
+
+
+class Progress:
+  """A progress bar with rate and ETA; occasional plain lines where stderr is no terminal.
+
+  Use as an iterable (`for x in progress(xs, "reading")`), or count by hand:
+
+      with progress(1000, "steps") as bar:
+        bar.update(1, {"loss": 0.3})
+  """
+
+  def __init__(
+    self,
+    iterable: Iterable | None,
+    total: int | None,
+    desc: str,
+    *,
+    unit: str = "it",
+    initial: int = 0,
+    stream: IO[str] | None = None,
+    seconds_between_lines: float = 30.0,
+  ):
+    self.count = initial
+    self.total = total
+    self._iterable, self._desc, self._unit, self._initial = iterable, desc, unit, initial
+    self._stream = stream or sys.stderr
+    self._interval = seconds_between_lines
+    self._start = self._last_line = time.monotonic()
+    self._metrics: Mapping[str, float] = {}
+    self._bar = None
+    if self._stream.isatty():
+      self._bar = tqdm(
+        total=total, desc=desc, unit=unit, initial=initial, file=self._stream, dynamic_ncols=True
+      )
+
+  def update(self, count: int = 1, metrics: Mapping[str, float] | None = None) -> None:
+    """Advances by `count`, and shows `metrics` until others are given."""
+    self.count += count
+    if metrics is not None:
+      self._metrics = dict(metrics)
+    if self._bar is not None:
+      if metrics is not None:
+        self._bar.set_postfix_str(self._metrics_text(), refresh=False)
+      self._bar.update(count)
+    elif time.monotonic() - self._last_line >= self._interval:
+      self._line()
+
+  def close(self) -> None:
+    if self._bar is not None:
+      self._bar.close()
+      self._bar = None
+    elif self._stream is not None:
+      self._line()
+    self._stream = None
+
+  def _line(self) -> None:
+    self._last_line = time.monotonic()
+    elapsed = self._last_line - self._start
+    rate = (self.count - self._initial) / max(elapsed, 1e-9)
+    parts = [f"{self.count}" + (f"/{self.total}" if self.total else "")]
+    parts.append(f"{rate:.3g} {self._unit}/s, {tqdm.format_interval(elapsed)} elapsed")
+    if self.total and rate and self.count < self.total:
+      parts.append(f"{tqdm.format_interval((self.total - self.count) / rate)} left")
+    if self._metrics:
+      parts.append(self._metrics_text())
+    print(f"{self._desc}: {', '.join(parts)}", file=self._stream, flush=True)
+
+  def _metrics_text(self) -> str:
+    return " ".join(f"{key}={value:.4g}" for key, value in self._metrics.items())
+
+  def __iter__(self) -> Iterator:
+    try:
+      for item in self._iterable:
+        yield item
+        self.update()
+    finally:
+      self.close()
+
+  def __enter__(self) -> Progress:
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()
+
+
+def progress(iterable_or_total: Iterable | int | None, desc: str, **options) -> Progress:
+  """Returns a `Progress` over an iterable, or over a number of things counted by hand.
+
+  Args:
+    iterable_or_total: what to iterate over, how many to expect, or None if that is unknown.
+    desc: what is going on, such as `"collecting"`.
+    **options: see `Progress`.
+  """
+  if iterable_or_total is None or isinstance(iterable_or_total, int):
+    return Progress(None, iterable_or_total, desc, **options)
+  total = len(iterable_or_total) if hasattr(iterable_or_total, "__len__") else None
+  return Progress(iterable_or_total, total, desc, **options)
+
+
+class ProgressLogger(Logger):
+  """Shows steps, and chosen metrics, as a `Progress`."""
+
+  def __init__(self, desc: str, keys: Sequence[str] = ("train/loss", "eval/loss"), **options):
+    self._desc, self._keys, self._options = desc, tuple(keys), options
+    self._shown: dict[str, float] = {}
+    self._start = 0
+    self._bar: Progress | None = None
+
+  def rewind(self, step):
+    self._start = step
+
+  def tick(self, step, total=None):
+    if self._bar is None:
+      self._bar = progress(total, self._desc, initial=self._start, **self._options)
+    self._bar.update(step - self._bar.count)
+
+  def write(self, step, metrics):
+    self._shown |= {key: metrics[key] for key in self._keys if key in metrics}
+    self.tick(step)
+    self._bar.update(0, self._shown)
+
+  def close(self):
+    if self._bar is not None:
+      self._bar.close()
+      self._bar = None
+
+
+class Loggers(Logger):
+  """Hands everything to several loggers."""
+
+  def __init__(self, loggers: Iterable[Logger]):
+    self.loggers = tuple(loggers)
+
+  def write(self, step, metrics):
+    for logger in self.loggers:
+      logger.write(step, metrics)
+
+  def rewind(self, step):
+    for logger in self.loggers:
+      logger.rewind(step)
+
+  def tick(self, step, total=None):
+    for logger in self.loggers:
+      logger.tick(step, total)
+
+  def close(self):
+    for logger in self.loggers:
+      logger.close()
+
+
+def make_loggers(
+  directory: str | os.PathLike,
+  *,
+  tensorboard: bool = True,
+  desc: str | None = None,
+  keys: Sequence[str] = ("train/loss", "eval/loss"),
+) -> Loggers:
+  """Makes the usual set for a run: `metrics.jsonl`, TensorBoard events, and a progress bar.
+
+  Args:
+    directory: the run's folder; events go to its `tensorboard` folder.
+    tensorboard: whether to write events.
+    desc: name of the progress bar; None for no bar.
+    keys: metrics to show in the bar.
+  """
+  directory = Path(directory)
+  loggers: list[Logger] = [JsonlLogger(directory / "metrics.jsonl")]
+  if tensorboard:
+    loggers.append(TensorBoardLogger(directory / "tensorboard"))
+  if desc is not None:
+    loggers.append(ProgressLogger(desc, keys))
+  return Loggers(loggers)

@@ -1,0 +1,465 @@
+"""The one training loop: any Keras 3 model with `loss(batch, seed) -> (loss, metrics)`."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from wm_tf.training import checkpoints
+from wm_tf.training.loggers import Logger, make_loggers
+
+_HISTORY, _WEIGHTS, _RESULT, _RUN = "metrics.jsonl", "weights.npz", "fit.json", "run.json"
+
+
+class NonFiniteLossError(RuntimeError):
+  """The loss, or its gradient, stayed NaN or infinite."""
+
+
+class RunMismatchError(ValueError):
+  """A folder holds a run of another configuration, seed or model."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+  """How to fit.
+
+  Attributes:
+    learning_rate: Adam's.
+    clip_norm: gradients are scaled down to this global norm.
+    num_epochs: epochs at most. Each ends with an evaluation, if there is held-out data.
+    steps_per_epoch: batches an epoch takes at most; None for the whole dataset.
+    patience: evaluations in a row without a lower held-out loss before stopping; None for never.
+    checkpoint_every: steps between checkpoints within an epoch; None for one an epoch.
+    log_every: steps that one line of training metrics averages over.
+    max_bad_steps: skipped steps in a row (loss or gradient not finite) that are an error.
+  """
+
+  learning_rate: float = 1e-3
+  clip_norm: float = 100.0
+  num_epochs: int = 10
+  steps_per_epoch: int | None = None
+  patience: int | None = None
+  checkpoint_every: int | None = 500
+  log_every: int = 50
+  max_bad_steps: int = 10
+
+  def __post_init__(self):
+    for field in dataclasses.fields(self):
+      value = getattr(self, field.name)
+      if value is not None and not value > 0:
+        raise ValueError(f"FitConfig.{field.name} must be positive, not {value}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+  """What `fit` did.
+
+  Attributes:
+    best: held-out metrics (`eval/loss`, ...) of the weights the model has now; empty without
+      held-out data.
+    final: held-out metrics of the last evaluation.
+    train: training metrics (`train/loss`, ...) averaged up to the last step.
+    best_step: the step the model's weights are from.
+    steps: batches seen.
+    epochs: epochs begun and finished.
+    skipped_steps: steps without an update, because the loss or gradient was not finite.
+    stopped_early: whether patience ran out.
+    seconds: time spent, over all restarts.
+    history: the JSONL file of metrics (`loggers.read_jsonl`).
+    weights: the file of the model's weights (`checkpoints.load_weights`).
+  """
+
+  best: dict[str, float]
+  final: dict[str, float]
+  train: dict[str, float]
+  best_step: int
+  steps: int
+  epochs: int
+  skipped_steps: int
+  stopped_early: bool
+  seconds: float
+  history: Path
+  weights: Path
+
+
+@dataclasses.dataclass
+class _Progress:
+  """All of the loop's state but the variables; part of every checkpoint."""
+
+  step: int = 0
+  epoch: int = 0
+  batches: int = 0  # Taken from this epoch.
+  skipped: int = 0
+  bad_streak: int = 0
+  sums: dict[str, float] = dataclasses.field(default_factory=dict)  # Since the last line.
+  count: int = 0
+  train: dict[str, float] = dataclasses.field(default_factory=dict)
+  final: dict[str, float] = dataclasses.field(default_factory=dict)
+  best: dict[str, float] = dataclasses.field(default_factory=dict)
+  best_step: int = 0
+  evaluations_since_best: int = 0
+  seconds: float = 0.0
+
+
+def fit(
+  model: keras.Model,
+  train_fn: Callable[[int], tf.data.Dataset],
+  config: FitConfig,
+  directory: str | os.PathLike,
+  *,
+  seed: int,
+  eval_fn: Callable[[], tf.data.Dataset] | None = None,
+  logger: Logger | None = None,
+  fingerprint: Mapping[str, Any] | None = None,
+) -> FitResult:
+  """Fits a model by Adam, from the weights it has, and leaves it with the best ones.
+
+  Called again with the same arguments it goes on where a killed call stopped, and ends with the
+  same weights and metrics as an uninterrupted one; on a finished folder it only loads the weights.
+  On CPU this holds bit for bit. On GPU it needs `tf.config.experimental.enable_op_determinism()`,
+  which is for the program to call, since it changes the whole process.
+
+  A step whose loss or gradient is not finite changes no variable; it is counted, and an error
+  when `config.max_bad_steps` of them follow each other.
+
+  Args:
+    model: has `loss(batch, seed) -> (scalar, {name: scalar})`, with `seed` an `int32[2]` that
+      differs at each step. (`keras.Model` hides a method of that name behind its own attribute:
+      `del self.loss` after `super().__init__()`.) Only `model.trainable_variables` are trained.
+    train_fn: takes the epoch (from 0) and returns its batches: the same ones in the same order
+      each time it is asked for that epoch, in this process or the next.
+    config: see `FitConfig`.
+    directory: the run's own folder.
+    seed: where the seeds that `loss` gets come from.
+    eval_fn: returns the held-out batches, finitely many. Their mean loss (weighted by rows, with
+      the same seeds each time) decides which weights are best.
+    logger: takes the metrics, and is not closed; None for `metrics.jsonl` in `directory` only.
+    fingerprint: JSON-able facts (such as the data's checksum) that must not change between a run
+      and its resumption.
+
+  Raises:
+    NonFiniteLossError: if steps stay bad, or no evaluation gave a finite loss.
+    RunMismatchError: if `directory` holds a run of another config, seed or fingerprint.
+    checkpoints.CheckpointMismatchError: if it holds a run of another model.
+    ValueError: if an epoch or the held-out data is empty.
+  """
+  directory = Path(directory)
+  _claim(
+    directory,
+    {"config": dataclasses.asdict(config), "seed": seed} | {"fingerprint": dict(fingerprint or {})},
+  )
+  train_spec = train_fn(0).element_spec
+  # Tracing the loss builds what the caller left unbuilt; the optimizer must know all variables.
+  loss = tf.function(lambda batch, seed: model.loss(batch, seed))
+  loss.get_concrete_function(train_spec, tf.TensorSpec([2], tf.int32))
+  if (directory / _RESULT).exists():
+    checkpoints.load_weights(model, directory / _WEIGHTS)
+    return _read_result(directory)
+
+  own_logger = logger is None
+  logger = logger or make_loggers(directory, tensorboard=False)
+  try:
+    run = _Run(model, config, directory, seed, train_spec, logger)
+    run.restore()
+    while run.progress.epoch < config.num_epochs and not run.out_of_patience():
+      run.train_epoch(train_fn)
+      run.end_epoch(eval_fn)
+    return run.finish(with_evaluation=eval_fn is not None)
+  finally:
+    if own_logger:
+      logger.close()
+
+
+class _Run:
+  """One call of `fit`: the compiled steps, and the state they advance."""
+
+  def __init__(self, model, config, directory, seed, train_spec, logger):
+    self.model, self.config, self.directory, self.logger = model, config, directory, logger
+    self.progress = _Progress()
+    self.optimizer = keras.optimizers.Adam(config.learning_rate)
+    self.optimizer.build(model.trainable_variables)
+    self.checkpoints = checkpoints.Checkpoints(directory / "checkpoints")
+    # Each new best is followed by a checkpoint that refers to it, so that keeping as many of these
+    # as of those leaves none of them without its best weights.
+    self.best = checkpoints.Checkpoints(directory / "best", keep=self.checkpoints.keep)
+    base = tf.constant([seed & 0x7FFFFFFF, seed >> 31], tf.int32)
+    self._train_seed, self._eval_seed = tf.unstack(tf.random.split(base, 2))
+    self._train_step = _make_train_step(
+      model, self.optimizer, config.clip_norm, self._train_seed, train_spec
+    )
+    self._eval_step = None
+    self._started = time.monotonic()
+    self._seconds_before = 0.0
+
+  # State on disk.
+
+  def _variables(self) -> dict[str, dict[str, Any]]:
+    return {
+      "model": checkpoints.name_variables(self.model.variables),
+      "optimizer": {f"{i:03d}": v for i, v in enumerate(self.optimizer.variables)},
+    }
+
+  def save(self) -> None:
+    self.progress.seconds = self._seconds()
+    state = json.dumps(dataclasses.asdict(self.progress))
+    self.checkpoints.save(self.progress.step, self._variables() | {"progress": state})
+
+  def restore(self) -> None:
+    variables = self._variables()
+    found = self.checkpoints.restore(variables | {"progress": ""})
+    if found is not None:
+      _, state = found
+      for group in variables:
+        checkpoints.assign(variables[group], state[group])
+      self.progress = _Progress(**json.loads(state["progress"]))
+      self._seconds_before = self.progress.seconds
+    self.logger.rewind(self.progress.step)
+
+  def _seconds(self) -> float:
+    return self._seconds_before + time.monotonic() - self._started
+
+  # Training.
+
+  def train_epoch(self, train_fn) -> None:
+    config, progress = self.config, self.progress
+    data = train_fn(progress.epoch)
+    if config.steps_per_epoch is not None:
+      data = data.take(config.steps_per_epoch)
+    per_epoch = int(data.cardinality())  # Negative if unknown or infinite.
+    total = per_epoch * config.num_epochs if per_epoch > 0 else None
+    resumed_at = progress.step
+    for batch in data.skip(progress.batches):
+      # Before a step, not after it: then a checkpoint never falls between the last step of an
+      # epoch and its evaluation, whose line in the history would be written twice.
+      due = config.checkpoint_every and progress.step % config.checkpoint_every == 0
+      if due and progress.step > resumed_at:
+        self.save()
+      self._step(batch)
+      self.logger.tick(progress.step, total)
+      if progress.step % config.log_every == 0:
+        self.logger.write(progress.step, self._train_metrics())
+    if progress.batches == 0:
+      raise ValueError(
+        f"train_fn({progress.epoch}) gave no batch: there is less data than one batch."
+      )
+
+  def _step(self, batch) -> None:
+    progress = self.progress
+    metrics, finite, gradients_finite = self._train_step(batch, progress.step)
+    progress.step += 1
+    progress.batches += 1
+    metrics = {f"train/{key}": float(value) for key, value in metrics.items()}
+    if finite:
+      progress.bad_streak = 0
+      progress.count += 1
+      for key, value in metrics.items():
+        progress.sums[key] = progress.sums.get(key, 0.0) + value
+      return
+    progress.skipped += 1
+    progress.bad_streak += 1
+    if progress.bad_streak >= self.config.max_bad_steps:
+      raise NonFiniteLossError(self._diagnosis(batch, metrics, gradients_finite.numpy()))
+
+  def _diagnosis(self, batch, metrics, gradients_finite) -> str:
+    named = checkpoints.name_variables(self.model.trainable_variables)
+    lists = {
+      "metrics": [key for key, value in metrics.items() if not math.isfinite(value)],
+      "gradients of": [n for n, ok in zip(named, gradients_finite, strict=True) if not ok],
+      "weights": [n for n, v in named.items() if not np.isfinite(np.asarray(v)).all()],
+      "fields of the batch": [
+        path
+        for path, leaf in checkpoints.flatten_with_path(batch).items()
+        if leaf.dtype.is_floating and not np.isfinite(leaf.numpy()).all()
+      ],
+    }
+    found = "; ".join(
+      f"{kind}: {', '.join(names[:8])}{' ...' if len(names) > 8 else ''}"
+      for kind, names in lists.items()
+      if names
+    )
+    return (
+      f"{self.progress.bad_streak} steps in a row up to step {self.progress.step} were not finite "
+      f"(loss {metrics['train/loss']:g}) and have been skipped. Not finite are {found}. "
+      f"Lower --learning_rate (now {self.config.learning_rate:g}), or check the data if a field of "
+      f"the batch is named. The last checkpoint is in {self.checkpoints.directory}."
+    )
+
+  def _train_metrics(self) -> dict[str, float]:
+    """Returns the means since the last call, if there were good steps, and starts anew."""
+    progress = self.progress
+    skipped = {"train/skipped_steps": float(progress.skipped)}
+    if not progress.count:
+      progress.train |= skipped
+      return skipped
+    progress.train = {key: total / progress.count for key, total in progress.sums.items()} | skipped
+    progress.sums, progress.count = {}, 0
+    return progress.train
+
+  # Evaluation.
+
+  def end_epoch(self, eval_fn) -> None:
+    progress = self.progress
+    metrics = self._train_metrics()
+    if eval_fn is not None:
+      progress.final = self._evaluate(eval_fn())
+      metrics = metrics | progress.final
+      if progress.final["eval/loss"] < progress.best.get("eval/loss", math.inf):
+        progress.best, progress.best_step = progress.final, progress.step
+        progress.evaluations_since_best = 0
+        self.best.save(progress.step, checkpoints.name_variables(self.model.weights))
+      else:  # NaN is never the best.
+        progress.evaluations_since_best += 1
+    progress.epoch += 1
+    progress.batches = 0
+    self.logger.write(progress.step, metrics | {"train/epoch": float(progress.epoch)})
+    self.save()
+
+  def out_of_patience(self) -> bool:
+    patience = self.config.patience
+    return patience is not None and self.progress.evaluations_since_best >= patience
+
+  def _evaluate(self, data: tf.data.Dataset) -> dict[str, float]:
+    if self._eval_step is None:
+      self._eval_step = _make_eval_step(self.model, self._eval_seed, data.element_spec)
+    sums: dict[str, float] = {}
+    rows = 0
+    for i, batch in enumerate(data):
+      metrics, batch_rows = self._eval_step(batch, i)
+      rows += int(batch_rows)
+      for key, value in metrics.items():
+        sums[key] = sums.get(key, 0.0) + float(value) * int(batch_rows)
+    if rows == 0:
+      raise ValueError("eval_fn() gave no batch: there is less held-out data than one batch.")
+    return {f"eval/{key}": total / rows for key, total in sums.items()}
+
+  def finish(self, with_evaluation: bool) -> FitResult:
+    progress = self.progress
+    if with_evaluation:
+      if not progress.best:
+        raise NonFiniteLossError(
+          f"No evaluation gave a finite loss (the last: {progress.final['eval/loss']:g}) in "
+          f"{self.directory}. Lower --learning_rate (now {self.config.learning_rate:g}), or check "
+          "the held-out data."
+        )
+      weights = checkpoints.name_variables(self.model.weights)
+      best = checkpoints.load_nest(self.best.path(progress.best_step), weights)
+      checkpoints.assign(weights, best)
+    else:
+      progress.best_step = progress.step
+    checkpoints.save_weights(self.model, self.directory / _WEIGHTS)
+    result = {
+      "best": progress.best,
+      "final": progress.final,
+      "train": progress.train,
+      "best_step": progress.best_step,
+      "steps": progress.step,
+      "epochs": progress.epoch,
+      "skipped_steps": progress.skipped,
+      "stopped_early": self.out_of_patience(),
+      "seconds": self._seconds(),
+    }
+    _write_json(self.directory / _RESULT, result)
+    self.checkpoints.clear()
+    self.best.clear()
+    return _read_result(self.directory)
+
+
+def _scalars(loss, metrics) -> dict[str, tf.Tensor]:
+  scalars = {"loss": loss} | dict(metrics)
+  for name, value in scalars.items():
+    if value.shape.rank != 0:
+      raise ValueError(f"model.loss returned {name!r} of shape {value.shape}; it must be a scalar.")
+  return {name: tf.cast(value, tf.float32) for name, value in scalars.items()}
+
+
+def _make_train_step(model, optimizer, clip_norm, base_seed, spec):
+  """Returns `step(batch, index) -> (metrics, finite[], gradients_finite[num_variables])`."""
+  variables = model.trainable_variables
+
+  # The dataset's spec as signature: one trace, whatever batch comes first after a resume.
+  @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
+  def train_step(batch, index):
+    # Such as batch normalisation's averages: the forward pass changes them before it is known
+    # whether the step is good.
+    before = [tf.identity(variable) for variable in model.non_trainable_variables]
+    seed = tf.random.experimental.stateless_fold_in(base_seed, index)
+    with tf.GradientTape() as tape:
+      loss, metrics = model.loss(batch, seed)
+    gradients = tape.gradient(loss, [v.value for v in variables])
+    if all(gradient is None for gradient in gradients):
+      raise ValueError("model.loss does not depend on any of the model's trainable variables.")
+    gradients = [
+      tf.zeros_like(v.value) if g is None else tf.convert_to_tensor(g)
+      for g, v in zip(gradients, variables, strict=True)
+    ]
+    norm = tf.linalg.global_norm(gradients)
+    finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+
+    def update():
+      scale = clip_norm / tf.maximum(norm, clip_norm)
+      optimizer.apply([gradient * tf.cast(scale, gradient.dtype) for gradient in gradients])
+      return tf.ones([len(gradients)], tf.bool)
+
+    def skip():
+      for variable, value in zip(model.non_trainable_variables, before, strict=True):
+        variable.assign(value)
+      return tf.stack([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+
+    gradients_finite = tf.cond(finite, update, skip)
+    return _scalars(loss, metrics | {"gradient_norm": norm}), finite, gradients_finite
+
+  return train_step
+
+
+def _make_eval_step(model, base_seed, spec):
+  """Returns `step(batch, index) -> (metrics, rows[])`."""
+
+  @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
+  def eval_step(batch, index):
+    seed = tf.random.experimental.stateless_fold_in(base_seed, index)
+    return _scalars(*model.loss(batch, seed)), tf.shape(tf.nest.flatten(batch)[0])[0]
+
+  return eval_step
+
+
+def _claim(directory: Path, run: dict[str, Any]) -> None:
+  """Writes down what run this folder is for, or checks that it is for this one."""
+  run = json.loads(json.dumps(run))
+  path = directory / _RUN
+  if not path.exists():
+    _write_json(path, run)
+    return
+  there, here = (checkpoints.flatten_with_path(nest) for nest in (_read_json(path), run))
+  for name in [*there, *(name for name in here if name not in there)]:
+    if there.get(name) != here.get(name):
+      raise RunMismatchError(
+        f"{directory} holds a run with {name} = {there.get(name)!r}, and now it is "
+        f"{here.get(name)!r}. Use another folder, the old setting, or delete this folder."
+      )
+
+
+def _write_json(path: Path, value: Any) -> None:
+  with checkpoints.atomic_open(path) as file:
+    file.write(json.dumps(value, indent=2).encode() + b"\n")
+
+
+def _read_json(path: Path) -> Any:
+  return json.loads(path.read_text())
+
+
+def _read_result(directory: Path) -> FitResult:
+  return FitResult(
+    **_read_json(directory / _RESULT),
+    history=directory / _HISTORY,
+    weights=directory / _WEIGHTS,
+  )
