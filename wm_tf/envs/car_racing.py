@@ -5,31 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from gymnasium.envs.box2d import car_racing as official
 
 from wm_tf.core import ActionSpace, EnvSpec
 from wm_tf.envs.adapter import PixelEnv
-
-
-class _Simulator(official.CarRacing):
-  """CarRacing that draws only when asked."""
-
-  def __init__(self, random_start: bool = False):
-    super().__init__(render_mode=None, verbose=False, continuous=True)
-    self._random_start = random_start
-
-  def _create_track(self):
-    created = super()._create_track()
-    if created and self._random_start:
-      start = int(self.np_random.integers(len(self.track)))
-      self.track = self.track[start:] + self.track[:start]
-    return created
-
-  def _render(self, mode: str):
-    return None
-
-  def draw(self) -> np.ndarray:
-    return super()._render("state_pixels")
+from wm_tf.envs.car_simulator import CarSimulator
 
 
 class CarRacing(PixelEnv):
@@ -48,7 +27,7 @@ class CarRacing(PixelEnv):
     stop_after_idle_decisions: int | None = None,
   ):
     super().__init__(
-      _Simulator(random_start), self.make_spec(action_repeat, frames_to_skip, max_steps)
+      CarSimulator(random_start), self.make_spec(action_repeat, frames_to_skip, max_steps)
     )
     self._patience = stop_after_idle_decisions
     self._idle, self._tiles = 0, 0

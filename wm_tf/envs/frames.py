@@ -25,20 +25,6 @@ def _overlaps(source: int, target: int) -> np.ndarray:
   return np.maximum(high - low, 0)
 
 
-def _check_crop(crop: Crop, native_shape: tuple[int, ...]) -> None:
-  top, left, height, width = crop
-  if (
-    min(top, left) < 0
-    or min(height, width) < 1
-    or top + height > native_shape[0]
-    or left + width > native_shape[1]
-  ):
-    raise ValueError(
-      f"Crop {tuple(crop)} (top, left, height, width) does not lie inside a frame of shape "
-      f"{tuple(native_shape)}."
-    )
-
-
 @functools.cache
 def resize_matrices(
   crop: Crop, native_shape: tuple[int, ...], size: tuple[int, int]
@@ -59,8 +45,17 @@ def resize_matrices(
   Raises:
     ValueError: if the crop does not lie inside the frame.
   """
-  _check_crop(crop, native_shape)
   top, left, height, width = crop
+  if (
+    min(top, left) < 0
+    or min(height, width) < 1
+    or top + height > native_shape[0]
+    or left + width > native_shape[1]
+  ):
+    raise ValueError(
+      f"Crop {tuple(crop)} (top, left, height, width) does not lie inside a frame of shape "
+      f"{tuple(native_shape)}."
+    )
   rows = np.zeros((size[0], native_shape[0]))
   rows[:, top : top + height] = _overlaps(height, size[0])
   cols = np.zeros((native_shape[1], size[1]))
@@ -70,14 +65,44 @@ def resize_matrices(
   return rows, cols, round(rows[0].sum() * cols[:, 0].sum())
 
 
+@functools.cache
+def _plan(source: int, target: int) -> tuple[int, int, tuple[tuple[int, int, int], ...]]:
+  """The overlaps of one axis, which repeat: every `step_in` inputs make `step_out` outputs.
+
+  Returns `(step_in, step_out, terms)`; a term `(i, j, weight)` says how much of input j, of every
+  group of inputs, goes into output i of its group of outputs.
+  """
+  divisor = math.gcd(source, target)
+  step_in, step_out = source // divisor, target // divisor
+  overlaps = _overlaps(step_in, step_out)
+  terms = tuple((int(i), int(j), int(overlaps[i, j])) for i, j in np.argwhere(overlaps))
+  return step_in, step_out, terms
+
+
+def _shrink(x: np.ndarray, size: int) -> np.ndarray:
+  """The weighted sums along the first axis of `x`, which becomes `size` long."""
+  step_in, step_out, terms = _plan(len(x), size)
+  x = np.ascontiguousarray(x)  # Strided sums along a transposed array cost six times as much.
+  result = np.zeros((size, *x.shape[1:]), x.dtype)
+  for i, j, weight in terms:
+    result[i::step_out] += x[j::step_in] * x.dtype.type(weight)
+  return result
+
+
 def resize(frame: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarray:
   """Crops and resizes one frame: `uint8[H, W, C]` -> `uint8[h, w, C]`, exactly (see above).
+
+  Strided integer sums rather than matrix products: worker processes share the cores, and there a
+  threaded BLAS costs more than it brings.
 
   Raises:
     ValueError: if the frame is not `uint8[H, W, C]` or the crop does not lie inside it.
   """
   if frame.dtype != np.uint8 or frame.ndim != 3:
     raise ValueError(f"A frame must be uint8[H, W, C], not {frame.dtype}{list(frame.shape)}.")
-  rows, cols, total = resize_matrices(tuple(crop), frame.shape, tuple(size))
-  weighted = np.einsum("hH,HWc,Ww->hwc", rows, frame.astype(np.float64), cols, optimize=True)
-  return ((2 * weighted.astype(np.int64) + total) // (2 * total)).astype(np.uint8)
+  _, _, total = resize_matrices(tuple(crop), frame.shape, tuple(size))
+  top, left, height, width = crop
+  # The least unsigned type that holds 2 S + D, with S at most 255 D.
+  x = frame[top : top + height, left : left + width].astype(np.min_scalar_type(511 * total))
+  x = _shrink(_shrink(x, size[0]).transpose(1, 0, 2), size[1]).transpose(1, 0, 2)
+  return ((2 * x + total) // (2 * total)).astype(np.uint8, order="C")
