@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+import numpy as np
 import tensorflow as tf
 
-from wm_tf.core import Imagined, Nest
+from wm_tf import rng
+from wm_tf.core import Batch, Imagined, Nest, Policy
 from wm_tf.models.world_model import WorldModel
+
+
+# Maps `(step int32[], state, memory)` to `(action float32[B, A], memory)`.
+ActionFn = Callable[[tf.Tensor, Nest, Nest], tuple[tf.Tensor, Nest]]
+
+
+def policy_action_fn(policy: Policy, seed: tf.Tensor) -> ActionFn:
+  """A policy as the chooser of actions of a dream."""
+  return lambda t, state, memory: policy.act(state, memory, rng.fold_in(seed, t))
 
 
 def repeat_rows(nest: Nest, num: int) -> Nest:
@@ -27,11 +38,12 @@ class Returns(NamedTuple):
 
 def imagine_returns(
   world_model: WorldModel,
-  action_fn: Callable[[tf.Tensor, Nest], tf.Tensor],
+  action_fn: ActionFn,
   state: Nest,
   horizon,
   seed: tf.Tensor,
   *,
+  memory: Nest = (),
   temperature: Any = 1.0,
   num_copies: int = 1,
   discount: float = 1.0,
@@ -40,10 +52,11 @@ def imagine_returns(
 
   Args:
     world_model: any.
-    action_fn: maps `(step int32[], state)` to actions `float32[B, A]`.
+    action_fn: chooses actions; see `ActionFn`.
     state: B rows to start from; with `num_copies`, copies one after another as `repeat_rows` makes.
     horizon: number of steps, an int or a scalar tensor.
     seed: `int32[2]`, or one seed per distinct row `int32[B / num_copies, 2]`.
+    memory: what `action_fn` is given at the first step.
     temperature: scalar or `float32[B]`.
     num_copies: noise is drawn for `B / num_copies` rows and shared by the copies, so that candidates
       meet the same luck: a comparison of lower variance at a fraction of the cost.
@@ -56,24 +69,24 @@ def imagine_returns(
     lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), noise
   )
 
-  def step(t, state, total, disagreement, alive):
+  def step(t, state, memory, total, disagreement, alive):
     step_noise = repeat_rows(tf.nest.map_structure(lambda x: x[t], noise), num_copies)
-    prediction = world_model.imagine_with_noise(
-      state, action_fn(t, state), step_noise, temperature
-    )
+    action, memory = action_fn(t, state, memory)
+    prediction = world_model.imagine_with_noise(state, action, step_noise, temperature)
     return (
       t + 1,
       prediction.state,
+      memory,
       total + alive * prediction.reward,
       disagreement + alive * prediction.disagreement,
       alive * prediction.discount * discount,
     )
 
   zeros = tf.zeros([batch_size])
-  _, state, total, disagreement, alive = tf.while_loop(
+  _, state, _, total, disagreement, alive = tf.while_loop(
     lambda t, *_: t < horizon,
     step,
-    (0, state, zeros, zeros, tf.ones([batch_size])),
+    (0, state, memory, zeros, zeros, tf.ones([batch_size])),
     maximum_iterations=horizon,
   )
   return Returns(total, disagreement, alive, state)
@@ -81,17 +94,18 @@ def imagine_returns(
 
 def imagine(
   world_model: WorldModel,
-  action_fn: Callable[[tf.Tensor, Nest], tf.Tensor],
+  action_fn: ActionFn,
   state: Nest,
   horizon: int,
   seed: tf.Tensor,
   *,
+  memory: Nest = (),
   temperature: Any = 1.0,
 ) -> tuple[Imagined, Nest]:
   """Rolls out and keeps every step.
 
   Args:
-    world_model, action_fn, state, horizon, seed, temperature: as in `imagine_returns`.
+    world_model, action_fn, state, horizon, seed, memory, temperature: as in `imagine_returns`.
 
   Returns:
     `Imagined`, and the states `[B, H, ...]` reached after each step (decode them to look at a dream).
@@ -99,23 +113,88 @@ def imagine(
   noise = world_model.draw_noise(tf.shape(tf.nest.flatten(state)[0])[0], horizon, seed)
   columns, states = [], []
   for t in range(horizon):
-    action = action_fn(tf.constant(t), state)
+    action, memory = action_fn(tf.constant(t), state, memory)
     prediction = world_model.imagine_with_noise(
       state, action, tf.nest.map_structure(lambda x, t=t: x[:, t], noise), temperature
     )
-    columns.append(
-      Imagined(
-        world_model.features(state),
-        action,
-        prediction.reward,
-        prediction.discount,
-        prediction.disagreement,
-      )
-    )
+    columns.append(Imagined(world_model.features(state), action, *prediction[1:]))
     state = prediction.state
     states.append(state)
   stack = lambda *xs: tf.stack(xs, axis=1)
   return tf.nest.map_structure(stack, *columns), tf.nest.map_structure(stack, *states)
+
+
+def observe_sequence(world_model: WorldModel, batch: Batch, seed: tf.Tensor) -> Nest:
+  """The states `[B, T, ...]` after each frame of real sequences: burn-in for every dream.
+
+  Padding is observed too; select by `batch.mask`.
+  """
+  time_major = lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
+  inputs = (batch.prev_action, batch.observation, batch.is_first)
+  states = tf.scan(
+    lambda state, step: world_model.observe(state, *step, seed),
+    tf.nest.map_structure(time_major, inputs),
+    initializer=world_model.initial_state(tf.shape(batch.prev_action)[0]),
+  )
+  return tf.nest.map_structure(time_major, states)
+
+
+def sample_states(
+  world_model: WorldModel,
+  batches: Iterable[Batch],
+  num_states: int,
+  seed: int,
+  select_fn: Callable[[Batch], np.ndarray] | None = None,
+) -> Nest:
+  """Draws real states uniformly, each burnt in on all of its episode before it.
+
+  Args:
+    world_model: any.
+    batches: whole episodes from their first frame.
+    num_states: M, how many at most; memory stays in proportion to it.
+    seed: of the draw.
+    select_fn: maps a batch to `bool[B, T]`, the places that may be drawn; all real ones if None.
+
+  Returns:
+    A nest of `[M, ...]`.
+
+  Raises:
+    ValueError: if no place may be drawn.
+  """
+  observe = tf.function(lambda batch: observe_sequence(world_model, batch, rng.make_seed(seed)))
+  generator = np.random.default_rng(seed)
+  keys, kept = np.zeros(0), None
+  for batch in batches:
+    allowed = np.asarray(batch.mask).copy()
+    if select_fn is not None:
+      allowed &= select_fn(batch)
+    states = tf.nest.map_structure(lambda x, a=allowed: x.numpy()[a], observe(batch))
+    # Reservoir sampling by random keys: the M smallest of all keys are a uniform draw.
+    keys = np.concatenate([keys, generator.random(allowed.sum())])
+    join = lambda *xs: np.concatenate(xs)
+    kept = states if kept is None else tf.nest.map_structure(join, kept, states)
+    order = np.argsort(keys)[:num_states]
+    keys, kept = keys[order], tf.nest.map_structure(lambda x, o=order: x[o], kept)
+  if not len(keys):
+    raise ValueError("No real state may be drawn: there is no data, or select_fn allows nothing.")
+  return tf.nest.map_structure(tf.constant, kept)
+
+
+def recently_rewarded(window: int, threshold: float = 0.0) -> Callable[[Batch], np.ndarray]:
+  """A `select_fn` for places on the way to something, not stranded.
+
+  Allows places where one of the last `window` rewards was above `threshold`, and the first
+  `window` places of an episode.
+  """
+
+  def select(batch: Batch) -> np.ndarray:
+    rewarded = np.asarray(batch.reward) > threshold
+    rewarded[:, 0] |= np.asarray(batch.is_first)[:, 0]
+    count = np.cumsum(rewarded, axis=1)
+    count[:, window:] = count[:, window:] - count[:, :-window]
+    return count > 0
+
+  return select
 
 
 def lambda_returns(

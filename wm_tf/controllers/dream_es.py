@@ -75,12 +75,12 @@ class DreamES:
     num_candidates = parameters.shape[0]
     num_rollouts = tf.nest.flatten(starts)[0].shape[0]
 
-    def action_fn(t, state):
+    def action_fn(t, state, memory):
       features = tf.reshape(
         model.features(state), [num_candidates, num_rollouts, model.feature_size]
       )
       actions = self._controller.actions(parameters, features)
-      return tf.reshape(actions, [num_candidates * num_rollouts, model.action_size])
+      return tf.reshape(actions, [num_candidates * num_rollouts, model.action_size]), memory
 
     returns = imagine_returns(
       model,

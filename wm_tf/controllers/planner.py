@@ -141,7 +141,7 @@ class Planner(tf.Module):
     plans = tf.transpose(plans, [1, 0, 2])
     returns = imagine_returns(
       self._world_model,
-      lambda t, _: plans[t],
+      lambda t, state, memory: (plans[t], memory),
       repeat_rows(state, num_candidates * config.num_particles),
       config.horizon,
       self._particle_seeds(seed),

@@ -116,7 +116,7 @@ class RewardHead(keras.layers.Layer):
     if bins.ndim != 1 or len(bins) < 2 or np.any(np.diff(bins) <= 0):
       raise ValueError(f"reward_bins must be two or more increasing numbers, got {bins.tolist()}.")
     self.bins = tf.constant(bins)
-    self.network = _network(len(bins), input_size, hidden_size)
+    self.network = _Network(len(bins), input_size, hidden_size)
     self.built = True
 
   def logits(self, h: tf.Tensor) -> tf.Tensor:
@@ -155,7 +155,7 @@ class TerminationHead(keras.layers.Layer):
     if positive_weight <= 0:
       raise ValueError(f"positive_weight must be positive, got {positive_weight}.")
     self.positive_weight = positive_weight
-    self.network = _network(1, input_size, hidden_size)
+    self.network = _Network(1, input_size, hidden_size)
     self.built = True
 
   def logits(self, h: tf.Tensor) -> tf.Tensor:
@@ -173,8 +173,17 @@ class TerminationHead(keras.layers.Layer):
     )
 
 
-def _network(output_size: int, input_size: int, hidden_size: int) -> keras.Sequential:
-  layers = [keras.Input((input_size,))]
-  if hidden_size:
-    layers.append(keras.layers.Dense(hidden_size, activation="relu"))
-  return keras.Sequential([*layers, keras.layers.Dense(output_size)])
+class _Network(keras.layers.Layer):
+  """A dense layer, after a hidden one if `hidden_size` is not 0; for inputs of any rank."""
+
+  def __init__(self, output_size: int, input_size: int, hidden_size: int):
+    super().__init__(name="network")
+    self.hidden = keras.layers.Dense(hidden_size, activation="relu") if hidden_size else None
+    if self.hidden:
+      self.hidden.build((None, input_size))
+    self.output_layer = keras.layers.Dense(output_size)
+    self.output_layer.build((None, hidden_size or input_size))
+    self.built = True
+
+  def call(self, x: tf.Tensor) -> tf.Tensor:
+    return self.output_layer(self.hidden(x) if self.hidden else x)

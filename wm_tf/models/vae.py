@@ -56,6 +56,7 @@ class VAE(keras.Model):
 
   def __init__(self, config: VAEConfig = VAEConfig(), name: str = "vae"):  # noqa: B008 (frozen)
     super().__init__(name=name)
+    del self.loss  # Keras' attribute for `compile`, which would hide the method.
     self.config = config
     layers = keras.layers
     frame = (FRAME_SIZE, FRAME_SIZE, 3)

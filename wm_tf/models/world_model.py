@@ -27,6 +27,10 @@ class WorldModel(keras.Model):
   feature_size: int
   action_size: int
 
+  def __init__(self, name: str):
+    super().__init__(name=name)
+    del self.loss  # Keras' attribute for `compile`, which would hide the method.
+
   def initial_state(self, batch_size) -> Nest:
     """Returns the state before anything was seen; `batch_size` may be a tensor."""
     raise NotImplementedError

@@ -1,0 +1,274 @@
+"""How good an agent is, in the environment (true) and in the model (fast); and how good the model is.
+
+The gap between the two returns is the headline number of any world model.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from wm_tf import rng
+from wm_tf.core import Batch, EvalResult, Nest, Policy
+from wm_tf.data.collect import Actor, EnvPool, run_episodes
+from wm_tf.imagination import imagine_returns, observe_sequence, policy_action_fn
+from wm_tf.models.vae import VAE, kl_to_standard_normal, to_float
+from wm_tf.models.world_model import WorldModel
+
+OPEN_LOOP_STEPS = (1, 5, 10, 20, 50)
+
+
+def evaluate_in_environment(
+  pool: EnvPool,
+  actor: Actor,
+  seeds: Sequence[int],
+  on_episode: Callable[[Any], None] | None = None,
+) -> EvalResult:
+  """Plays full episodes and keeps their official returns.
+
+  Args:
+    pool: environments without training-only options.
+    actor: what plays: an `AgentActor`, a scripted or random policy, a served model.
+    seeds: one per episode; use seeds that training never saw.
+    on_episode: called with each episode's summary as it ends.
+  """
+  found = {}
+  for _, summary in run_episodes(pool, actor, seeds, keep_frames=False):
+    found[summary.seed] = summary
+    if on_episode is not None:
+      on_episode(summary)
+  return EvalResult(
+    episode_return=np.array([found[seed].episode_return for seed in seeds], np.float32),
+    length=np.array([found[seed].frames for seed in seeds], np.int32),
+    seeds=np.array(seeds, np.int64),
+  )
+
+
+def evaluate_in_model(
+  world_model: WorldModel,
+  policy: Policy,
+  starts: Nest,
+  num_decisions: int,
+  seeds: Sequence[int],
+  *,
+  temperature: float = 1.0,
+  initial_return: float = 0.0,
+  action_repeat: int = 1,
+) -> EvalResult:
+  """Plays whole episodes in the dream.
+
+  Args:
+    world_model: any.
+    policy: what plays.
+    starts: M real states of first frames; episode `e` starts from one drawn by its seed.
+    num_decisions: length of an episode.
+    seeds: one per episode; an episode depends on its own seed only.
+    temperature: of the dream.
+    initial_return: what the skipped frames at the start of a real episode bring on average.
+    action_repeat: frames per decision, for `length`.
+
+  Returns:
+    The expected return given each dream's course: rewards count with the probability that the
+    episode has not terminated before. `length` is the expected number of frames of a full dream.
+  """
+  seeds = np.asarray(seeds, np.int64)
+  rows = np.array([np.random.default_rng(s).integers(len(tf.nest.flatten(starts)[0])) for s in seeds])
+
+  @tf.function
+  def play(state, seed):
+    act_seed, dream_seed = rng.split(seed, 2)
+    return imagine_returns(
+      world_model,
+      policy_action_fn(policy, act_seed),
+      state,
+      num_decisions,
+      dream_seed,
+      memory=policy.initial_memory(tf.shape(seed)[0]),
+      temperature=temperature,
+    )
+
+  seed = np.stack([seeds & 0x7FFFFFFF, seeds >> 31], axis=1).astype(np.int32)
+  returns = play(tf.nest.map_structure(lambda x: tf.gather(x, rows), starts), tf.constant(seed))
+  return EvalResult(
+    episode_return=returns.imagined_return.numpy() + np.float32(initial_return),
+    length=np.full(len(seeds), num_decisions * action_repeat, np.int32),
+    seeds=seeds,
+  )
+
+
+def vae_quality(vae: VAE, frames: Iterable[tf.Tensor]) -> dict[str, float]:
+  """Held-out figures of a VAE against the best constant answer.
+
+  Args:
+    vae: the model.
+    frames: batches `uint8[B, 64, 64, 3]`; read twice.
+
+  Returns:
+    `sse` per frame through the posterior mean; `sse_mean_image`, that of the mean of these very
+    frames; `kl` in nats per frame; `active_dimensions` (more than 0.1 nat on average).
+  """
+  batches = [np.asarray(batch) for batch in frames]
+  if not batches:
+    raise ValueError("There is no held-out frame to judge the VAE by; collect more episodes.")
+  count = sum(map(len, batches))
+  mean_image = sum(to_float(b).numpy().astype(np.float64).sum(0) for b in batches) / count
+
+  @tf.function
+  def figures(batch):
+    loc, log_scale = vae.encode(batch)
+    error = tf.square(vae.decode(loc) - to_float(batch))
+    return tf.reduce_sum(error), tf.reduce_sum(kl_to_standard_normal(loc, log_scale), axis=0)
+
+  sse, kl, baseline = 0.0, 0.0, 0.0
+  for batch in batches:
+    batch_sse, batch_kl = figures(tf.constant(batch))
+    sse, kl = sse + float(batch_sse), kl + batch_kl.numpy()
+    baseline += float(np.square(to_float(batch).numpy() - mean_image).sum())
+  return {
+    "sse": sse / count,
+    "sse_mean_image": baseline / count,
+    "kl": float(kl.sum() / count),
+    "active_dimensions": int((kl / count > 0.1).sum()),
+  }
+
+
+def dynamics_quality(
+  world_model: WorldModel, episodes: Iterable[Batch], seed: int = 0, burn_in: int = 10
+) -> dict[str, Any]:
+  """Held-out figures of a dynamics model on whole episodes, against persistence.
+
+  Errors are mean squared distances in standardised latents, per dimension, of dreams at
+  temperature 0 along the real actions.
+
+  Args:
+    world_model: whose state has a field `z`, and which has `latent_scale`.
+    episodes: whole episodes from their first frame, cached posteriors or frames.
+    seed: for posterior samples in the loss.
+    burn_in: real steps before a dream starts.
+
+  Returns:
+    `nll_per_dimension` (teacher-forced; None if the model has none), `open_loop` and
+    `open_loop_persistence` by number of steps (as strings), `one_step_error`,
+    `persistence_error`, `reward_r2`, `reward_auc` (some reward above the commonest one or not),
+    `termination_auc` (None without a termination).
+  """
+  steps = [0, *OPEN_LOOP_STEPS]
+
+  @tf.function
+  def teacher_forced(batch):
+    states = observe_sequence(world_model, batch, rng.make_seed(seed))
+    flat = tf.nest.map_structure(
+      lambda x: tf.reshape(x[:, :-1], [-1, *x.shape[2:]]), states
+    )
+    action = tf.reshape(batch.prev_action[:, 1:], [-1, world_model.action_size])
+    predicted = world_model.imagine(flat, action, rng.make_seed(seed), temperature=0.0)
+    shape = tf.shape(batch.reward[:, 1:])
+    return (
+      states,
+      tf.reshape(predicted.reward, shape),
+      tf.reshape(predicted.discount, shape),
+      world_model.loss(batch, rng.make_seed(seed))[1].get("nll_per_dimension"),
+    )
+
+  @tf.function
+  def open_loop(state, actions):
+    noise = world_model.draw_noise(tf.shape(actions)[0], tf.shape(actions)[1], rng.make_seed(seed))
+    trail = [state.z]
+    for t in range(max(OPEN_LOOP_STEPS)):
+      step_noise = tf.nest.map_structure(lambda x, t=t: x[:, t], noise)
+      state = world_model.imagine_with_noise(state, actions[:, t], step_noise, 0.0).state
+      trail.append(state.z)
+    return tf.stack(trail, axis=1)
+
+  scale = world_model.latent_scale.numpy()
+  nll, rewards, reward_means, ends, discounts = [], [], [], [], []
+  errors = {k: [] for k in OPEN_LOOP_STEPS}
+  stay = {k: [] for k in OPEN_LOOP_STEPS}
+  for batch in episodes:
+    states, reward_mean, discount, batch_nll = teacher_forced(batch)
+    mask = np.asarray(batch.mask)
+    pairs = mask[:, 1:]
+    rewards.append(np.asarray(batch.reward)[:, 1:][pairs])
+    reward_means.append(reward_mean.numpy()[pairs])
+    ends.append(np.asarray(batch.discount)[:, 1:][pairs] == 0)
+    discounts.append(discount.numpy()[pairs])
+    if batch_nll is not None:
+      nll.append((float(batch_nll), pairs.sum()))
+    z = states.z.numpy() / scale
+    for start in range(burn_in, mask.shape[1] - max(steps), max(steps)):
+      rows = mask[:, start + max(steps)]
+      if not rows.any():
+        continue
+      at = tf.nest.map_structure(lambda x, s=start, r=rows: x[:, s][r], states)
+      actions = tf.boolean_mask(batch.prev_action[:, start + 1 : start + 1 + max(steps)], rows)
+      dreamed = open_loop(at, actions).numpy() / scale
+      for k in OPEN_LOOP_STEPS:
+        real = z[rows, start + k]
+        errors[k].append(np.square(dreamed[:, k] - real).mean(-1))
+        stay[k].append(np.square(z[rows, start] - real).mean(-1))
+  if not rewards or not sum(map(len, rewards)):
+    raise ValueError("There is no held-out episode to judge the dynamics by; collect more.")
+  rewards, reward_means = np.concatenate(rewards), np.concatenate(reward_means)
+  ends, discounts = np.concatenate(ends), np.concatenate(discounts)
+  mean = lambda parts: float(np.concatenate(parts).mean()) if parts else None
+  open_loop_error = {str(k): mean(v) for k, v in errors.items()}
+  persistence = {str(k): mean(v) for k, v in stay.items()}
+  values, counts = np.unique(np.round(rewards, 2), return_counts=True)
+  variance = float(rewards.var())
+  return {
+    "nll_per_dimension": sum(n * w for n, w in nll) / sum(w for _, w in nll) if nll else None,
+    "one_step_error": open_loop_error["1"],
+    "persistence_error": persistence["1"],
+    "open_loop": open_loop_error,
+    "open_loop_persistence": persistence,
+    "reward_r2": 1.0 - float(np.square(rewards - reward_means).mean()) / variance
+    if variance
+    else None,
+    "reward_auc": area_under_curve(reward_means, rewards > values[counts.argmax()] + 0.01),
+    "termination_auc": area_under_curve(-discounts, ends),
+  }
+
+
+def area_under_curve(score: np.ndarray, positive: np.ndarray) -> float | None:
+  """Probability that a positive scores above a negative (ties count half); None without both."""
+  num_positive = int(positive.sum())
+  num_negative = len(positive) - num_positive
+  if not num_positive or not num_negative:
+    return None
+  _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
+  rank = (np.cumsum(counts) - (counts - 1) / 2.0)[inverse]
+  total = rank[positive].sum() - num_positive * (num_positive + 1) / 2.0
+  return float(total / (num_positive * num_negative))
+
+
+class QualityGateError(RuntimeError):
+  """A stage's model is not good enough to build the next stage on."""
+
+
+def check_vae(quality: dict[str, float]) -> None:
+  """Raises `QualityGateError` unless the VAE beats the mean image by far."""
+  limit = 0.5 * quality["sse_mean_image"]
+  if not quality["sse"] < limit:
+    raise QualityGateError(
+      f"The VAE has not learned: its held-out error of {quality['sse']:.1f} per frame is not below "
+      f"half of the mean image's ({quality['sse_mean_image']:.1f}). Train it longer (more epochs), "
+      "lower vae.beta, or collect more varied frames; --force goes on regardless."
+    )
+  if quality["active_dimensions"] < 2:
+    raise QualityGateError(
+      f"The VAE's posterior has collapsed: {quality['active_dimensions']} of its dimensions carry "
+      "information. Lower vae.beta or raise vae.free_nats; --force goes on regardless."
+    )
+
+
+def check_dynamics(quality: dict[str, Any]) -> None:
+  """Raises `QualityGateError` unless one-step predictions beat persistence."""
+  if not quality["one_step_error"] < quality["persistence_error"]:
+    raise QualityGateError(
+      f"The dynamics are no better than standing still: a one-step error of "
+      f"{quality['one_step_error']:.4f} against {quality['persistence_error']:.4f} for persistence. "
+      "Train them longer (more epochs) or on more episodes; --force goes on regardless."
+    )
