@@ -1,0 +1,83 @@
+# World Models in TensorFlow. Every target sets up what it needs; Python 3.11 and make are enough.
+
+WORKDIR ?= runs/quickstart
+SEED ?= 0
+PORT ?= 8500
+PYTHON ?= python3.11 python3 python
+PYTEST_ARGS ?=
+BENCH ?= $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))))
+
+VENV := .venv
+PY := $(VENV)/bin/python
+# A copy of the requirements that `.venv` holds; it is written last, so an interrupted set-up is
+# done over.
+STAMP := $(VENV)/requirements.txt
+
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+export PYGAME_HIDE_SUPPORT_PROMPT ?= 1
+
+.PHONY: help setup quickstart serve test lint format bench bazel-test clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+	@echo "  WORKDIR=$(WORKDIR) SEED=$(SEED) PORT=$(PORT) PYTEST_ARGS= BENCH=\"$(BENCH)\""
+
+setup: $(STAMP) ## make .venv from requirements.txt (PYTHON= names a Python 3.11)
+
+$(STAMP): requirements.txt
+	@if cmp -s requirements.txt $(STAMP); then touch $(STAMP); exit; fi; \
+	found=; \
+	for python in $(PYTHON); do \
+	  "$$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' \
+	    2>/dev/null && found=$$python && break; \
+	done; \
+	if [ -z "$$found" ]; then \
+	  echo "make setup: none of these is a Python 3.11 with the venv module: $(PYTHON)." >&2; \
+	  echo "Install it (Debian: apt-get install python3.11-venv), or name one:" >&2; \
+	  echo "  make setup PYTHON=/path/to/python3.11" >&2; \
+	  exit 1; \
+	fi; \
+	echo "Installing requirements.txt into $(VENV): some minutes the first time."; \
+	"$$found" -m venv --clear $(VENV) \
+	  && $(PY) -m pip install --quiet --disable-pip-version-check -r requirements.txt \
+	  && $(PY) -m pip check \
+	  && cp requirements.txt $(STAMP).tmp && mv $(STAMP).tmp $(STAMP)
+
+quickstart: setup ## collect, train, dream, evolve, serve and drive (WORKDIR=, SEED=)
+	$(PY) -m trainers.quickstart --workdir="$(WORKDIR)" --seed=$(SEED)
+
+serve: setup ## serve what a run exported, over gRPC (WORKDIR=, PORT=)
+	@export=$$(cd "$(WORKDIR)/export" 2>/dev/null && pwd) || { \
+	  echo "make serve: no $(WORKDIR)/export. Run make quickstart first, or name a WORKDIR=." >&2; \
+	  exit 1; \
+	}; \
+	{ \
+	  echo 'model_config_list {'; \
+	  for model in planner controller world_model; do \
+	    echo "  config { name: '$$model' base_path: '$$export/$$model' model_platform: 'tensorflow' }"; \
+	  done; \
+	  echo '}'; \
+	} > "$$export/models.config"; \
+	exec $(PY) -m serving.server --port=$(PORT) --model_config_file="$$export/models.config"
+
+test: setup ## every test (PYTEST_ARGS="-k search")
+	$(PY) -m pytest tests $(PYTEST_ARGS)
+
+lint: setup ## ruff, rules and format
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+
+format: setup ## rewrite the code to ruff's format, and fix what it can
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+bench: setup ## every benchmark (BENCH="collection search")
+	@for name in $(BENCH); do echo "== $$name"; $(PY) -m benchmarks.$$name || exit; done
+
+bazel-test: setup ## the same tests by Bazel, which also holds the import rules
+	bazel build //...
+	bazel test //...
+
+clean: ## remove .venv and caches; runs/ stays
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info build
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
