@@ -87,16 +87,14 @@ class CEM(strategy.MeanAndBest):
       scale: standard deviation, broadcast to `[B, D]`; `initial_scale` if None.
     """
     mean = strategy.as_mean(mean)
-    batch_size, size = tf.shape(mean)[0], mean.shape[1]
-    kept = self.num_kept_elites
-    scale = tf.cast(self.initial_scale if scale is None else scale, mean.dtype)
+    lead, kept = tf.shape(mean)[0], self.num_kept_elites
+    elites = tf.zeros([lead, kept, mean.shape[1]], mean.dtype)
+    elite_fitness = tf.fill([lead, kept], tf.constant(-np.inf, mean.dtype))
     return CEMState(
       mean=mean,
-      scale=tf.ensure_shape(tf.broadcast_to(scale, tf.shape(mean)), mean.shape),
-      elites=tf.ensure_shape(
-        tf.zeros([batch_size, kept, size], mean.dtype), (mean.shape[0], kept, size)
-      ),
-      elite_fitness=tf.fill([batch_size, kept], tf.constant(-np.inf, mean.dtype)),
+      scale=strategy.as_scale(self.initial_scale if scale is None else scale, mean),
+      elites=tf.ensure_shape(elites, (mean.shape[0], kept, mean.shape[1])),
+      elite_fitness=tf.ensure_shape(elite_fitness, (mean.shape[0], kept)),
       best=strategy.first_best(mean),
     )
 
@@ -114,7 +112,7 @@ class CEM(strategy.MeanAndBest):
     elites, elite_fitness, valid = strategy.top(x, fitness, self.num_elites)
     valid = valid[..., tf.newaxis]
     count = tf.reduce_sum(valid, 1)
-    mean = tf.math.divide_no_nan(tf.reduce_sum(elites, 1), count)
+    mean = tf.math.divide_no_nan(tf.reduce_sum(valid * elites, 1), count)
     squares = valid * tf.square(elites - mean[:, tf.newaxis])
     scale = tf.sqrt(tf.math.divide_no_nan(tf.reduce_sum(squares, 1), count))
     smooth = lambda old, new: self.momentum * old + (1.0 - self.momentum) * new

@@ -96,9 +96,8 @@ class CMAES(strategy.MeanAndBest):
   whose negative weights are the active update (Jastrebski & Arnold 2006). Separable: Ros & Hansen
   2008, "A simple modification in CMA-ES achieving linear time and space complexity".
 
-  A failed candidate has weight 0. Arithmetic is in the dtype of the mean: float64 finds an optimum
-  to 1e-16 of its scale, float32 to about 1e-7, and eigenvalues that rounding
-  has made smaller than the largest by more than the dtype resolves are raised to that floor.
+  A failed candidate has weight 0. Arithmetic is in the dtype of the mean: a float64 mean gives a
+  float64 search. Compile with XLA only small problems: its eigendecomposition is ten times slower.
 
   Attributes:
     num_candidates: N; None for the tutorial's 4 + floor(3 log D).
@@ -158,12 +157,14 @@ class CMAES(strategy.MeanAndBest):
     best = strategy.better(state.best, x, fitness)
     size, num, dtype = state.mean.shape[1], self.population(state.mean.shape[1]), state.mean.dtype
     p = self.parameters(size)
+    if x.shape[1] not in (num, None):
+      raise ValueError(f"CMA-ES weighs exactly {num} candidates; tell got {x.shape[1]}.")
     x, _, valid = strategy.top(x, fitness, num)
 
     # Numbers in comments are the tutorial's equations. `y` are steps in units of the step size.
     weights = valid * tf.constant(p.weights, dtype)
     sigma = state.step_size[:, tf.newaxis]
-    y = (x - state.mean[:, tf.newaxis]) / sigma[:, tf.newaxis] * valid[..., tf.newaxis]
+    y = (x - state.mean[:, tf.newaxis]) / sigma[:, tf.newaxis]
     y_mean = tf.einsum("bn,bnd->bd", tf.nn.relu(weights), y)  # 41
     whitened = self._unscale(state, y)
     # C^-1/2 is linear, so the mean of whitened steps is the whitened mean step, less a rotation.
@@ -171,9 +172,8 @@ class CMAES(strategy.MeanAndBest):
 
     path_step = (1 - p.cs) * state.path_step + math.sqrt(p.cs * (2 - p.cs) * p.mueff) * z_mean  # 43
     length = tf.norm(path_step, axis=-1, keepdims=True)
-    # A step more than e times larger at once is a population far from any optimum, not a reason
-    # to overflow.
-    change = tf.minimum(p.cs / p.ds * (length / p.chi - 1), 1.0)  # 44
+    # Candidates that a caller replaced may lie far out: no more than a factor e at once.
+    change = tf.exp(tf.minimum(p.cs / p.ds * (length / p.chi - 1), 1.0))  # 44
 
     generation = tf.cast(state.generation[:, tf.newaxis] + 1, dtype)
     stationary = length / tf.sqrt(1 - tf.pow(tf.constant(1 - p.cs, dtype), 2 * generation))
@@ -188,14 +188,16 @@ class CMAES(strategy.MeanAndBest):
     keep = 1 + p.c1 * lost - p.c1 - p.cmu * tf.reduce_sum(weights, -1, keepdims=True)
     covariance = self._mix(state.covariance, keep, p.c1, path, p.cmu * scaled, y)  # 47
 
-    axes, basis = self._decompose(state, covariance, p)
+    covariance, axes, basis, size_of_c = self._decompose(state, covariance, p)
+    step_size = sigma * change * size_of_c
     new = CMAESState(
       mean=state.mean + sigma * y_mean,  # 42
-      step_size=(sigma * tf.exp(change))[:, 0],
+      # Above zero, however long a search goes on at its optimum.
+      step_size=tf.maximum(step_size[:, 0], math.sqrt(np.finfo(dtype.name).tiny)),
       covariance=covariance,
       basis=basis,
       axes=axes,
-      path_covariance=path,
+      path_covariance=path / size_of_c,
       path_step=path_step,
       generation=state.generation + 1,
       best=best,
@@ -231,23 +233,35 @@ class CMAES(strategy.MeanAndBest):
     return (covariance + tf.linalg.matrix_transpose(covariance)) / 2
 
   def _decompose(self, state, covariance, p):
-    """Returns `axes` and `basis` of the new covariance, or the old ones where none is due."""
-    size = covariance.shape[-1]
+    """Returns `covariance`, `axes` and `basis`, decomposed anew in the rows where that is due.
 
-    def floor(eigenvalues):
-      lowest = np.finfo(eigenvalues.dtype.name).eps * tf.reduce_max(eigenvalues, -1, keepdims=True)
-      return tf.sqrt(tf.maximum(eigenvalues, lowest))
+    Two liberties keep a long search within what its dtype can express. The diagonal is raised until
+    the smallest eigenvalue is no longer lost in the rounding of the largest. And C is divided by
+    its mean eigenvalue, the root of which is returned last (`[B, 1]`) for the step size to take
+    over: only their product matters, and either alone may wander off without bound.
+    """
+
+    def normalize(eigenvalues):
+      largest = tf.reduce_max(eigenvalues, -1, keepdims=True)
+      lowest = tf.reduce_min(eigenvalues, -1, keepdims=True)
+      raised = tf.nn.relu(np.finfo(largest.dtype.name).eps * largest - lowest)
+      mean = tf.reduce_mean(eigenvalues + raised, -1, keepdims=True)
+      return raised, tf.sqrt((eigenvalues + raised) / mean), mean
 
     if self.separable:
-      return floor(covariance), ()
-    every = self.decompose_every or max(1, int(1 / (10 * size * (p.c1 + p.cmu))))
+      _, axes, mean = normalize(covariance)
+      return tf.square(axes), axes, (), tf.sqrt(mean)
 
     def decompose():
       eigenvalues, basis = tf.linalg.eigh(covariance)
-      return floor(eigenvalues), basis
+      raised, axes, mean = normalize(eigenvalues)
+      lifted = tf.linalg.set_diag(covariance, tf.linalg.diag_part(covariance) + raised)
+      return lifted / mean[..., tf.newaxis], axes, basis, tf.sqrt(mean)
 
+    size = covariance.shape[-1]
+    every = self.decompose_every or max(1, int(1 / (10 * size * (p.c1 + p.cmu))))
     if every == 1:
       return decompose()
     due = (state.generation + 1) % every == 0
-    axes, basis = tf.cond(tf.reduce_any(due), decompose, lambda: (state.axes, state.basis))
-    return strategy.select(due, (axes, basis), (state.axes, state.basis))
+    old = covariance, state.axes, state.basis, tf.ones_like(state.axes[:, :1])
+    return strategy.select(due, tf.cond(tf.reduce_any(due), decompose, lambda: old), old)

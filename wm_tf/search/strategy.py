@@ -13,10 +13,10 @@ what it has learned lives in a state that goes in and comes out:
 dimension is B and whose dtype is that of `mean`, so it may be carried by `tf.function`,
 `tf.while_loop`, XLA, a checkpoint (as variables) or a SavedModel.
 
-Fitness is maximised. A candidate whose fitness is NaN, -inf or +inf has *failed*: it ranks below
-all others, never becomes `best`, and is never averaged into an update. (+inf is a simulation that
-overflowed, not a good one.) A generation in which all of a row's candidates failed leaves that
-row's state as it was.
+Fitness is maximised. A candidate whose fitness is NaN, -inf or +inf has *failed*, and so has one
+that is not finite itself: it ranks below all others, is never `best` and never an elite. (+inf is
+a simulation that overflowed, not a good one.) A generation in which all of a row's candidates
+failed leaves that row's state as it was.
 """
 
 from __future__ import annotations
@@ -199,8 +199,19 @@ def as_mean(mean) -> tf.Tensor:
   return mean
 
 
+def as_scale(scale, mean) -> tf.Tensor:
+  """Returns `scale`, in the dtype of `mean` (`[B, D]`) and broadcast to its shape."""
+  scale = tf.broadcast_to(tf.cast(scale, mean.dtype), tf.shape(mean))
+  return tf.ensure_shape(scale, mean.shape)
+
+
 def told(state, x, fitness) -> tuple[tf.Tensor, tf.Tensor]:
-  """Checks and returns what was given to `tell`: `x` and fitness, with -inf for the failed."""
+  """Checks what was given to `tell` and marks what failed.
+
+  Returns:
+    `x [B, N, D]`, in which the mean stands for candidates that are not finite, and
+    `fitness [B, N]`, in which -inf stands for every failure.
+  """
   dtype = state.mean.dtype
   x, fitness = tf.cast(x, dtype), tf.cast(fitness, dtype)
   if x.shape.rank != 3 or fitness.shape.rank != 2:
@@ -208,7 +219,10 @@ def told(state, x, fitness) -> tuple[tf.Tensor, tf.Tensor]:
       f"tell takes x [B, N, D] and fitness [B, N]; got shapes {x.shape} and {fitness.shape}."
     )
   x = tf.ensure_shape(x, (*x.shape[:2], state.mean.shape[1]))
-  return x, tf.where(tf.math.is_finite(fitness), fitness, tf.constant(-np.inf, dtype))
+  finite = tf.reduce_all(tf.math.is_finite(x), -1)
+  x = tf.where(finite[..., tf.newaxis], x, state.mean[:, tf.newaxis])
+  finite = tf.logical_and(finite, tf.math.is_finite(fitness))
+  return x, tf.where(finite, fitness, tf.constant(-np.inf, dtype))
 
 
 def first_best(mean) -> Best:
@@ -222,16 +236,18 @@ def top(x, fitness, k: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   Args:
     x: `[B, N, D]`.
     fitness: `[B, N]`, -inf for failed candidates (`told` makes it so).
-    k: how many.
+    k: how many; at most N.
 
   Returns:
-    `x [B, k, D]` with zeros for failed candidates, `fitness [B, k]`, and `valid [B, k]`, which is 1
-    for a success and 0 for a failure.
+    `x [B, k, D]`, `fitness [B, k]`, and `valid [B, k]`: 1 for a success and 0 for a failure.
   """
   fitness, index = tf.math.top_k(fitness, k)
-  success = tf.math.is_finite(fitness)
-  x = tf.where(success[..., tf.newaxis], tf.gather(x, index, batch_dims=1), tf.zeros([], x.dtype))
-  return x, fitness, tf.cast(success, x.dtype)
+  return tf.gather(x, index, batch_dims=1), fitness, success(fitness)
+
+
+def success(fitness) -> tf.Tensor:
+  """Returns 1 where a candidate succeeded and 0 where it failed, in the dtype of `fitness`."""
+  return tf.cast(tf.math.is_finite(fitness), fitness.dtype)
 
 
 def better(best: Best, x, fitness) -> Best:

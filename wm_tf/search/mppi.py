@@ -1,0 +1,115 @@
+"""Model predictive path integral control: an exponentially weighted mean of the candidates."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from wm_tf.search import strategy
+
+
+class MPPIState(NamedTuple):
+  """Attributes:
+  mean: `[B, D]`.
+  scale: `[B, D]`, standard deviation per dimension.
+  best: see `strategy.Best`.
+  """
+
+  mean: tf.Tensor
+  scale: tf.Tensor
+  best: strategy.Best
+
+
+@dataclasses.dataclass(frozen=True)
+class MPPI(strategy.MeanAndBest):
+  """Moves the mean to the average of all candidates, weighted by exp(fitness / temperature).
+
+  Williams et al. 2017, "Information theoretic MPC for model-based reinforcement learning",
+  algorithm 2: with S = fitness - control_cost * sum_d mean_d (x_d - mean_d) / scale_d^2,
+  w = softmax(S / temperature) and mean <- sum_n w_n x_n. Weighted scale: Hansen et al. 2022
+  (TD-MPC), equation 4. Failed candidates weigh nothing.
+
+  Attributes:
+    num_candidates: N, drawn per generation.
+    initial_scale: standard deviation of the candidates around the mean.
+    temperature: lambda; towards 0 the best candidate takes all, large ones weigh alike.
+    normalize: measure the temperature in standard deviations of the generation's fitness, so that
+      it need not be tuned to the scale of the fitness.
+    control_cost: gamma, the weight of the cost for pushing the mean further out than it is.
+    adapt_scale: refit the scale to the weighted candidates; else it stays what it was.
+    min_scale: lower bound of an adapted scale.
+    momentum: share of the old mean (and adapted scale) that is kept, in [0, 1).
+    bounds: candidates are clipped into `(low, high)`; None leaves them.
+    antithetic: draw noise in pairs of opposite sign; needs an even `num_candidates`.
+    correlation: of the noise of successive decisions of a plan (AR(1)), in [0, 1).
+    action_size: A, for `correlation`: D is a plan of H actions, D = H * A.
+  """
+
+  num_candidates: int = 64
+  initial_scale: float = 0.5
+  temperature: float = 0.3
+  normalize: bool = True
+  control_cost: float = 0.0
+  adapt_scale: bool = False
+  min_scale: float = 0.0
+  momentum: float = 0.0
+  bounds: tuple[float, float] | None = None
+  antithetic: bool = False
+  correlation: float = 0.0
+  action_size: int = 1
+
+  def __post_init__(self):
+    strategy.check_sampling(self)
+    if self.temperature <= 0:
+      raise ValueError(f"temperature must be positive; got {self.temperature}.")
+
+  def init(self, mean, scale=None) -> MPPIState:
+    """Starts a search.
+
+    Args:
+      mean: `[B, D]`.
+      scale: standard deviation, broadcast to `[B, D]`; `initial_scale` if None.
+    """
+    mean = strategy.as_mean(mean)
+    scale = strategy.as_scale(self.initial_scale if scale is None else scale, mean)
+    return MPPIState(mean=mean, scale=scale, best=strategy.first_best(mean))
+
+  def ask(self, state: MPPIState, seed) -> tf.Tensor:
+    return strategy.sample(self, state.mean, state.scale, seed)
+
+  def tell(self, state: MPPIState, x, fitness) -> MPPIState:
+    x, fitness = strategy.told(state, x, fitness)
+    valid = strategy.success(fitness)
+    weights = self.weights(state, x, fitness)
+    smooth = lambda old, new: self.momentum * old + (1.0 - self.momentum) * new
+    mean = tf.einsum("bn,bnd->bd", weights, x)
+    scale = state.scale
+    if self.adapt_scale:
+      variance = tf.einsum("bn,bnd->bd", weights, tf.square(x - mean[:, tf.newaxis]))
+      scale = tf.maximum(smooth(scale, tf.sqrt(variance)), self.min_scale)
+    best = strategy.better(state.best, x, fitness)
+    new = MPPIState(mean=smooth(state.mean, mean), scale=scale, best=best)
+    return strategy.select(tf.reduce_any(valid > 0, -1), new, state)
+
+  def weights(self, state: MPPIState, x, fitness) -> tf.Tensor:
+    """Returns the weights `[B, N]` of the candidates: they sum to 1, and are 0 for failures."""
+    x, fitness = strategy.told(state, x, fitness)
+    valid = strategy.success(fitness)
+    score = tf.where(valid > 0, fitness, tf.zeros([], x.dtype))
+    if self.control_cost:
+      push = tf.math.divide_no_nan(state.mean, tf.square(state.scale))
+      step = x - state.mean[:, tf.newaxis]
+      score -= self.control_cost * tf.einsum("bd,bnd->bn", push, step)
+    temperature = tf.constant(self.temperature, x.dtype)
+    if self.normalize:
+      count = tf.maximum(tf.reduce_sum(valid, -1, keepdims=True), 1.0)
+      centred = valid * (score - tf.reduce_sum(valid * score, -1, keepdims=True) / count)
+      spread = tf.sqrt(tf.reduce_sum(tf.square(centred), -1, keepdims=True) / count)
+      temperature = tf.maximum(temperature * spread, np.finfo(x.dtype.name).tiny)
+    lowest = tf.constant(-np.inf, x.dtype)
+    score -= tf.reduce_max(tf.where(valid > 0, score, lowest), -1, keepdims=True)
+    weights = tf.where(valid > 0, tf.exp(score / temperature), tf.zeros([], x.dtype))
+    return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, -1, keepdims=True))
