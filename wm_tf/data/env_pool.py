@@ -1,0 +1,228 @@
+"""Environments in worker processes, one each, side by side."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing import Pipe, connection
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wm_tf.core import EnvSpec
+from wm_tf.data.env_worker import WorkerTraceback
+
+
+class WorkerError(RuntimeError):
+  """Environment workers keep dying; the message has the last one's traceback."""
+
+
+class Reply(NamedTuple):
+  """A worker's answer to `reset` (no reward) or `step`."""
+
+  observation: np.ndarray
+  reward: float
+  terminated: bool
+  truncated: bool
+  info: dict[str, Any]
+
+
+class _Worker:
+  """One worker process, and the request it is busy with, if any."""
+
+  def __init__(self, factory: bytes, timeout: float, start_timeout: float):
+    ours, theirs = Pipe()
+    # What it prints is shown only if it dies.
+    self._output = tempfile.TemporaryFile()  # noqa: SIM115
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    with theirs:
+      self._process = subprocess.Popen(
+        [sys.executable, "-m", "wm_tf.data.env_worker", str(theirs.fileno())],
+        pass_fds=[theirs.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=self._output,
+        stderr=self._output,
+        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+      )
+    self.connection = ours
+    self.timeout = timeout
+    self.busy = True  # Starting.
+    self.deadline = time.monotonic() + start_timeout
+    self._send((factory, timeout))
+
+  @property
+  def pid(self) -> int:
+    return self._process.pid
+
+  def request(self, kind: str, argument) -> None:
+    self.busy, self.deadline = True, time.monotonic() + self.timeout + 5.0
+    self._send((kind, argument))
+
+  def _send(self, message) -> None:
+    # If it is dead, reading from it will tell.
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+      self.connection.send(message)
+
+  def read(self):
+    """Returns the answer that has arrived; raises `WorkerError` if the worker is dead instead."""
+    self.busy = False
+    try:
+      answer = self.connection.recv()
+    except (EOFError, ConnectionResetError):
+      self.kill()
+      code = self._process.wait()
+      end = f"by signal {-code}" if code < 0 else f"with exit code {code}"
+      raise WorkerError(f"An environment worker ended {end}. {self._last_output()}") from None
+    if isinstance(answer, WorkerTraceback):
+      raise WorkerError(f"An environment failed:\n{answer}")
+    return answer
+
+  def _last_output(self) -> str:
+    size = self._output.seek(0, os.SEEK_END)
+    self._output.seek(max(0, size - 4000))
+    text = self._output.read().decode(errors="replace").strip()
+    return f"Its last output:\n{text}" if text else "It printed nothing."
+
+  def kill(self) -> None:
+    self._process.kill()
+
+  def close(self) -> None:
+    """Ends the process: it ends by itself once the connection is closed, unless it is busy."""
+    self.connection.close()
+    try:
+      self._process.wait(timeout=0 if self.busy else 5)
+    except subprocess.TimeoutExpired:
+      self.kill()
+      self._process.wait()
+    self._output.close()
+
+
+class EnvPool:
+  """Environments in worker processes, one each; no TensorFlow in them.
+
+  A context manager. Requests are sent with `reset` and `step`, one at a time for each row, and
+  `poll` brings the answers. A worker that died or hangs is reported by `poll` once and has been
+  replaced by then.
+
+  Attributes:
+    num_workers: B, the number of rows.
+    spec: the environments' `EnvSpec`.
+    num_replaced: workers replaced so far.
+  """
+
+  def __init__(
+    self,
+    make_env_fn: Callable[[], Any],
+    num_workers: int,
+    *,
+    timeout: float = 60.0,
+    start_timeout: float = 120.0,
+  ):
+    """Starts the workers.
+
+    Args:
+      make_env_fn: builds a `PixelEnv`; picklable, as `functools.partial(make_env, "car_racing")`.
+      num_workers: how many.
+      timeout: seconds after which a reset or a step counts as hung.
+      start_timeout: seconds that importing and building an environment may take.
+
+    Raises:
+      TypeError: if `make_env_fn` cannot be sent to another process.
+      WorkerError: if environments cannot be built.
+    """
+    try:
+      self._factory = pickle.dumps(make_env_fn)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+      raise TypeError(
+        f"make_env_fn {make_env_fn!r} cannot be sent to a worker process ({error}); use a function "
+        'of an importable module, such as functools.partial(make_env, "car_racing").'
+      ) from error
+    self._timeouts = timeout, start_timeout
+    self.num_workers = num_workers
+    self.num_replaced = 0
+    self._workers: list[_Worker] = []
+    try:
+      self._workers.extend(self._start() for _ in range(num_workers))
+      specs = [self._wait(worker) for worker in self._workers]
+      self.spec: EnvSpec = specs[0]
+    except BaseException:
+      self.close()
+      raise
+
+  def _start(self) -> _Worker:
+    return _Worker(self._factory, *self._timeouts)
+
+  def _wait(self, worker: _Worker):
+    if not worker.connection.poll(max(0.0, worker.deadline - time.monotonic())):
+      worker.kill()
+    return worker.read()
+
+  @property
+  def pids(self) -> list[int]:
+    """Process ids of the workers, by row."""
+    return [worker.pid for worker in self._workers]
+
+  def reset(self, row: int, seed: int) -> None:
+    """Asks the environment of a row to begin an episode."""
+    self._workers[row].request("reset", int(seed))
+
+  def step(self, row: int, action: np.ndarray) -> None:
+    """Asks the environment of a row to take an action, `float32[A]`."""
+    self._workers[row].request("step", action)
+
+  def poll(self) -> list[tuple[int, Reply | WorkerError]]:
+    """Waits until at least one of the rows asked has answered; returns rows with their answers.
+
+    A `WorkerError` in place of a `Reply` says that the row's worker has died and was replaced, and
+    that its episode is lost.
+    """
+    busy = {w.connection: row for row, w in enumerate(self._workers) if w.busy}
+    if not busy:
+      raise ValueError("No row has been asked anything.")
+    wait = max(0.0, min(self._workers[row].deadline for row in busy.values()) - time.monotonic())
+    ready = connection.wait(list(busy), wait)
+    if not ready:  # Hung so badly that the worker's own watch did not end it.
+      now = time.monotonic()
+      ready = [c for c, row in busy.items() if self._workers[row].deadline <= now]
+      for conn in ready:
+        self._workers[busy[conn]].kill()
+    answers = []
+    for conn in ready:
+      row = busy[conn]
+      try:
+        answers.append((row, Reply(*self._workers[row].read())))
+      except WorkerError as error:
+        self._replace(row)
+        answers.append((row, error))
+    return answers
+
+  def _replace(self, row: int) -> None:
+    self._workers[row].close()
+    self.num_replaced += 1
+    self._workers[row] = self._start()
+    self._wait(self._workers[row])
+
+  def drain(self) -> None:
+    """Waits for, and forgets, what is still to be answered."""
+    while any(worker.busy for worker in self._workers):
+      self.poll()
+
+  def close(self) -> None:
+    """Ends the workers."""
+    for worker in self._workers:
+      worker.connection.close()
+    for worker in self._workers:
+      worker.close()
+    self._workers = []
+
+  def __enter__(self) -> EnvPool:
+    return self
+
+  def __exit__(self, *_) -> None:
+    self.close()

@@ -1,0 +1,528 @@
+"""Episodes on disk: TFRecord shards and a manifest in a folder.
+
+    rollouts/
+      manifest.json           what is here: environment, and per shard size, checksum, episodes
+      shard-00000.tfrecord    one `tf.train.Example` per episode
+      shard-00001.tfrecord
+
+A shard belongs to the dataset once the manifest names it; both appear whole (temporary name, then
+`os.replace`). What a killed writer leaves behind is not in the manifest, and the next writer
+removes it. The record framing is not compressed, so that damage stays local and has an offset; the
+observations inside are (zlib, level 1).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from wm_tf.core import Episode
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class CorruptShardError(RuntimeError):
+  """A shard is missing, truncated or damaged.
+
+  Attributes:
+    path: of the shard.
+    record: index of the first bad record in it.
+    offset: of that record, in bytes.
+  """
+
+  def __init__(self, path: Path, record: int, offset: int, reason: str):
+    self.path, self.record, self.offset, self.reason = Path(path), record, offset, reason
+    super().__init__(
+      f"{path}: record {record} at byte {offset}: {reason}. Drop the shard with "
+      f"wm_tf.data.rollouts.repair({str(self.path.parent)!r}), then collect its episodes again "
+      "(the same command collects what is missing)."
+    )
+
+
+class EpisodeInfo(NamedTuple):
+  """What is known of an episode besides its steps.
+
+  Attributes:
+    seed: the seed that the environment was reset with; it identifies the episode.
+    policy: name of what played it.
+    iteration: of the collect-and-learn loop, from 0.
+    episode_return: official return, skipped frames included.
+    frames: environment frames, skipped ones included.
+    steps: rows of the episode: decisions + 1.
+  """
+
+  seed: int
+  policy: str
+  iteration: int
+  episode_return: float
+  frames: int
+  steps: int
+
+
+class Shard(NamedTuple):
+  """A shard as the manifest knows it; `source` is the checksum of the shard it was made from."""
+
+  file: str
+  bytes: int
+  sha256: str
+  episodes: tuple[EpisodeInfo, ...]
+  source: str = ""
+
+
+class Manifest(NamedTuple):
+  """What a dataset folder holds.
+
+  Attributes:
+    environment: `{"name": ..., "options": {...}}`.
+    action_size: A.
+    observation_shape: of one row: `(64, 64, 3)`, or `(2 Z,)` for cached posteriors.
+    observation_dtype: `"uint8"` or `"float32"`.
+    fingerprint: of the encoder that made cached posteriors; empty for frames.
+    shards: in the order of writing.
+    skipped: seeds that were played and not kept.
+  """
+
+  environment: Mapping[str, Any]
+  action_size: int
+  observation_shape: tuple[int, ...]
+  observation_dtype: str = "uint8"
+  fingerprint: str = ""
+  shards: tuple[Shard, ...] = ()
+  skipped: tuple[int, ...] = ()
+
+  @property
+  def episodes(self) -> tuple[EpisodeInfo, ...]:
+    return tuple(info for shard in self.shards for info in shard.episodes)
+
+
+def load_manifest(folder: str | os.PathLike) -> Manifest:
+  """Reads the manifest of a dataset folder.
+
+  Raises:
+    FileNotFoundError: if there is none.
+    ValueError: if it cannot be read, or is of another format version.
+  """
+  path = Path(folder) / MANIFEST
+  try:
+    content = json.loads(path.read_text())
+    version = content.pop("format_version")
+    if version != FORMAT_VERSION:
+      raise ValueError(f"format version {version}, this code reads {FORMAT_VERSION}")
+    shards = tuple(
+      Shard(
+        shard["file"],
+        shard["bytes"],
+        shard["sha256"],
+        tuple(EpisodeInfo(**info) for info in shard["episodes"]),
+        shard["source"],
+      )
+      for shard in content.pop("shards")
+    )
+    shape = tuple(content.pop("observation_shape"))
+    skipped = tuple(content.pop("skipped"))
+    return Manifest(shards=shards, observation_shape=shape, skipped=skipped, **content)
+  except FileNotFoundError:
+    raise FileNotFoundError(f"{path} does not exist: no rollouts here; collect some.") from None
+  except (ValueError, KeyError, TypeError) as error:
+    raise ValueError(
+      f"{path} is not a manifest that can be read ({error!r}); delete the folder and collect again."
+    ) from error
+
+
+def save_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
+  """Writes the manifest atomically."""
+  shards = [
+    {
+      "file": shard.file,
+      "bytes": shard.bytes,
+      "sha256": shard.sha256,
+      "source": shard.source,
+      "num_episodes": len(shard.episodes),
+      "num_steps": sum(info.steps for info in shard.episodes),
+      "episodes": [info._asdict() for info in shard.episodes],
+    }
+    for shard in manifest.shards
+  ]
+  content = {"format_version": FORMAT_VERSION, **manifest._asdict(), "shards": shards}
+  temporary = Path(folder) / f".{MANIFEST}.tmp"
+  with open(temporary, "w") as file:
+    json.dump(content, file, indent=1)
+    file.flush()
+    os.fsync(file.fileno())
+  os.replace(temporary, Path(folder) / MANIFEST)
+
+
+def encode_episode(episode: Episode, info: EpisodeInfo) -> bytes:
+  """Serializes an episode as a `tf.train.Example`; `parse_episode` reads it."""
+  observation = np.ascontiguousarray(episode.observation)
+  floats = lambda values: tf.train.Feature(
+    float_list=tf.train.FloatList(value=np.asarray(values, np.float32).ravel())
+  )
+  ints = lambda values: tf.train.Feature(
+    int64_list=tf.train.Int64List(value=np.asarray(values, np.int64).ravel())
+  )
+  strings = lambda value: tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+  features = {
+    "observation": strings(zlib.compress(observation, 1)),
+    "observation_shape": ints(observation.shape),
+    "action": floats(episode.action),
+    "reward": floats(episode.reward),
+    "is_first": ints(episode.is_first),
+    "is_last": ints(episode.is_last),
+    "is_terminal": ints(episode.is_terminal),
+    "seed": ints(info.seed),
+    "policy": strings(info.policy.encode()),
+    "iteration": ints(info.iteration),
+    "episode_return": floats(info.episode_return),
+    "frames": ints(info.frames),
+  }
+  example = tf.train.Example(features=tf.train.Features(feature=features))
+  return example.SerializeToString(deterministic=True)
+
+
+def parse_episode(record: tf.Tensor, manifest: Manifest) -> tuple[Episode, EpisodeInfo]:
+  """Parses a record (`string[]`) of a folder with this manifest into tensors; usable in a graph."""
+  one = lambda dtype: tf.io.FixedLenFeature([], dtype)
+  row = lambda dtype, *shape: tf.io.FixedLenSequenceFeature(shape, dtype, allow_missing=True)
+  example = tf.io.parse_single_example(
+    record,
+    {
+      "observation": one(tf.string),
+      "observation_shape": row(tf.int64),
+      "action": row(tf.float32, manifest.action_size),
+      "reward": row(tf.float32),
+      "is_first": row(tf.int64),
+      "is_last": row(tf.int64),
+      "is_terminal": row(tf.int64),
+      "seed": one(tf.int64),
+      "policy": one(tf.string),
+      "iteration": one(tf.int64),
+      "episode_return": one(tf.float32),
+      "frames": one(tf.int64),
+    },
+  )
+  raw = tf.io.decode_compressed(example["observation"], "ZLIB")
+  values = tf.io.decode_raw(raw, tf.as_dtype(manifest.observation_dtype))
+  observation = tf.reshape(values, example["observation_shape"])
+  episode = Episode(
+    observation=tf.ensure_shape(observation, [None, *manifest.observation_shape]),
+    action=example["action"],
+    reward=example["reward"],
+    is_first=tf.cast(example["is_first"], tf.bool),
+    is_last=tf.cast(example["is_last"], tf.bool),
+    is_terminal=tf.cast(example["is_terminal"], tf.bool),
+  )
+  info = EpisodeInfo(
+    example["seed"],
+    example["policy"],
+    example["iteration"],
+    example["episode_return"],
+    example["frames"],
+    tf.size(example["reward"]),
+  )
+  return episode, info
+
+
+class ShardWriter:
+  """Appends episodes to a dataset folder, a whole shard at a time.
+
+  Holds nothing in memory: episodes go to a temporary file, which becomes a shard when it has
+  `episodes_per_shard` of them, or when the writer is closed. A context manager; if its block ends
+  with an exception the unfinished shard is dropped.
+  """
+
+  def __init__(self, folder: str | os.PathLike, header: Manifest, *, episodes_per_shard: int = 16):
+    """Opens or creates a folder, and removes what a killed writer left in it.
+
+    Args:
+      folder: the dataset folder.
+      header: a manifest; of its fields, all but `shards` and `skipped` must be those of the folder.
+      episodes_per_shard: episodes after which a shard is complete.
+
+    Raises:
+      ValueError: if the folder holds other data than `header` says.
+      RuntimeError: if another process is writing to it.
+    """
+    self._folder = Path(folder)
+    self._folder.mkdir(parents=True, exist_ok=True)
+    self._lock = _lock(self._folder)
+    self._file = None
+    self._episodes: list[EpisodeInfo] = []
+    self._skipped: list[int] = []
+    self._episodes_per_shard = episodes_per_shard
+    try:
+      self.manifest = self._open(header)
+      _remove_orphans(self._folder, self.manifest)
+    except BaseException:
+      os.close(self._lock)
+      raise
+
+  def _open(self, header: Manifest) -> Manifest:
+    # Through JSON and back, so that what is compared is what was saved (tuples become lists).
+    header = json.loads(json.dumps(header._replace(shards=(), skipped=())._asdict()))
+    if (self._folder / MANIFEST).exists():
+      found = load_manifest(self._folder)
+      for name in ("environment", "action_size", "observation_dtype", "fingerprint"):
+        if getattr(found, name) != header[name]:
+          raise ValueError(
+            f"{self._folder} holds rollouts with {name} = {getattr(found, name)!r}, not "
+            f"{header[name]!r}; write to another folder or delete this one."
+          )
+      return found
+    shape = tuple(header.pop("observation_shape"))
+    manifest = Manifest(**header, observation_shape=shape)._replace(shards=(), skipped=())
+    save_manifest(self._folder, manifest)
+    return manifest
+
+  def add(self, episode: Episode, info: EpisodeInfo) -> None:
+    """Appends an episode.
+
+    Raises:
+      ValueError: if its arrays do not fit together, or do not fit the folder.
+    """
+    self._check(episode, info)
+    if self._file is None:
+      self._file = tf.io.TFRecordWriter(str(self._temporary))
+    self._file.write(encode_episode(episode, info))
+    self._episodes.append(info._replace(episode_return=float(np.float32(info.episode_return))))
+    if len(self._episodes) == self._episodes_per_shard:
+      self.flush()
+
+  def skip(self, seed: int) -> None:
+    """Notes that an episode was played and is not to be kept, so that it is not played again."""
+    self._skipped.append(int(seed))
+
+  def flush(self, source: str = "") -> None:
+    """Completes the current shard, if any, and names it in the manifest."""
+    shards = self.manifest.shards
+    if self._file is not None:
+      self._file.close()
+      self._file = None
+      shard = Shard(
+        self._name,
+        self._temporary.stat().st_size,
+        _sha256(self._temporary),
+        tuple(self._episodes),
+        source,
+      )
+      _fsync(self._temporary)
+      os.replace(self._temporary, self._folder / shard.file)
+      shards = (*shards, shard)
+    if self._episodes or self._skipped:
+      self.manifest = self.manifest._replace(
+        shards=shards, skipped=(*self.manifest.skipped, *self._skipped)
+      )
+      save_manifest(self._folder, self.manifest)
+      self._episodes, self._skipped = [], []
+
+  def close(self, discard: bool = False) -> None:
+    """Completes the current shard, or with `discard` drops it."""
+    try:
+      if not discard:
+        self.flush()
+      elif self._file is not None:
+        self._file.close()
+        self._temporary.unlink()
+    finally:
+      self._file = None
+      if self._lock is not None:
+        os.close(self._lock)
+        self._lock = None
+
+  def __enter__(self) -> ShardWriter:
+    return self
+
+  def __exit__(self, kind, value, traceback) -> None:
+    self.close(discard=kind is not None)
+
+  @property
+  def _name(self) -> str:
+    """Of the next shard: one above the last, since shards in between may have been dropped."""
+    shards = self.manifest.shards
+    number = int(shards[-1].file.removeprefix("shard-").split(".")[0]) + 1 if shards else 0
+    return f"shard-{number:05d}.tfrecord"
+
+  @property
+  def _temporary(self) -> Path:
+    return self._folder / f".{self._name}.tmp"
+
+  def _check(self, episode: Episode, info: EpisodeInfo) -> None:
+    steps = info.steps
+    expected = {
+      "observation": ((steps, *self.manifest.observation_shape), self.manifest.observation_dtype),
+      "action": ((steps, self.manifest.action_size), "float32"),
+      "reward": ((steps,), "float32"),
+      "is_first": ((steps,), "bool"),
+      "is_last": ((steps,), "bool"),
+      "is_terminal": ((steps,), "bool"),
+    }
+    for name, (shape, dtype) in expected.items():
+      value = getattr(episode, name)
+      if value.shape != shape or value.dtype != dtype:
+        raise ValueError(
+          f"Episode of seed {info.seed}: {name} is {value.dtype}{list(value.shape)}, "
+          f"should be {dtype}{list(shape)}."
+        )
+      if value.dtype == np.float32 and not np.isfinite(value).all():
+        raise ValueError(f"Episode of seed {info.seed}: {name} holds NaN or infinity.")
+
+
+def write_dataset(
+  folder: str | os.PathLike,
+  episodes: Iterable[tuple[Episode, EpisodeInfo]],
+  header: Manifest,
+  *,
+  episodes_per_shard: int = 16,
+) -> Manifest:
+  """Appends episodes to a dataset folder; see `ShardWriter`."""
+  with ShardWriter(folder, header, episodes_per_shard=episodes_per_shard) as writer:
+    for episode, info in episodes:
+      writer.add(episode, info)
+  return writer.manifest
+
+
+def read_episodes(
+  folder: str | os.PathLike, shards: Iterable[Shard] | None = None
+) -> Iterator[tuple[Episode, EpisodeInfo]]:
+  """Yields the episodes of a folder (or of some of its shards) in order, as NumPy arrays.
+
+  Raises:
+    CorruptShardError: at the first bad record.
+  """
+  manifest = load_manifest(folder)
+  for shard in manifest.shards if shards is None else shards:
+    check_size(folder, shard)
+    path = Path(folder) / shard.file
+    for index, (offset, record) in enumerate(_read_records(path)):
+      try:
+        episode, info = parse_episode(tf.constant(record), manifest)
+      except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+        raise CorruptShardError(path, index, offset, f"not an episode ({error})") from error
+      episode = Episode(*(tensor.numpy() for tensor in episode))
+      values = [tensor.numpy().item() for tensor in info[:1] + info[2:]]
+      yield episode, EpisodeInfo(values[0], info.policy.numpy().decode(), *values[1:])
+
+
+def check_size(folder: str | os.PathLike, shard: Shard) -> None:
+  """Checks cheaply that a shard is there and as long as the manifest says.
+
+  Raises:
+    CorruptShardError: if not.
+  """
+  path = Path(folder) / shard.file
+  if not path.exists():
+    raise CorruptShardError(path, 0, 0, "the file is missing")
+  size = path.stat().st_size
+  if size != shard.bytes:
+    end, count = 0, 0
+    for offset, record in _read_records(path):  # Raises where a record is cut.
+      end, count = offset + len(record) + 16, count + 1
+    raise CorruptShardError(path, count, end, f"the file has {size} bytes, not {shard.bytes}")
+
+
+def check_records(folder: str | os.PathLike, shard: Shard) -> None:
+  """Reads a shard whole and checks every record and the checksum.
+
+  Raises:
+    CorruptShardError: at the first bad record.
+  """
+  path = Path(folder) / shard.file
+  check_size(folder, shard)
+  infos = tuple(info for _, info in read_episodes(folder, [shard]))
+  if infos != shard.episodes or _sha256(path) != shard.sha256:
+    raise CorruptShardError(path, 0, 0, "the file is not the one that the manifest describes")
+
+
+def find_corrupt(folder: str | os.PathLike) -> list[CorruptShardError]:
+  """Reads a dataset folder whole; returns what is wrong with it, one error per bad shard."""
+  errors = []
+  for shard in load_manifest(folder).shards:
+    try:
+      check_records(folder, shard)
+    except CorruptShardError as error:
+      errors.append(error)
+  return errors
+
+
+def verify(folder: str | os.PathLike) -> Manifest:
+  """Reads a dataset folder whole and returns its manifest.
+
+  Raises:
+    CorruptShardError: at the first bad record.
+  """
+  manifest = load_manifest(folder)
+  for shard in manifest.shards:
+    check_records(folder, shard)
+  return manifest
+
+
+def repair(folder: str | os.PathLike) -> list[CorruptShardError]:
+  """Drops the bad shards of a dataset folder and keeps the good ones; returns what was wrong."""
+  lock = _lock(Path(folder))
+  try:
+    errors = find_corrupt(folder)
+    bad = {error.path.name for error in errors}
+    manifest = load_manifest(folder)
+    shards = tuple(shard for shard in manifest.shards if shard.file not in bad)
+    if bad:
+      save_manifest(folder, manifest._replace(shards=shards))
+    _remove_orphans(Path(folder), manifest._replace(shards=shards))
+    return errors
+  finally:
+    os.close(lock)
+
+
+def _read_records(path: Path) -> Iterator[tuple[int, bytes]]:
+  """Yields `(offset, record)`; 12 bytes of length and its checksum before, 4 of checksum after."""
+  offset, index = 0, 0
+  try:
+    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+      yield offset, record
+      offset, index = offset + 12 + len(record) + 4, index + 1
+  except tf.errors.DataLossError as error:
+    reason = "truncated" if "truncated" in error.message else "its checksum does not match"
+    raise CorruptShardError(path, index, offset, reason) from error
+
+
+def _sha256(path: Path) -> str:
+  digest = hashlib.sha256()
+  with open(path, "rb") as file:
+    while block := file.read(1 << 20):
+      digest.update(block)
+  return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+def _lock(folder: Path) -> int:
+  """Takes the folder's lock, which ends with the process however that ends."""
+  descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError:
+    os.close(descriptor)
+    raise RuntimeError(f"Another process is writing to {folder}; wait for it, or end it.") from None
+  return descriptor
+
+
+def _remove_orphans(folder: Path, manifest: Manifest) -> None:
+  known = {shard.file for shard in manifest.shards}
+  for path in [*folder.glob("shard-*.tfrecord"), *folder.glob(".*.tmp")]:
+    if path.name not in known:
+      path.unlink()
