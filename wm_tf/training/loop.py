@@ -15,10 +15,13 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from wm_tf import rng
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import Logger, make_loggers
 
-_HISTORY, _WEIGHTS, _RESULT, _RUN = "metrics.jsonl", "weights.npz", "fit.json", "run.json"
+_RUN = "run.json"  # What the folder is for; a call for anything else is refused.
+_CHECKPOINTS, _BEST = "checkpoints", "best"  # While it runs.
+_HISTORY, _WEIGHTS, _RESULT = "metrics.jsonl", "weights.npz", "fit.json"  # `_RESULT` comes last.
 
 
 class NonFiniteLossError(RuntimeError):
@@ -154,33 +157,31 @@ def fit(
     ValueError: if an epoch or the held-out data is empty.
   """
   directory = Path(directory)
-  _claim(
-    directory,
-    {"config": dataclasses.asdict(config), "seed": seed} | {"fingerprint": dict(fingerprint or {})},
-  )
+  run = {"config": dataclasses.asdict(config), "seed": seed, "fingerprint": fingerprint or {}}
+  _claim(directory, run)
   train_spec = train_fn(0).element_spec
   # Tracing the loss builds what the caller left unbuilt; the optimizer must know all variables.
   loss = tf.function(lambda batch, seed: model.loss(batch, seed))
   loss.get_concrete_function(train_spec, tf.TensorSpec([2], tf.int32))
   if (directory / _RESULT).exists():
     checkpoints.load_weights(model, directory / _WEIGHTS)
-    return _read_result(directory)
+    return _finished(directory)
 
   own_logger = logger is None
   logger = logger or make_loggers(directory, tensorboard=False)
   try:
-    run = _Run(model, config, directory, seed, train_spec, logger)
-    run.restore()
-    while run.progress.epoch < config.num_epochs and not run.out_of_patience():
-      run.train_epoch(train_fn)
-      run.end_epoch(eval_fn)
-    return run.finish(with_evaluation=eval_fn is not None)
+    loop = _Loop(model, config, directory, seed, train_spec, logger)
+    loop.restore()
+    while loop.progress.epoch < config.num_epochs and not loop.out_of_patience():
+      loop.train_epoch(train_fn)
+      loop.end_epoch(eval_fn)
+    return loop.finish(with_evaluation=eval_fn is not None)
   finally:
     if own_logger:
       logger.close()
 
 
-class _Run:
+class _Loop:
   """One call of `fit`: the compiled steps, and the state they advance."""
 
   def __init__(self, model, config, directory, seed, train_spec, logger):
@@ -188,14 +189,13 @@ class _Run:
     self.progress = _Progress()
     self.optimizer = keras.optimizers.Adam(config.learning_rate)
     self.optimizer.build(model.trainable_variables)
-    self.checkpoints = checkpoints.Checkpoints(directory / "checkpoints")
+    self.checkpoints = checkpoints.Checkpoints(directory / _CHECKPOINTS)
     # Each new best is followed by a checkpoint that refers to it, so that keeping as many of these
     # as of those leaves none of them without its best weights.
-    self.best = checkpoints.Checkpoints(directory / "best", keep=self.checkpoints.keep)
-    base = tf.constant([seed & 0x7FFFFFFF, seed >> 31], tf.int32)
-    self._train_seed, self._eval_seed = tf.unstack(tf.random.split(base, 2))
+    self.best = checkpoints.Checkpoints(directory / _BEST, keep=self.checkpoints.keep)
+    train_seed, self._eval_seed = rng.split(rng.make_seed(seed), 2)
     self._train_step = _make_train_step(
-      model, self.optimizer, config.clip_norm, self._train_seed, train_spec
+      model, self.optimizer, config.clip_norm, train_seed, train_spec
     )
     self._eval_step = None
     self._started = time.monotonic()
@@ -290,8 +290,8 @@ class _Run:
     return (
       f"{self.progress.bad_streak} steps in a row up to step {self.progress.step} were not finite "
       f"(loss {metrics['train/loss']:g}) and have been skipped. Not finite are {found}. "
-      f"Lower --learning_rate (now {self.config.learning_rate:g}), or check the data if a field of "
-      f"the batch is named. The last checkpoint is in {self.checkpoints.directory}."
+      f"Lower --learning_rate (now {self.config.learning_rate:g}) and start in a new folder, or "
+      f"check the data if a field of the batch is named. This run is in {self.directory}."
     )
 
   def _train_metrics(self) -> dict[str, float]:
@@ -369,9 +369,7 @@ class _Run:
       "seconds": self._seconds(),
     }
     _write_json(self.directory / _RESULT, result)
-    self.checkpoints.clear()
-    self.best.clear()
-    return _read_result(self.directory)
+    return _finished(self.directory)
 
 
 def _scalars(loss, metrics) -> dict[str, tf.Tensor]:
@@ -382,6 +380,11 @@ def _scalars(loss, metrics) -> dict[str, tf.Tensor]:
   return {name: tf.cast(value, tf.float32) for name, value in scalars.items()}
 
 
+def _assign(variables, values) -> None:
+  for variable, value in zip(variables, values, strict=True):
+    variable.assign(value)
+
+
 def _make_train_step(model, optimizer, clip_norm, base_seed, spec):
   """Returns `step(batch, index) -> (metrics, finite[], gradients_finite[num_variables])`."""
   variables = model.trainable_variables
@@ -389,12 +392,11 @@ def _make_train_step(model, optimizer, clip_norm, base_seed, spec):
   # The dataset's spec as signature: one trace, whatever batch comes first after a resume.
   @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
   def train_step(batch, index):
-    # Such as batch normalisation's averages: the forward pass changes them before it is known
-    # whether the step is good.
+    # The forward pass changes batch normalisation's averages before it is known whether the step
+    # is good. Reading them copies nothing.
     before = [tf.identity(variable) for variable in model.non_trainable_variables]
-    seed = tf.random.experimental.stateless_fold_in(base_seed, index)
     with tf.GradientTape() as tape:
-      loss, metrics = model.loss(batch, seed)
+      loss, metrics = model.loss(batch, rng.fold_in(base_seed, index))
     gradients = tape.gradient(loss, [v.value for v in variables])
     if all(gradient is None for gradient in gradients):
       raise ValueError("model.loss does not depend on any of the model's trainable variables.")
@@ -411,8 +413,7 @@ def _make_train_step(model, optimizer, clip_norm, base_seed, spec):
       return tf.ones([len(gradients)], tf.bool)
 
     def skip():
-      for variable, value in zip(model.non_trainable_variables, before, strict=True):
-        variable.assign(value)
+      _assign(model.non_trainable_variables, before)
       return tf.stack([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
 
     gradients_finite = tf.cond(finite, update, skip)
@@ -422,12 +423,14 @@ def _make_train_step(model, optimizer, clip_norm, base_seed, spec):
 
 
 def _make_eval_step(model, base_seed, spec):
-  """Returns `step(batch, index) -> (metrics, rows[])`."""
+  """Returns `step(batch, index) -> (metrics, rows[])`, which changes no variable."""
 
   @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
   def eval_step(batch, index):
-    seed = tf.random.experimental.stateless_fold_in(base_seed, index)
-    return _scalars(*model.loss(batch, seed)), tf.shape(tf.nest.flatten(batch)[0])[0]
+    before = [tf.identity(variable) for variable in model.non_trainable_variables]
+    loss, metrics = model.loss(batch, rng.fold_in(base_seed, index))
+    _assign(model.non_trainable_variables, before)
+    return _scalars(loss, metrics), tf.shape(tf.nest.flatten(batch)[0])[0]
 
   return eval_step
 
@@ -457,7 +460,10 @@ def _read_json(path: Path) -> Any:
   return json.loads(path.read_text())
 
 
-def _read_result(directory: Path) -> FitResult:
+def _finished(directory: Path) -> FitResult:
+  """Returns the result of a finished run, and removes what only an unfinished one needs."""
+  for name in (_CHECKPOINTS, _BEST):
+    checkpoints.Checkpoints(directory / name).clear()
   return FitResult(
     **_read_json(directory / _RESULT),
     history=directory / _HISTORY,
