@@ -1,0 +1,152 @@
+"""TensorProto to NumPy and back, without TensorFlow: the server and the client share it.
+
+`decode` follows the model server's `Tensor::FromProto` to the letter, because clients in other
+languages rely on its leniency: a single `int_val` fills the whole shape, a missing one means zeros.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+
+class _Kind(NamedTuple):
+  name: str  # As the runtime prints it in "Expects arg[0] to be uint8 but float is provided".
+  numpy: str
+  field: str  # The repeated field of TensorProto that holds this type's values.
+
+
+_KINDS = {
+  1: _Kind("float", "float32", "float_val"),
+  2: _Kind("double", "float64", "double_val"),
+  3: _Kind("int32", "int32", "int_val"),
+  4: _Kind("uint8", "uint8", "int_val"),
+  5: _Kind("int16", "int16", "int_val"),
+  6: _Kind("int8", "int8", "int_val"),
+  7: _Kind("string", "object", "string_val"),
+  8: _Kind("complex64", "complex64", "scomplex_val"),
+  9: _Kind("int64", "int64", "int64_val"),
+  10: _Kind("bool", "bool", "bool_val"),
+  14: _Kind("bfloat16", "bfloat16", "half_val"),
+  17: _Kind("uint16", "uint16", "int_val"),
+  18: _Kind("complex128", "complex128", "dcomplex_val"),
+  19: _Kind("half", "float16", "half_val"),
+  22: _Kind("uint32", "uint32", "uint32_val"),
+  23: _Kind("uint64", "uint64", "uint64_val"),
+}
+_NUMBERS = {kind.numpy: number for number, kind in _KINDS.items()}
+_STRING = 7
+
+
+def dtype_name(number: int) -> str:
+  """The runtime's own name of a DataType enum value, such as `float` for 1."""
+  return _KINDS[number].name if number in _KINDS else f"DataType({number})"
+
+
+def decode(proto, max_bytes: int = 1 << 28) -> np.ndarray:
+  """Returns the array that a TensorProto describes (strings as an object array of bytes).
+
+  Args:
+    proto: a TensorProto, the official message or the client's own.
+    max_bytes: refuse tensors larger than this when unpacked. A few bytes on the wire can ask for
+      terabytes, since one value fills any shape.
+
+  Raises:
+    ValueError: for what `Tensor::FromProto` refuses too: no or an unknown dtype, an unknown or
+      negative dimension, content of the wrong length, values out of the dtype's range.
+  """
+  kind = _KINDS.get(proto.dtype)
+  if kind is None:
+    raise ValueError(f"dtype {proto.dtype} is not supported")
+  shape = tuple(dim.size for dim in proto.tensor_shape.dim)
+  if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+    raise ValueError(f"shape {shape} is not fully known")
+  dtype = _numpy_dtype(kind.numpy)
+  count = 1
+  for size in shape:  # Python integers: a product that overflows int64 must not wrap around.
+    count *= size
+  if count * dtype.itemsize > max_bytes or len(shape) > 64:
+    raise ValueError(f"shape {shape} is too large")
+  if proto.tensor_content and proto.dtype != _STRING and count:
+    if len(proto.tensor_content) != count * dtype.itemsize:
+      raise ValueError(f"{len(proto.tensor_content)} bytes of content for shape {shape}")
+    return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
+  try:
+    values = _values(kind, dtype, getattr(proto, kind.field), count)
+  except OverflowError as error:
+    raise ValueError(str(error)) from error
+  return values.reshape(shape)
+
+
+def _values(kind, dtype, field, count) -> np.ndarray:
+  """`count` values from a repeated field; the last one repeats, none at all means zeros."""
+  per_value = 2 if dtype.kind == "c" else 1  # Complex numbers lie as (real, imaginary) pairs.
+  given = field[: count * per_value]
+  if dtype.hasobject:
+    result = np.empty(count, object)
+    result[:] = b""
+    result[: len(given)] = given
+    result[len(given) :] = given[-1] if given else b""
+    return result
+  if kind.field == "half_val":  # The 16 bits of each value, as an integer.
+    values = np.array(given, np.uint16).view(dtype)
+  elif per_value == 2:
+    part = np.float32 if dtype == np.complex64 else np.float64
+    values = np.array(given[: len(given) // 2 * 2], part).view(dtype)
+  else:
+    values = np.array(given, dtype)
+  if len(values) == count:
+    return values
+  result = np.zeros(count, dtype)
+  result[: len(values)] = values
+  if len(values):
+    result[len(values) :] = values[-1]
+  return result
+
+
+def encode(array: np.ndarray, proto, as_content: bool = False) -> None:
+  """Fills an empty TensorProto from an array.
+
+  Args:
+    array: any array of a type that TensorFlow knows; text becomes UTF-8.
+    proto: the message to fill.
+    as_content: raw bytes in `tensor_content`: small and fast. Otherwise typed fields such as
+      `float_val`, which is how the model server answers.
+
+  Raises:
+    ValueError: if TensorFlow has no such dtype.
+  """
+  array = np.asarray(array)
+  if array.dtype.kind in "OSU":
+    number = _STRING
+  else:
+    number = _NUMBERS.get(array.dtype.name)
+    if number is None:
+      raise ValueError(f"dtype {array.dtype} cannot be sent in a TensorProto")
+  proto.dtype = number
+  # A scalar is a shape with no dimensions: the field must be present all the same.
+  proto.tensor_shape.SetInParent()
+  for size in array.shape:
+    proto.tensor_shape.dim.add().size = size
+  kind = _KINDS[number]
+  field = getattr(proto, kind.field)
+  flat = array.reshape(-1)
+  if number == _STRING:
+    field.extend(x.encode() if isinstance(x, str) else x for x in flat.tolist())
+  elif as_content:
+    proto.tensor_content = np.ascontiguousarray(array).tobytes()
+  elif kind.field == "half_val":
+    field.extend(flat.view(np.uint16).tolist())
+  elif array.dtype.kind == "c":
+    field.extend(flat.view(flat.real.dtype).tolist())
+  else:
+    field.extend(flat.tolist())
+
+
+def _numpy_dtype(name: str) -> np.dtype:
+  if name == "bfloat16":
+    import ml_dtypes  # Comes with TensorFlow; a bare client may do without it.
+
+    return np.dtype(ml_dtypes.bfloat16)
+  return np.dtype(name)
