@@ -272,10 +272,11 @@ class ShardWriter:
     header = json.loads(json.dumps(header._replace(shards=(), skipped=())._asdict()))
     if (self._folder / MANIFEST).exists():
       found = load_manifest(self._folder)
-      for name in ("environment", "action_size", "observation_dtype", "fingerprint"):
-        if getattr(found, name) != header[name]:
+      there = found._replace(observation_shape=list(found.observation_shape))._asdict()
+      for name in header.keys() - {"shards", "skipped"}:
+        if there[name] != header[name]:
           raise ValueError(
-            f"{self._folder} holds rollouts with {name} = {getattr(found, name)!r}, not "
+            f"{self._folder} holds rollouts with {name} = {there[name]!r}, not "
             f"{header[name]!r}; write to another folder or delete this one."
           )
       return found
@@ -486,7 +487,7 @@ def _read_records(path: Path) -> Iterator[tuple[int, bytes]]:
   """Yields `(offset, record)`; 12 bytes of length and its checksum before, 4 of checksum after."""
   offset, index = 0, 0
   try:
-    for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+    for record in tf.data.TFRecordDataset(str(path), buffer_size=1 << 20).as_numpy_iterator():
       yield offset, record
       offset, index = offset + 12 + len(record) + 4, index + 1
   except tf.errors.DataLossError as error:
