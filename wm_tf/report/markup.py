@@ -1,0 +1,117 @@
+"""Pieces of HTML, and figures made fit to lie inside a page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from xml.etree import ElementTree
+
+from wm_tf.report import scores
+
+Figures = Mapping[str, bytes | str]
+
+MISSING = f'<span class="missing">{scores.NOT_RUN}</span>'
+_CAPTIONS = {
+  "animation": "The served planner driving. Left, what the environment showed; right, what the "
+  "model's latent state decodes to.",
+  "film_strip": "The same steps as they were, as the VAE gives them back, and as the model dreams "
+  "them from actions alone.",
+}
+
+
+def section(title: str, body: str) -> str:
+  return f"<section><h2>{escape(title)}</h2>\n{body}\n</section>"
+
+
+def details(title: str, body: str) -> str:
+  return f"<details><summary>{escape(title)}</summary>\n{body}\n</details>"
+
+
+def table(heads: Sequence[str], body: Sequence[str], name: str = "") -> str:
+  """A table of ready rows under `heads`.
+
+  A head that starts with ">" stands to the right; one with "?" too, and is left out on a phone.
+  """
+  cells = ""
+  for head in heads:
+    kind = {">": ' class="number"', "?": ' class="number minor"'}.get(head[0], "")
+    cells += f'<th scope="col"{kind}>{escape(head.lstrip(">?"))}</th>'
+  kind = f' class="{name}"' if name else ""
+  rows = "\n".join(body)
+  return f"<table{kind}><thead><tr>{cells}</tr></thead><tbody>\n{rows}\n</tbody></table>"
+
+
+def cell(text: str, minor: bool = False) -> str:
+  """A number in a table; a minor one is left out on a phone."""
+  return f'<td class="number{" minor" if minor else ""}">{text}</td>'
+
+
+class Pictures:
+  """The given figures as HTML, each shown exactly once."""
+
+  def __init__(self, figures: Figures, captions: Mapping[str, str]):
+    self._left = dict(figures)
+    self._captions = captions
+    self._count = 0
+
+  def take(self, prefix: str) -> str:
+    """Every figure that is left and whose key starts with `prefix`."""
+    keys = [key for key in self._left if key.startswith(prefix)]
+    return "\n".join(self._given(key, self._left.pop(key)) for key in keys)
+
+  def chart(self, svg: str, label: str, caption: bool = True) -> str:
+    """A chart that the page draws itself; `label` is read aloud, and shown if it is a caption."""
+    self._count += 1
+    text = f"<figcaption>{escape(label)}</figcaption>" if caption else ""
+    return f"<figure>{_inline_svg(svg, f'f{self._count}-', label)}{text}</figure>"
+
+  def rest(self) -> str:
+    found = self.take("")
+    return section("More figures", found) if found else ""
+
+  def _given(self, key: str, figure: bytes | str) -> str:
+    kind = kind_of(key, figure)
+    known = next((text for name, text in _CAPTIONS.items() if key.startswith(name)), None)
+    caption = self._captions.get(key) or known or key.replace("_", " ")
+    if kind == "svg":
+      return self.chart(figure, caption)
+    data = base64.b64encode(figure).decode()
+    image = f'<img alt="{escape(caption)}" src="data:image/{kind};base64,{data}">'
+    wide = f'<div class="wide">{image}</div>' if kind == "png" else image
+    return f"<figure>{wide}<figcaption>{escape(caption)}</figcaption></figure>"
+
+
+def kind_of(key: str, figure: bytes | str) -> str:
+  if isinstance(figure, str) and "<svg" in figure[:400]:
+    return "svg"
+  if isinstance(figure, bytes) and figure.startswith(b"\x89PNG"):
+    return "png"
+  if isinstance(figure, bytes) and figure.startswith((b"GIF87a", b"GIF89a")):
+    return "gif"
+  raise ValueError(
+    f"Figure {key!r} is neither PNG or GIF bytes nor SVG text; it starts with {figure[:24]!r}."
+  )
+
+
+def _inline_svg(svg: str, prefix: str, label: str) -> str:
+  """The SVG without namespaces, style sheet and fixed size, its ids made unique by `prefix`."""
+  root = ElementTree.fromstring(svg)
+  for element in root.iter():
+    element.tag = element.tag.rpartition("}")[2]
+    attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
+    if "id" in attributes:
+      attributes["id"] = prefix + attributes["id"]
+    for name, value in attributes.items():
+      attributes[name] = value.replace("url(#", f"url(#{prefix}")
+    if attributes.get("href", "").startswith("#"):
+      attributes["href"] = f"#{prefix}{attributes['href'][1:]}"
+    element.attrib.clear()
+    element.attrib.update(attributes)
+    for child in [child for child in element if child.tag.endswith("}style")]:
+      element.remove(child)
+  for name in ("width", "height"):
+    root.attrib.pop(name, None)
+  root.set("role", "img")
+  root.set("aria-label", label)
+  return ElementTree.tostring(root, encoding="unicode")
