@@ -1,4 +1,4 @@
-"""How good an agent is, in the environment (true) and in the model (fast); and how good the model is.
+"""How good an agent is, in the environment (true) and in the model (fast); how good the model is.
 
 The gap between the two returns is the headline number of any world model.
 """
@@ -75,7 +75,9 @@ def evaluate_in_model(
     episode has not terminated before. `length` is the expected number of frames of a full dream.
   """
   seeds = np.asarray(seeds, np.int64)
-  rows = np.array([np.random.default_rng(s).integers(len(tf.nest.flatten(starts)[0])) for s in seeds])
+  rows = np.array(
+    [np.random.default_rng(s).integers(len(tf.nest.flatten(starts)[0])) for s in seeds]
+  )
 
   @tf.function
   def play(state, seed):
@@ -160,9 +162,7 @@ def dynamics_quality(
   @tf.function
   def teacher_forced(batch):
     states = observe_sequence(world_model, batch, rng.make_seed(seed))
-    flat = tf.nest.map_structure(
-      lambda x: tf.reshape(x[:, :-1], [-1, *x.shape[2:]]), states
-    )
+    flat = tf.nest.map_structure(lambda x: tf.reshape(x[:, :-1], [-1, *x.shape[2:]]), states)
     action = tf.reshape(batch.prev_action[:, 1:], [-1, world_model.action_size])
     predicted = world_model.imagine(flat, action, rng.make_seed(seed), temperature=0.0)
     shape = tf.shape(batch.reward[:, 1:])
@@ -269,6 +269,6 @@ def check_dynamics(quality: dict[str, Any]) -> None:
   if not quality["one_step_error"] < quality["persistence_error"]:
     raise QualityGateError(
       f"The dynamics are no better than standing still: a one-step error of "
-      f"{quality['one_step_error']:.4f} against {quality['persistence_error']:.4f} for persistence. "
+      f"{quality['one_step_error']:.4f}, against {quality['persistence_error']:.4f} for that. "
       "Train them longer (more epochs) or on more episodes; --force goes on regardless."
     )

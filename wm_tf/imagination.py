@@ -12,7 +12,6 @@ from wm_tf import rng
 from wm_tf.core import Batch, Imagined, Nest, Policy
 from wm_tf.models.world_model import WorldModel
 
-
 # Maps `(step int32[], state, memory)` to `(action float32[B, A], memory)`.
 ActionFn = Callable[[tf.Tensor, Nest, Nest], tuple[tf.Tensor, Nest]]
 
@@ -58,16 +57,14 @@ def imagine_returns(
     seed: `int32[2]`, or one seed per distinct row `int32[B / num_copies, 2]`.
     memory: what `action_fn` is given at the first step.
     temperature: scalar or `float32[B]`.
-    num_copies: noise is drawn for `B / num_copies` rows and shared by the copies, so that candidates
-      meet the same luck: a comparison of lower variance at a fraction of the cost.
+    num_copies: noise is drawn for `B / num_copies` rows and shared by the copies, so that
+      candidates meet the same luck: a comparison of lower variance at a fraction of the cost.
     discount: factor per step on top of the model's own discount.
   """
   batch_size = tf.shape(tf.nest.flatten(state)[0])[0]
   noise = world_model.draw_noise(batch_size // num_copies, horizon, seed)
   # Time-major inside the scan only: a step then reads one contiguous slice.
-  noise = tf.nest.map_structure(
-    lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), noise
-  )
+  noise = tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), noise)
 
   def step(t, state, memory, total, disagreement, alive):
     step_noise = repeat_rows(tf.nest.map_structure(lambda x: x[t], noise), num_copies)
@@ -108,7 +105,7 @@ def imagine(
     world_model, action_fn, state, horizon, seed, memory, temperature: as in `imagine_returns`.
 
   Returns:
-    `Imagined`, and the states `[B, H, ...]` reached after each step (decode them to look at a dream).
+    `Imagined`, and the states `[B, H, ...]` reached after each step (decode them to look at it).
   """
   noise = world_model.draw_noise(tf.shape(tf.nest.flatten(state)[0])[0], horizon, seed)
   columns, states = [], []

@@ -1,8 +1,8 @@
 """Stateless random numbers with one seed for a batch, or one seed per row.
 
-A seed is `int32[2]`, used once and split with `tf.random.split`. A seed of shape `int32[B, 2]` gives
-row `b` numbers that depend on `seed[b]` alone, so that a served batch answers what single requests
-would have been answered.
+A seed is `int32[2]`, used once and split with `tf.random.split`. A seed of shape `int32[B, 2]`
+gives row `b` numbers that depend on `seed[b]` alone, so that a served batch answers what single
+requests would have been answered.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ def make_seed(seed: int) -> tf.Tensor:
 
 
 def fold_in(seed: tf.Tensor, data) -> tf.Tensor:
-  """Derives a seed of the same shape from `seed` and an integer; distinct integers, distinct seeds."""
+  """Derives a seed of the same shape from `seed` and an integer."""
   if seed.shape.rank == 1:
     return tf.random.experimental.stateless_fold_in(seed, data)
   return tf.map_fn(lambda row: tf.random.experimental.stateless_fold_in(row, data), seed)
@@ -29,18 +29,20 @@ def split(seed: tf.Tensor, num: int) -> list[tf.Tensor]:
   return tf.unstack(tf.map_fn(lambda row: tf.random.split(row, num), seed), num, axis=1)
 
 
-def _per_row(draw, shape, seed):
-  if seed.shape.rank == 1:
-    return draw(shape, seed)
-  rows = tf.map_fn(lambda row: draw(shape[1:], row), seed, fn_output_signature=tf.float32)
-  return tf.ensure_shape(rows, [None, *[s if isinstance(s, int) else None for s in shape[1:]]])
-
-
 def normal(shape, seed: tf.Tensor) -> tf.Tensor:
   """Standard normal `float32[shape]`; with seeds `[B, 2]`, `shape[0]` must be B."""
-  return _per_row(tf.random.stateless_normal, list(shape), seed)
+  return _draw(tf.random.stateless_normal, shape, seed)
 
 
 def uniform(shape, seed: tf.Tensor) -> tf.Tensor:
   """Uniform `float32[shape]` in [0, 1); with seeds `[B, 2]`, `shape[0]` must be B."""
-  return _per_row(tf.random.stateless_uniform, list(shape), seed)
+  return _draw(tf.random.stateless_uniform, shape, seed)
+
+
+def _draw(draw, shape, seed):
+  if seed.shape.rank == 1:
+    return draw(shape, seed)
+  shape = tf.convert_to_tensor(shape)
+  static = tf.get_static_value(shape, partial=True)
+  rows = tf.map_fn(lambda row: draw(shape[1:], row), seed, fn_output_signature=tf.float32)
+  return tf.ensure_shape(rows, [None, *static[1:]])

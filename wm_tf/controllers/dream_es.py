@@ -122,6 +122,4 @@ class DreamES:
       - config.disagreement_penalty * disagreement
     )
     state = self._strategy.tell(state, parameters, fitness[tf.newaxis])
-    return state, Generation(
-      tf.reduce_max(returns), tf.reduce_mean(returns), tf.reduce_mean(alive)
-    )
+    return state, Generation(tf.reduce_max(returns), tf.reduce_mean(returns), tf.reduce_mean(alive))

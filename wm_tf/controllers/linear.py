@@ -34,9 +34,7 @@ class LinearController(tf.Module):
     self.basis_size = size if basis_size is None else basis_size
     self.action_size = world_model.action_size
     self.loc = tf.Variable(tf.zeros([size]), trainable=False, name="basis_loc")
-    self.matrix = tf.Variable(
-      tf.eye(size, self.basis_size), trainable=False, name="basis_matrix"
-    )
+    self.matrix = tf.Variable(tf.eye(size, self.basis_size), trainable=False, name="basis_matrix")
     self.parameters = tf.Variable(tf.zeros([self.num_parameters]), name="parameters")
 
   @property
@@ -59,9 +57,7 @@ class LinearController(tf.Module):
       `float32[N, R, A]` in [-1, 1].
     """
     weights = tf.reshape(parameters, [-1, self.basis_size + 1, self.action_size])
-    return tf.tanh(
-      tf.linalg.matmul(self.basis(features), weights[:, :-1]) + weights[:, -1:]
-    )
+    return tf.tanh(tf.linalg.matmul(self.basis(features), weights[:, :-1]) + weights[:, -1:])
 
   def initial_memory(self, batch_size):
     return ()

@@ -28,7 +28,9 @@ class MixtureHead(keras.layers.Layer):
     Ha & Schmidhuber 2018, arXiv:1803.10122, appendix A.2 (K = 5, temperature).
   """
 
-  def __init__(self, event_size: int, num_mixtures: int, kind: str, input_size: int, name="mixture"):
+  def __init__(
+    self, event_size: int, num_mixtures: int, kind: str, input_size: int, name="mixture"
+  ):
     super().__init__(name=name)
     if kind not in MIXTURE_KINDS:
       raise ValueError(f"The mixture kind must be one of {MIXTURE_KINDS}, got {kind!r}.")
@@ -149,8 +151,9 @@ class TerminationHead(keras.layers.Layer):
   so that what the dream uses is a probability.
   """
 
-  def __init__(self, input_size: int, positive_weight: float = 10.0, hidden_size: int = 0,
-               name="termination"):
+  def __init__(
+    self, input_size: int, positive_weight: float = 10.0, hidden_size: int = 0, name="termination"
+  ):
     super().__init__(name=name)
     if positive_weight <= 0:
       raise ValueError(f"positive_weight must be positive, got {positive_weight}.")

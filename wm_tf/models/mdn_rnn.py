@@ -68,8 +68,13 @@ class MDNRNN(WorldModel):
     Ha & Schmidhuber 2018, arXiv:1803.10122, section 3.2 and appendix A.2.
   """
 
-  def __init__(self, vae: VAE, action_size: int, config: MDNRNNConfig = MDNRNNConfig(),  # noqa: B008
-               name: str = "mdn_rnn"):
+  def __init__(
+    self,
+    vae: VAE,
+    action_size: int,
+    config: MDNRNNConfig = MDNRNNConfig(),
+    name: str = "mdn_rnn",
+  ):
     super().__init__(name=name)
     self.config = config
     self.vae = vae
@@ -88,7 +93,9 @@ class MDNRNN(WorldModel):
       config.hidden_size, config.termination_positive_weight, config.head_hidden_size
     )
     statistic = lambda name, value: self.add_weight(
-      name=name, shape=(self.latent_size,), initializer=keras.initializers.Constant(value),
+      name=name,
+      shape=(self.latent_size,),
+      initializer=keras.initializers.Constant(value),
       trainable=False,
     )
     self.latent_loc = statistic("latent_loc", 0.0)
@@ -122,9 +129,7 @@ class MDNRNN(WorldModel):
     scale = np.sqrt(np.maximum(sums[1] / count - mean**2, 0.1**2))
     self.latent_loc.assign(mean.astype(np.float32))
     self.latent_scale.assign(scale.astype(np.float32))
-    self.change_scale.assign(
-      np.sqrt(np.maximum(sums[2] / changes, 0.05**2)).astype(np.float32)
-    )
+    self.change_scale.assign(np.sqrt(np.maximum(sums[2] / changes, 0.05**2)).astype(np.float32))
 
   # --- The seam -----------------------------------------------------------------------------
 

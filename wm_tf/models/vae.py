@@ -54,7 +54,7 @@ class VAE(keras.Model):
     Kingma & Welling 2014, arXiv:1312.6114, equation 10 (the bound and its KL in closed form).
   """
 
-  def __init__(self, config: VAEConfig = VAEConfig(), name: str = "vae"):  # noqa: B008 (frozen)
+  def __init__(self, config: VAEConfig = VAEConfig(), name: str = "vae"):
     super().__init__(name=name)
     del self.loss  # Keras' attribute for `compile`, which would hide the method.
     self.config = config
@@ -121,9 +121,7 @@ class VAE(keras.Model):
     return loss, {
       "sse": tf.reduce_mean(tf.reduce_sum(squared, axis=[1, 2, 3])),
       "kl": tf.reduce_mean(total_kl),
-      "active_dimensions": tf.reduce_sum(
-        tf.cast(tf.reduce_mean(kl, axis=0) > 0.1, tf.float32)
-      ),
+      "active_dimensions": tf.reduce_sum(tf.cast(tf.reduce_mean(kl, axis=0) > 0.1, tf.float32)),
     }
 
 

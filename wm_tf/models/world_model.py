@@ -68,7 +68,7 @@ class WorldModel(keras.Model):
   def imagine_with_noise(
     self, state: Nest, action: tf.Tensor, noise: Nest, temperature: Any = 1.0
   ) -> Prediction:
-    """As `imagine`, with one step of `draw_noise` (a nest of `float32[B, ...]`) instead of a seed."""
+    """As `imagine`, with one step of `draw_noise` (a nest of `float32[B, ...]`) for a seed."""
     raise NotImplementedError
 
   def imagine(

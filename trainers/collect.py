@@ -1,0 +1,31 @@
+"""Collects rollouts from the environment into TFRecords: stage 1 of a run.
+
+Iteration 0 explores (uniform, held, Brownian, scripted; see the configuration's `collect`). Every
+later one is played by the controller of the iteration before, plus noise. Killed and started again
+it goes on after the last whole shard.
+
+    python -m trainers.collect --preset=quickstart --workdir=runs/car
+    python -m trainers.collect --workdir=runs/car --override=collect.num_episodes=300
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from trainers import common
+
+_ITERATION = flags.DEFINE_integer(
+  "iteration",
+  0,
+  "Which collection; above 0 it needs the controller of the one before.",
+  lower_bound=0,
+)
+
+
+def main() -> None:
+  with common.open_run() as run:
+    run.collect(_ITERATION.value)
+
+
+if __name__ == "__main__":
+  common.run(main)

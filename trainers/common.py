@@ -1,0 +1,100 @@
+"""What the trainer binaries share: flags, opening the run, errors that read well."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+from absl import app, flags
+from absl import logging as absl_logging
+
+from trainers.stages import Run, WorkdirError
+from wm_tf import config as config_lib
+from wm_tf.data.env_pool import WorkerError
+from wm_tf.data.rollouts import CorruptShardError
+from wm_tf.evaluation import QualityGateError
+from wm_tf.training import checkpoints, loop
+
+_PRESET = flags.DEFINE_enum(
+  "preset", "default", config_lib.preset_names(), "Configuration to start from."
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", "runs/default", "Folder of the run. Started again with the same flags, it goes on."
+)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything that is random.", lower_bound=0)
+_OVERRIDE = flags.DEFINE_multi_string(
+  "override", [], "Changes one field: --override=dynamics.num_mixtures=8. May be repeated."
+)
+_FORCE = flags.DEFINE_bool("force", False, "Go on past a failed quality gate, with a warning.")
+
+# Errors that name what is wrong and what to do: their message is enough.
+EXPECTED_ERRORS = (
+  WorkdirError,
+  config_lib.ConfigError,
+  QualityGateError,
+  CorruptShardError,
+  WorkerError,
+  loop.NonFiniteLossError,
+  loop.RunMismatchError,
+  checkpoints.CheckpointMismatchError,
+  checkpoints.CorruptCheckpointError,
+)
+
+
+def set_default(**values) -> None:
+  """Sets the defaults of shared flags for one binary."""
+  for name, value in values.items():
+    flags.FLAGS.set_default(name, value)
+
+
+def open_run() -> Run:
+  """Opens the run that the flags describe; a context manager."""
+  config = config_lib.make_config(_PRESET.value, _OVERRIDE.value)
+  return Run(_WORKDIR.value, config, _SEED.value, _FORCE.value)
+
+
+def run(main: Callable[[], None]) -> None:
+  """Runs a binary's `main`; expected errors end it with one line and exit code 1."""
+
+  def wrapped(argv: list[str]) -> None:
+    if len(argv) > 1:
+      raise app.UsageError(f"Unexpected arguments {argv[1:]}; flags look like --workdir=PATH.")
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    warnings.filterwarnings("ignore", module="tensorflow_probability")
+    try:
+      main()
+    except EXPECTED_ERRORS as error:
+      print(f"\nerror: {error}", file=sys.stderr)
+      sys.exit(1)
+    except KeyboardInterrupt:
+      print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+      sys.exit(130)
+
+  app.run(wrapped)
+
+
+def print_figures(title: str, figures: Mapping[str, Any]) -> None:
+  """Prints a model's held-out figures, one a line."""
+  print(f"{title}, held out:")
+  for name, value in figures.items():
+    if isinstance(value, Mapping):
+      value = "  ".join(f"{k}: {v:.4g}" for k, v in value.items() if v is not None)
+    elif isinstance(value, float):
+      value = f"{value:.4g}"
+    print(f"  {name:24} {value}")
+
+
+def print_scores(scores: Mapping[str, Any]) -> None:
+  """Prints the returns of a validation or of `results.json`, one agent a line."""
+  if "iteration" in scores:
+    print(f"Iteration {scores['iteration']}:")
+  for name, score in scores.items():
+    if isinstance(score, Mapping) and "mean" in score:
+      print(f"  {name:28} {score['mean']:8.1f} ± {score['std']:.1f}  (n = {score['n']})")

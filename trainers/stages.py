@@ -1,0 +1,560 @@
+"""The stages of a run in a workdir: each is resumable, and returns at once when it is done.
+
+workdir/
+  run.json               configuration and seed; another configuration is refused
+  data/000, 000_random   rollouts of iteration 0, from official and from random starts
+  vae/000                fits; `weights.npz` in each
+  latents/000            all rollouts so far, as posteriors of the VAE of iteration 0
+  dynamics/000
+  controller/000         evolved in the dream of iteration 0, and its validation returns
+  export/                SavedModels of the chosen controller, its planner, its world model
+  results.json, report.html
+"""
+
+from __future__ import annotations
+
+import fcntl
+import functools
+import hashlib
+import json
+import logging
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf  # After wm_tf, which says which Keras it is to use.
+
+from wm_tf import config as config_lib
+from wm_tf import evaluation, rng
+from wm_tf.agent import Agent, AgentActor
+from wm_tf.controllers import exploration
+from wm_tf.controllers.dream_es import DreamES
+from wm_tf.controllers.linear import LinearController, fit_basis
+from wm_tf.controllers.planner import Planner
+from wm_tf.core import EvalResult
+from wm_tf.data import datasets, rollouts
+from wm_tf.data.collect import Actor, collect
+from wm_tf.data.env_pool import EnvPool
+from wm_tf.envs import env_spec, make_env, make_heuristic
+from wm_tf.imagination import recently_rewarded, sample_states
+from wm_tf.models.mdn_rnn import MDNRNN
+from wm_tf.models.vae import VAE
+from wm_tf.search.cem import CEM
+from wm_tf.search.cma_es import CMAES
+from wm_tf.search.open_es import OpenES
+from wm_tf.training import checkpoints
+from wm_tf.training.loggers import make_loggers, progress
+from wm_tf.training.loop import fit
+
+
+class WorkdirError(RuntimeError):
+  """A workdir that belongs to another run, or lacks what a stage needs."""
+
+
+# Every purpose has seeds of its own: what an agent is judged on is never trained or chosen on.
+_PURPOSES = ("collect", "collect_random", "validation", "evaluation", "dream")
+_SEEDS_PER_PURPOSE = 1 << 27
+
+
+def episode_seeds(purpose: str, run_seed: int, num: int, iteration: int = 0) -> list[int]:
+  """Returns `num` distinct seeds of a purpose; those of different purposes never meet."""
+  index = _PURPOSES.index(purpose)
+  generator = np.random.default_rng([run_seed, index, iteration])
+  chosen: dict[int, None] = {}
+  while len(chosen) < num:
+    chosen[index * _SEEDS_PER_PURPOSE + int(generator.integers(_SEEDS_PER_PURPOSE))] = None
+  return list(chosen)
+
+
+def summarize(result: EvalResult, seconds: float) -> dict[str, Any]:
+  """An `EvalResult` as `results.json` has it."""
+  returns = result.episode_return.astype(np.float64)
+  return {
+    "mean": float(returns.mean()),
+    "std": float(returns.std()),
+    "n": len(returns),
+    "seeds": result.seeds.tolist(),
+    "seconds": round(seconds, 1),
+    "returns": [round(float(value), 3) for value in returns],
+  }
+
+
+def write_json(path: Path, value: Any) -> None:
+  with checkpoints.atomic_open(path) as file:
+    file.write(json.dumps(value, indent=1).encode() + b"\n")
+
+
+class Run:
+  """A run: configuration, seed and workdir, and its stages in order.
+
+  Use as a context manager: two processes on one workdir would overwrite each other, so the second
+  one is refused with the pid of the first.
+  """
+
+  def __init__(
+    self,
+    workdir: str | os.PathLike,
+    config: config_lib.ExperimentConfig,
+    seed: int,
+    force: bool = False,
+  ):
+    """Opens or creates a workdir.
+
+    Args:
+      workdir: the folder.
+      config: must equal the one the workdir was made with.
+      seed: of everything that is random; likewise.
+      force: whether to go on past a failed quality gate.
+
+    Raises:
+      WorkdirError: if the workdir belongs to another run, or another process is at it.
+    """
+    self.workdir, self.config, self.seed, self.force = Path(workdir), config, seed, force
+    self.spec = env_spec(config.environment)
+    self.workdir.mkdir(parents=True, exist_ok=True)
+    self._lock = self._acquire_lock()
+    self._claim()
+    self._models: dict[str, Any] = {}
+
+  def __enter__(self) -> Run:
+    return self
+
+  def __exit__(self, *_) -> None:
+    os.close(self._lock)
+
+  def _acquire_lock(self) -> int:
+    descriptor = os.open(self.workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      owner = os.read(descriptor, 32).decode().strip() or "?"
+      os.close(descriptor)
+      raise WorkdirError(
+        f"{self.workdir} is in use by process {owner}. Wait for it, or use another --workdir."
+      ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+  def _claim(self) -> None:
+    path = self.workdir / "run.json"
+    mine = {"config": config_lib.to_dict(self.config), "seed": self.seed}
+    if not path.exists():
+      write_json(path, mine)
+      return
+    there = json.loads(path.read_text())
+    if there == json.loads(json.dumps(mine)):
+      return
+    old = dict(checkpoints.flatten_with_path(there))
+    new = dict(checkpoints.flatten_with_path(json.loads(json.dumps(mine))))
+    changed = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    name = changed[0].removeprefix("config/").replace("/", ".")
+    raise WorkdirError(
+      f"{self.workdir} holds a run with {name} = {old.get(changed[0])!r}, and now it is "
+      f"{new.get(changed[0])!r}"
+      + (f" ({len(changed) - 1} more differ)" if len(changed) > 1 else "")
+      + ". Use another --workdir, the old settings, or remove the folder."
+    )
+
+  # --- Places -------------------------------------------------------------------------------
+
+  def path(self, stage: str, iteration: int) -> Path:
+    return self.workdir / stage / f"{iteration:03d}"
+
+  def data_folders(self, iteration: int) -> list[Path]:
+    """All rollout folders up to an iteration; the newest last."""
+    folders = []
+    for i in range(iteration + 1):
+      for folder in (self.path("data", i), self.workdir / "data" / f"{i:03d}_random"):
+        if (folder / rollouts.MANIFEST).exists():
+          folders.append(folder)
+    if not folders:
+      raise WorkdirError(f"{self.workdir}/data holds no rollouts; run trainers.collect first.")
+    return folders
+
+  def vae_iteration(self, iteration: int) -> int:
+    """The iteration whose VAE is in use at `iteration`."""
+    return min(iteration, self.config.num_vae_refits)
+
+  def latent_folders(self, iteration: int) -> list[Path]:
+    base = self.path("latents", self.vae_iteration(iteration))
+    return [base / folder.name for folder in self.data_folders(iteration)]
+
+  # --- Stages -------------------------------------------------------------------------------
+
+  def collect(self, iteration: int) -> None:
+    """Collects the rollouts of an iteration: exploration at 0, then the last controller."""
+    settings = self.config.collect
+    if iteration == 0:
+      actor, policy, num = self._explorers(), None, settings.num_episodes
+    else:
+      agent = self.agent("controller", iteration - 1)
+      actor = exploration.Noisy(AgentActor(agent), settings.controller_noise)
+      policy, num = f"controller_{iteration - 1:03d}", settings.episodes_per_iteration
+    num_random = round(num * settings.random_start)
+    parts = [("collect", num - num_random, False), ("collect_random", num_random, True)]
+    for purpose, num_episodes, random_start in parts:
+      if not num_episodes:
+        continue
+      options = {"stop_after_idle_decisions": settings.stop_after_idle_decisions}
+      if random_start:
+        options["random_start"] = True
+      folder = self.workdir / "data" / (f"{iteration:03d}" + ("_random" if random_start else ""))
+      label = f"collect {folder.name}"
+      with progress(num_episodes, label, unit="episode") as bar:
+        collect(
+          folder,
+          functools.partial(make_env, self.config.environment, **options),
+          actor,
+          episode_seeds(purpose, self.seed, num_episodes, iteration),
+          policy_name=policy or actor.choice,
+          iteration=iteration,
+          num_workers=self._num_workers(),
+          on_progress=lambda done, total, info: bar.update(1, {"return": info.episode_return}),
+        )
+
+  def train_vae(self, iteration: int) -> dict[str, float]:
+    """Fits the VAE of an iteration to all frames so far; returns its held-out figures."""
+    iteration = self.vae_iteration(iteration)
+    folder, settings = self.path("vae", iteration), self.config.vae_fit
+    vae = VAE(self.config.vae)
+    if iteration:
+      checkpoints.load_weights(vae, self.path("vae", iteration - 1) / "weights.npz")
+    self._fit(
+      "VAE",
+      vae,
+      folder,
+      iteration,
+      settings,
+      datasets.frames_dataset,
+      self.data_folders(iteration),
+      {},
+    )
+    quality_path = folder / "quality.json"
+    if not quality_path.exists():
+      held_out = datasets.frames_dataset(
+        self.data_folders(iteration),
+        batch_size=64,
+        seed=0,
+        split="held_out",
+        held_out_fraction=self.config.collect.held_out,
+        drop_remainder=False,
+      )
+      write_json(quality_path, evaluation.vae_quality(vae, held_out.take(32)))
+    quality = json.loads(quality_path.read_text())
+    self._gate(evaluation.check_vae, quality)
+    return quality
+
+  def encode(self, iteration: int) -> None:
+    """Writes the posteriors of all rollouts so far under the VAE of an iteration."""
+    vae = self.vae(iteration)
+    weights = self.path("vae", self.vae_iteration(iteration)) / "weights.npz"
+    fingerprint = hashlib.sha256(weights.read_bytes()).hexdigest()
+    encode = tf.function(
+      lambda frames: tf.concat(vae.encode(frames), axis=-1),
+      input_signature=[tf.TensorSpec([None, 64, 64, 3], tf.uint8)],
+    )
+    for source, target in zip(
+      self.data_folders(iteration), self.latent_folders(iteration), strict=True
+    ):
+      datasets.write_latents(source, target, encode, fingerprint=fingerprint)
+
+  def train_dynamics(self, iteration: int) -> dict[str, Any]:
+    """Fits the dynamics of an iteration to all latents so far; returns their held-out figures."""
+    self.encode(iteration)
+    folder, settings = self.path("dynamics", iteration), self.config.dynamics_fit
+    model = MDNRNN(self.vae(iteration), self.spec.action_size, self.config.dynamics)
+    if iteration:
+      previous = self.path("dynamics", iteration - 1) / "weights.npz"
+      vae_weights = [v.numpy() for v in model.vae.weights]
+      checkpoints.load_weights(model, previous)
+      for variable, value in zip(model.vae.weights, vae_weights, strict=True):
+        variable.assign(value)
+    folders = self.latent_folders(iteration)
+    if not (folder / "fit.json").exists():
+      model.adapt(datasets.episodes_dataset(folders, batch_size=16))
+    self._fit(
+      "dynamics",
+      model,
+      folder,
+      iteration,
+      settings,
+      datasets.sequences_dataset,
+      folders,
+      {"sequence_length": settings.sequence_length},
+    )
+    quality_path = folder / "quality.json"
+    if not quality_path.exists():
+      held_out = datasets.episodes_dataset(
+        folders, batch_size=8, split="held_out", held_out_fraction=self.config.collect.held_out
+      )
+      write_json(quality_path, evaluation.dynamics_quality(model, held_out))
+    quality = json.loads(quality_path.read_text())
+    self._gate(evaluation.check_dynamics, quality)
+    return quality
+
+  def train_controller(self, iteration: int) -> None:
+    """Evolves a controller in the dream of an iteration, from scratch."""
+    folder, settings = self.path("controller", iteration), self.config.controller
+    if (folder / "controller.npz").exists():
+      return
+    model = self.world_model(iteration)
+    folders = self.latent_folders(iteration)
+    seed = episode_seeds("dream", self.seed, 1, iteration)[0]
+    episodes = datasets.episodes_dataset(folders, batch_size=16)
+    controller = self._new_controller(model)
+    states = sample_states(model, episodes, 2 * settings.num_starts, seed)
+    loc, matrix = fit_basis(
+      model.features(states).numpy(),
+      model.latent_size,
+      None if settings.hidden_components < 0 else settings.hidden_components,
+    )
+    controller.loc.assign(loc)
+    controller.matrix.assign(matrix)
+    select = recently_rewarded(settings.start_window) if settings.start_window else None
+    starts = sample_states(model, episodes, settings.num_starts, seed + 1, select)
+
+    strategy = self._strategy()
+    es = DreamES(model, controller, strategy, settings.dream)
+    state = strategy.init(tf.zeros([1, controller.num_parameters]))
+    saved = checkpoints.Checkpoints(folder / "checkpoints")
+    restored = saved.restore(state)
+    first, state = restored if restored is not None else (0, state)
+    logger = make_loggers(folder, desc=f"evolve {iteration:03d}", keys=("dream/return_mean",))
+    logger.rewind(first)
+    try:
+      for generation in range(first, settings.num_generations):
+        state, report = es.generation(state, starts, rng.fold_in(rng.make_seed(seed), generation))
+        logger.write(
+          generation + 1,
+          {
+            "dream/return_best": float(report.best),
+            "dream/return_mean": float(report.mean),
+            "dream/alive": float(report.alive),
+          },
+        )
+        logger.tick(generation + 1, settings.num_generations)
+        if (generation + 1) % 10 == 0:
+          saved.save(generation + 1, state)
+    finally:
+      logger.close()
+    controller.parameters.assign(strategy.mean(state)[0])
+    checkpoints.save_nest(folder / "controller.npz", self._controller_nest(controller))
+    saved.clear()
+
+  def validate(self, iteration: int) -> dict[str, Any]:
+    """Plays the controller of an iteration on validation seeds, in the model and for real."""
+    path = self.path("controller", iteration) / "validation.json"
+    if not path.exists():
+      num = self.config.evaluate.validation_episodes
+      seeds = episode_seeds("validation", self.seed, num)
+      agent = self.agent("controller", iteration)
+      write_json(
+        path,
+        {
+          "iteration": iteration,
+          "controller_in_model": self.evaluate_in_model(agent, num, iteration),
+          "controller_in_environment": self.evaluate(
+            AgentActor(agent), seeds, f"validate {iteration:03d}"
+          ),
+        },
+      )
+    return json.loads(path.read_text())
+
+  def iterate(self) -> list[dict[str, Any]]:
+    """Collects, refits and evolves `num_iterations` times after the first; returns validations."""
+    history = []
+    for iteration in range(self.config.num_iterations + 1):
+      for stage in (self.collect, self.train_vae, self.train_dynamics, self.train_controller):
+        self._timed(stage, iteration)
+      history.append(self._timed(self.validate, iteration))
+    return history
+
+  def best_iteration(self) -> int:
+    """The iteration whose controller did best on the validation seeds."""
+    scores = {}
+    for path in sorted((self.workdir / "controller").glob("*/validation.json")):
+      scores[int(path.parent.name)] = json.loads(path.read_text())["controller_in_environment"]
+    if not scores:
+      raise WorkdirError(f"{self.workdir} has no validated controller; run trainers.iterate first.")
+    return max(scores, key=lambda i: scores[i]["mean"])
+
+  # --- Evaluation ---------------------------------------------------------------------------
+
+  def evaluate(self, actor: Actor, seeds: Sequence[int], label: str) -> dict[str, Any]:
+    """Plays full official episodes; returns what `results.json` has."""
+    started = time.monotonic()
+    factory = functools.partial(make_env, self.config.environment)
+    with (
+      EnvPool(factory, min(len(seeds), self._num_workers())) as pool,
+      progress(len(seeds), label, unit="episode") as bar,
+    ):
+      result = evaluation.evaluate_in_environment(
+        pool, actor, seeds, lambda info: bar.update(1, {"return": info.episode_return})
+      )
+    return summarize(result, time.monotonic() - started)
+
+  def evaluate_in_model(self, agent: Agent, num_episodes: int, iteration: int) -> dict[str, Any]:
+    """Dreams full episodes from real first frames."""
+    started = time.monotonic()
+    folders = [f for f in self.latent_folders(iteration) if not f.name.endswith("_random")]
+    episodes = datasets.episodes_dataset(folders, batch_size=64, num_steps=1)
+    starts = sample_states(agent.world_model, episodes, 1024, self.seed)
+    spec = self.spec
+    result = evaluation.evaluate_in_model(
+      agent.world_model,
+      agent.policy,
+      starts,
+      -(-(spec.max_steps - spec.frames_to_skip) // spec.action_repeat),
+      episode_seeds("dream", self.seed, num_episodes, 1 + iteration),
+      initial_return=self._initial_return(),
+      action_repeat=spec.action_repeat,
+    )
+    return summarize(result, time.monotonic() - started)
+
+  def actor(self, name: str) -> Actor:
+    """What `--agent` names: random, heuristic, controller, planner."""
+    if name == "random":
+      return exploration.Brownian(self.spec.action_size)
+    if name == "heuristic":
+      return exploration.Scripted(make_heuristic(self.config.environment))
+    return AgentActor(self.agent(name, self.best_iteration()))
+
+  # --- Models -------------------------------------------------------------------------------
+
+  def vae(self, iteration: int) -> VAE:
+    vae = VAE(self.config.vae)
+    weights = self.path("vae", self.vae_iteration(iteration)) / "weights.npz"
+    if not weights.exists():
+      raise WorkdirError(f"{weights} does not exist; run trainers.train_vae first.")
+    checkpoints.load_weights(vae, weights)
+    return vae
+
+  def world_model(self, iteration: int) -> MDNRNN:
+    weights = self.path("dynamics", iteration) / "weights.npz"
+    if not weights.exists():
+      raise WorkdirError(f"{weights} does not exist; run trainers.train_dynamics first.")
+    model = MDNRNN(VAE(self.config.vae), self.spec.action_size, self.config.dynamics)
+    checkpoints.load_weights(model, weights)
+    return model
+
+  def agent(self, policy: str, iteration: int) -> Agent:
+    """The `controller` of an iteration, or the `planner` that takes its proposals."""
+    path = self.path("controller", iteration) / "controller.npz"
+    if not path.exists():
+      raise WorkdirError(f"{path} does not exist; run trainers.train_controller first.")
+    model = self.world_model(iteration)
+    controller = self._new_controller(model)
+    nest = checkpoints.load_nest(path, self._controller_nest(controller))
+    controller.loc.assign(nest["basis_loc"])
+    controller.matrix.assign(nest["basis_matrix"])
+    controller.parameters.assign(nest["parameters"])
+    if policy == "controller":
+      return Agent(self.spec, model, controller)
+    if policy == "planner":
+      return Agent(self.spec, model, Planner(model, self.config.planner, controller))
+    raise ValueError(f"Unknown agent {policy!r}: it must be controller or planner.")
+
+  # --- Inside -------------------------------------------------------------------------------
+
+  def _fit(self, label, model, folder, iteration, settings, dataset_fn, folders, options) -> None:
+    common = dict(
+      batch_size=settings.batch_size, held_out_fraction=self.config.collect.held_out, **options
+    )
+    checksums = [s.sha256 for f in folders for s in rollouts.load_manifest(f).shards]
+    logger = make_loggers(folder, desc=f"fit {label} {iteration:03d}")
+    try:
+      fit(
+        model,
+        lambda epoch: dataset_fn(
+          folders, seed=self.seed, epoch=epoch, shuffle_buffer=settings.shuffle_buffer, **common
+        ),
+        settings.first if iteration == 0 else settings.refit,
+        folder,
+        seed=self.seed + 1000 * iteration,
+        eval_fn=lambda: dataset_fn(
+          folders, seed=None, split="held_out", drop_remainder=False, **common
+        ),
+        logger=logger,
+        fingerprint={"data": hashlib.sha256("".join(checksums).encode()).hexdigest()},
+      )
+    finally:
+      logger.close()
+
+  def _timed(self, stage, iteration: int):
+    """Runs a stage and adds its seconds to `seconds.json`."""
+    started = time.monotonic()
+    result = stage(iteration)
+    self.add_seconds(stage.__name__, time.monotonic() - started)
+    return result
+
+  def add_seconds(self, name: str, seconds: float) -> None:
+    """Adds to the time that the run has spent on something, over all its restarts."""
+    path = self.workdir / "seconds.json"
+    spent = json.loads(path.read_text()) if path.exists() else {}
+    spent[name] = round(spent.get(name, 0.0) + seconds, 2)
+    write_json(path, spent)
+
+  def _gate(self, check, quality) -> None:
+    try:
+      check(quality)
+    except evaluation.QualityGateError as error:
+      if not self.force:
+        raise
+      logging.warning("%s (going on: --force)", error)
+
+  def _explorers(self) -> exploration.Mixture:
+    settings, size = self.config.collect, self.spec.action_size
+    actors = {
+      "uniform": exploration.Uniform(size),
+      "held": exploration.Held(size),
+      "brownian": exploration.Brownian(size),
+    }
+    weights = {name: getattr(settings, name) for name in actors}
+    for options in settings.heuristics if settings.heuristic else ():
+      name = " ".join(["heuristic", *(f"{key}={value:g}" for key, value in options)])
+      heuristic = make_heuristic(self.config.environment, **dict(options))
+      actors[name] = exploration.Noisy(exploration.Scripted(heuristic), settings.heuristic_noise)
+      weights[name] = settings.heuristic / len(settings.heuristics)
+    chosen = {name: weight for name, weight in weights.items() if weight}
+    return exploration.Mixture({name: actors[name] for name in chosen}, chosen)
+
+  def _num_workers(self) -> int:
+    return self.config.collect.num_workers or 2 * (os.cpu_count() or 1)
+
+  def _new_controller(self, model: MDNRNN) -> LinearController:
+    components = self.config.controller.hidden_components
+    return LinearController(model, None if components < 0 else model.latent_size + components)
+
+  def _controller_nest(self, controller: LinearController) -> dict[str, np.ndarray]:
+    return {
+      "basis_loc": controller.loc.numpy(),
+      "basis_matrix": controller.matrix.numpy(),
+      "parameters": controller.parameters.numpy(),
+    }
+
+  def _strategy(self):
+    settings = self.config.controller
+    common = dict(num_candidates=settings.population_size, initial_scale=settings.initial_scale)
+    makers = {
+      "cma_es": lambda: CMAES(**common),
+      "sep_cma_es": lambda: CMAES(separable=True, **common),
+      "open_es": lambda: OpenES(**common),
+      "cem": lambda: CEM(num_elites=max(2, settings.population_size // 4), **common),
+    }
+    if settings.strategy not in makers:
+      raise config_lib.ConfigError(
+        f"controller.strategy must be one of {', '.join(makers)}, not {settings.strategy!r}."
+      )
+    return makers[settings.strategy]()
+
+  def _initial_return(self) -> float:
+    """Mean return of the frames skipped at the start of official episodes."""
+    gains = [
+      info.episode_return - float(episode.reward.sum())
+      for episode, info in rollouts.read_episodes(self.path("data", 0))
+    ]
+    return float(np.mean(gains))

@@ -1,0 +1,26 @@
+"""Evolves a linear controller inside the learned model: stage 4 of a run.
+
+Then plays it on validation seeds, in the model and in the environment.
+
+    python -m trainers.train_controller --preset=quickstart --workdir=runs/car
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from trainers import common
+
+_ITERATION = flags.DEFINE_integer(
+  "iteration", 0, "Evolves in the dream of this iteration.", lower_bound=0
+)
+
+
+def main() -> None:
+  with common.open_run() as run:
+    run.train_controller(_ITERATION.value)
+    common.print_scores(run.validate(_ITERATION.value))
+
+
+if __name__ == "__main__":
+  common.run(main)

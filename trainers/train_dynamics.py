@@ -1,0 +1,28 @@
+"""Trains the MDN-RNN on latent sequences: stage 3 of a run.
+
+Encodes the frames first. Prints held-out figures and fails if the dynamics are no better than
+standing still (--force goes on).
+
+    python -m trainers.train_dynamics --preset=quickstart --workdir=runs/car
+    python -m trainers.train_dynamics --preset=quickstart --workdir=runs/joint \\
+        --override=dynamics.mixture_kind=joint
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from trainers import common
+
+_ITERATION = flags.DEFINE_integer(
+  "iteration", 0, "Fits to the rollouts up to this iteration.", lower_bound=0
+)
+
+
+def main() -> None:
+  with common.open_run() as run:
+    common.print_figures("dynamics", run.train_dynamics(_ITERATION.value))
+
+
+if __name__ == "__main__":
+  common.run(main)

@@ -1,0 +1,25 @@
+"""Trains the VAE on the frames collected so far: stage 2 of a run.
+
+Prints held-out figures and fails if the VAE has not learned (--force goes on).
+
+    python -m trainers.train_vae --preset=quickstart --workdir=runs/car
+"""
+
+from __future__ import annotations
+
+from absl import flags
+
+from trainers import common
+
+_ITERATION = flags.DEFINE_integer(
+  "iteration", 0, "Fits to the rollouts up to this iteration.", lower_bound=0
+)
+
+
+def main() -> None:
+  with common.open_run() as run:
+    common.print_figures("VAE", run.train_vae(_ITERATION.value))
+
+
+if __name__ == "__main__":
+  common.run(main)

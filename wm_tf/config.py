@@ -1,0 +1,331 @@
+"""An experiment's whole configuration: presets, overrides, JSON round trip."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterable
+from typing import Any
+
+from wm_tf.controllers.dream_es import DreamESConfig
+from wm_tf.controllers.planner import PlannerConfig
+from wm_tf.models.mdn_rnn import MDNRNNConfig
+from wm_tf.models.vae import VAEConfig
+from wm_tf.training.loop import FitConfig
+
+
+class ConfigError(ValueError):
+  """A preset, a field or a value that does not exist."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CollectConfig:
+  """Where the data comes from.
+
+  Attributes:
+    num_episodes: episodes of the first, off-policy collection.
+    uniform, held, brownian, heuristic: relative shares of the policies that play them.
+    heuristics: variants of the environment's scripted policy, equally often played: for each one
+      its options as `(name, value)` pairs.
+    heuristic_noise: scale of the noise on the heuristic's actions.
+    episodes_per_iteration: episodes of every later collection, played by the current controller.
+    controller_noise: scale of the noise on the controller's actions.
+    random_start: share of training episodes that start at a random place (environments that can).
+    stop_after_idle_decisions: ends a training episode that has brought nothing for so long.
+    held_out: share of the episodes kept for validation, by seed.
+    num_workers: environment processes; 0 for twice the number of processors.
+  """
+
+  num_episodes: int = 150
+  uniform: float = 0.0
+  held: float = 0.2
+  brownian: float = 0.3
+  heuristic: float = 0.5
+  heuristics: tuple[tuple[tuple[str, float], ...], ...] = (
+    (("target_speed", 30.0),),
+    (("target_speed", 45.0),),
+    (("target_speed", 60.0),),
+  )
+  heuristic_noise: float = 0.3
+  episodes_per_iteration: int = 40
+  controller_noise: float = 0.2
+  random_start: float = 0.5
+  stop_after_idle_decisions: int = 25
+  held_out: float = 0.1
+  num_workers: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class StageFitConfig:
+  """How a model is fitted at first, and again after every on-policy collection.
+
+  Attributes:
+    first: the first fit.
+    refit: each later fit, from the weights before it.
+    batch_size: frames or sequences.
+    sequence_length: T of the dynamics' sequences.
+    shuffle_buffer: frames or sequences held in memory to be mixed; None for 64 MiB of them.
+  """
+
+  first: FitConfig = FitConfig()
+  refit: FitConfig = FitConfig()
+  batch_size: int = 100
+  sequence_length: int = 32
+  shuffle_buffer: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class ControllerConfig:
+  """How the controller is evolved.
+
+  Attributes:
+    strategy: `cma_es`, `sep_cma_es`, `open_es` or `cem`.
+    population_size: N.
+    num_generations: per evolution.
+    initial_scale: standard deviation of the first generation.
+    hidden_components: whitened principal components of `h` that the controller sees; -1 for all
+      of `h`.
+    start_window: dreams start where one of the last `start_window` decisions was rewarded, or at
+      the start of an episode; 0 for anywhere.
+    num_starts: real states that dreams start from.
+    dream: how candidates are scored.
+  """
+
+  strategy: str = "cma_es"
+  population_size: int = 48
+  num_generations: int = 60
+  initial_scale: float = 0.1
+  hidden_components: int = 16
+  start_window: int = 8
+  num_starts: int = 4096
+  dream: DreamESConfig = DreamESConfig()
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluateConfig:
+  """How agents are evaluated.
+
+  Attributes:
+    num_episodes: full episodes of every agent in the environment, and dreams in the model.
+    num_planner_episodes: of the served planner, which takes longer.
+    validation_episodes: per iteration, on seeds of their own, to choose the controller by.
+  """
+
+  num_episodes: int = 32
+  num_planner_episodes: int = 16
+  validation_episodes: int = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+  """Everything but the seed and the folder.
+
+  Attributes:
+    preset: the name it started from.
+    environment: a name that `make_env` takes.
+    num_iterations: rounds of collecting with the controller, refitting and evolving anew.
+    num_vae_refits: the VAE is refitted in the first of these rounds only, since every refit means
+      encoding all frames again.
+    collect, vae, vae_fit, dynamics, dynamics_fit, controller, planner, evaluate: see their types.
+  """
+
+  preset: str = "default"
+  environment: str = "car_racing"
+  num_iterations: int = 5
+  num_vae_refits: int = 2
+  collect: CollectConfig = CollectConfig()
+  vae: VAEConfig = VAEConfig()
+  vae_fit: StageFitConfig = StageFitConfig(
+    first=FitConfig(learning_rate=3e-4, num_epochs=10),
+    refit=FitConfig(learning_rate=1e-4, num_epochs=1),
+  )
+  dynamics: MDNRNNConfig = MDNRNNConfig()
+  dynamics_fit: StageFitConfig = StageFitConfig(
+    first=FitConfig(num_epochs=20), refit=FitConfig(num_epochs=6)
+  )
+  controller: ControllerConfig = ControllerConfig()
+  planner: PlannerConfig = PlannerConfig()
+  evaluate: EvaluateConfig = EvaluateConfig()
+
+
+def _presets() -> dict[str, ExperimentConfig]:
+  default = ExperimentConfig()
+  quickstart = override(
+    dataclasses.replace(default, preset="quickstart"),
+    [
+      "vae.encoder_filters=(24, 32, 64, 128)",
+      "vae.decoder_filters=(64, 32, 24)",
+      "vae.row_weights=((56, 64, 4.0),)",
+      "vae_fit.first.num_epochs=3",
+      "dynamics_fit.first.num_epochs=10",
+      "dynamics_fit.refit.num_epochs=3",
+    ],
+  )
+  debug = override(
+    dataclasses.replace(default, preset="debug"),
+    [
+      "num_iterations=1",
+      "collect.num_episodes=6",
+      "collect.episodes_per_iteration=2",
+      "collect.num_workers=2",
+      "collect.held_out=0.34",
+      "vae.encoder_filters=(4, 8, 8, 16)",
+      "vae.decoder_filters=(8, 8, 4)",
+      "vae.latent_size=8",
+      "vae_fit.first.num_epochs=1",
+      "vae_fit.batch_size=32",
+      "dynamics.hidden_size=16",
+      "dynamics_fit.first.num_epochs=1",
+      "dynamics_fit.refit.num_epochs=1",
+      "dynamics_fit.batch_size=8",
+      "controller.population_size=8",
+      "controller.num_generations=2",
+      "controller.hidden_components=4",
+      "controller.num_starts=64",
+      "controller.dream.num_rollouts=2",
+      "controller.dream.horizon=10",
+      "planner.num_candidates=8",
+      "planner.num_elites=2",
+      "planner.horizon=4",
+      "planner.num_iterations=2",
+      "evaluate.num_episodes=2",
+      "evaluate.num_planner_episodes=2",
+      "evaluate.validation_episodes=2",
+    ],
+  )
+  return {config.preset: config for config in (default, quickstart, debug)}
+
+
+def preset_names() -> tuple[str, ...]:
+  return tuple(_presets())
+
+
+def make_config(preset: str = "default", overrides: Iterable[str] = ()) -> ExperimentConfig:
+  """Returns a preset with overrides such as `"dynamics.num_mixtures=8"`.
+
+  Raises:
+    ConfigError: for an unknown preset or field (the nearest known one is named), or a value of the
+      wrong type.
+  """
+  presets = _presets()
+  if preset not in presets:
+    raise ConfigError(f"Unknown preset {preset!r}; {_nearest(preset, presets)}")
+  return override(presets[preset], overrides)
+
+
+def override(config: Any, overrides: Iterable[str]) -> Any:
+  """Returns a copy of a nested dataclass with `"path.to.field=value"` applied in order."""
+  for text in overrides:
+    path, equals, value = text.partition("=")
+    if not equals:
+      raise ConfigError(f"An override must look like dynamics.num_mixtures=8, got {text!r}.")
+    config = _replace(config, path.strip().split("."), value.strip(), path.strip())
+  return config
+
+
+def _replace(config: Any, parts: list[str], value: str, path: str) -> Any:
+  fields = typing.get_type_hints(type(config)) if dataclasses.is_dataclass(config) else {}
+  if parts[0] not in fields:
+    known = [name for name, _ in flatten(config)] if fields else []
+    raise ConfigError(
+      f"Unknown field {path!r}: there is no {parts[0]!r} in "
+      f"{type(config).__name__}; {_nearest('.'.join(parts), known)}"
+    )
+  if len(parts) > 1:
+    new = _replace(getattr(config, parts[0]), parts[1:], value, path)
+  else:
+    new = _parse(value, fields[parts[0]], path)
+  try:
+    return dataclasses.replace(config, **{parts[0]: new})
+  except ConfigError:
+    raise
+  except ValueError as error:
+    raise ConfigError(f"{path}={value}: {error}") from error
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+  known = list(known)
+  # The last part counts most: people remember a field better than where it lives.
+  tails = {k.rpartition(".")[2]: k for k in known}
+  close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or [
+    tails[t] for t in difflib.get_close_matches(name.rpartition(".")[2], tails, n=3, cutoff=0.6)
+  ]
+  return f"did you mean {' or '.join(close)}?" if close else f"known are: {', '.join(known)}."
+
+
+def _parse(text: str, annotation: Any, path: str) -> Any:
+  if dataclasses.is_dataclass(annotation):
+    names = ", ".join(field.name for field in dataclasses.fields(annotation))
+    raise ConfigError(f"{path} is a group; override one of its fields: {names}.")
+  try:
+    value = text if annotation is str else ast.literal_eval(text)
+  except (ValueError, SyntaxError):
+    raise ConfigError(f"{path}={text}: {text!r} is not {_describe(annotation)}.") from None
+  return _coerce(value, annotation, f"{path}={text}")
+
+
+def _coerce(value: Any, annotation: Any, path: str) -> Any:
+  """Checks a plain value against a field's type; lists become tuples, ints become floats."""
+  origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+  if dataclasses.is_dataclass(annotation) and isinstance(value, dict):
+    return _from_dict(annotation, value, path)
+  if origin in (typing.Union, types.UnionType):
+    if value is None and type(None) in arguments:
+      return None
+    return _coerce(value, next(a for a in arguments if a is not type(None)), path)
+  if origin is tuple and isinstance(value, (list, tuple)):
+    if arguments[-1] is Ellipsis:
+      return tuple(_coerce(v, arguments[0], path) for v in value)
+    if len(value) == len(arguments):
+      return tuple(_coerce(v, a, path) for v, a in zip(value, arguments, strict=True))
+  if annotation is float and type(value) in (int, float):
+    return float(value)
+  if annotation in (int, str, bool) and type(value) is annotation:
+    return value
+  raise ConfigError(f"{path}: {value!r} is not {_describe(annotation)}.")
+
+
+def _describe(annotation: Any) -> str:
+  return f"a value of type {getattr(annotation, '__name__', None) or annotation}".replace(
+    "typing.", ""
+  )
+
+
+def flatten(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
+  """Returns `("dynamics.num_mixtures", 5)` for every field, in order."""
+  rows = []
+  for field in dataclasses.fields(config):
+    value = getattr(config, field.name)
+    if dataclasses.is_dataclass(value):
+      rows += flatten(value, f"{prefix}{field.name}.")
+    else:
+      rows.append((prefix + field.name, value))
+  return rows
+
+
+def to_dict(config: ExperimentConfig) -> dict[str, Any]:
+  """Returns plain JSON-able values."""
+  return dataclasses.asdict(config)
+
+
+def from_dict(values: dict[str, Any]) -> ExperimentConfig:
+  """The inverse of `to_dict`, also after a round trip through JSON.
+
+  Raises:
+    ConfigError: for unknown or missing fields and values of the wrong type.
+  """
+  return _from_dict(ExperimentConfig, values, "config")
+
+
+def _from_dict(cls: type, values: dict[str, Any], path: str) -> Any:
+  hints = typing.get_type_hints(cls)
+  for name in values:
+    if name not in hints:
+      raise ConfigError(f"{path}: unknown field {name!r}; {_nearest(name, hints)}")
+  for name in hints:
+    if name not in values:
+      raise ConfigError(f"{path}: field {name!r} is missing; it was written by another version.")
+  return cls(**{n: _coerce(v, hints[n], f"{path}.{n}") for n, v in values.items()})
