@@ -179,8 +179,8 @@ def learning_curves(
     histories: title to the records of a JSONL history. The horizontal axis is `generation`,
       `step` or `epoch`, whichever comes first in the records; where it starts again (a refit, the
       next iteration) the curve goes on to the right of a dotted line.
-    metrics: title to the keys to draw. By default those that speak of loss or fitness, or every
-      number there is if none does.
+    metrics: title to the keys to draw. By default every `loss` (`train/loss`, `eval/loss`) and
+      whatever speaks of fitness, or every number there is if there is neither.
 
   At most 500 points of a curve are drawn; the last one always is.
   """
@@ -191,12 +191,14 @@ def learning_curves(
     if not histories:
       _empty(panels[0])
     for axes, (title, records) in zip(panels, histories.items(), strict=False):
-      axes.set_title(title, loc="left", fontsize=9.5, color=COLORS["ink"], pad=22)
-      _panel(axes, records, (metrics or {}).get(title))
+      num_curves = _panel(axes, records, (metrics or {}).get(title))
+      pad = 8 + 14 * math.ceil(num_curves / 2)  # The legend lies between title and axes.
+      axes.set_title(title, loc="left", fontsize=9.5, color=COLORS["ink"], pad=pad)
     return _svg(figure)
 
 
-def _panel(axes, records, keys) -> None:
+def _panel(axes, records, keys) -> int:
+  """Draws the curves of one history; returns how many there are."""
   axis = next((k for k in ("generation", "step", "epoch") if any(k in r for r in records)), None)
   keys = list(keys or _metric_names(records))
   curves = {key: ([], []) for key in keys}
@@ -220,7 +222,7 @@ def _panel(axes, records, keys) -> None:
   curves = {key: curve for key, curve in curves.items() if any(map(math.isfinite, curve[1]))}
   if not curves:
     _empty(axes)
-    return
+    return 0
   for boundary in boundaries:
     axes.axvline(boundary, color=COLORS["faint"], linestyle=":", linewidth=0.8)
   palette = ("dream", "real", "plan", "rule", "chance")
@@ -243,6 +245,7 @@ def _panel(axes, records, keys) -> None:
     axes.yaxis.set_minor_locator(ticker.NullLocator())
   axes.set_xlabel(axis or "record")
   _legend(axes)
+  return len(curves)
 
 
 def _metric_names(records) -> list[str]:
@@ -252,7 +255,7 @@ def _metric_names(records) -> list[str]:
     for key, value in record.items()
     if scores.is_number(value) and key not in ("generation", "step", "epoch", "iteration", "time")
   )
-  telling = [name for name in names if re.search(r"loss|fitness", name)]
+  telling = [name for name in names if re.search(r"(^|/)loss$|fitness", name)]
   return telling or list(names)
 
 

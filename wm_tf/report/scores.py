@@ -77,8 +77,8 @@ _CAR_RACING = References(
     Reference("A3C, discrete", 652, 10, "World Models paper"),
     Reference("World Models, z only", 632, 251, "World Models paper"),
     Reference("World Models, z and h", 906, 21, "World Models paper"),
-    Reference("ctallec/world-models", 860, 120, "its README"),
-    Reference("ctallec/world-models, untrained RNN", 870, 120, "its README"),
+    Reference("ctallec/world-models", 860, 120, "its repository"),
+    Reference("ctallec/world-models, untrained RNN", 870, 120, "its repository"),
     Reference("planning with an MDN-RNN (EPLS)", 679, 210, "from its logs"),
     Reference("trained only in the dream (dropout), last", 625, 289, "from its logs"),
     Reference("PPO-Beta", 913, 26, "secondary source"),
@@ -88,11 +88,11 @@ _TAKE_COVER = References(
   "DoomTakeCover-v0",
   "measured on other versions of the environment, so context and not a comparison",
   (
-    Reference("random", 210, 108, "World Models paper"),
+    Reference("random", 210, 108, "reported"),
     Reference("World Models, temperature 1.15", 1092, 556, "World Models paper"),
-    Reference("zacwellmer/WorldModels, temperature 1", 849, 499, "its logs"),
-    Reference("dropout dream land", 933, 552, "its paper"),
-    Reference("AttentionAgent", 1125, 589, "its paper"),
+    Reference("zacwellmer/WorldModels, temperature 1", 849, 499, "reported"),
+    Reference("dropout dream land", 933, 552, "reported"),
+    Reference("AttentionAgent", 1125, 589, "reported"),
   ),
 )
 
