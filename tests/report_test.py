@@ -593,7 +593,7 @@ def test_bars_are_as_long_as_the_means():
 
 def test_a_history_that_starts_again_goes_on_to_the_right():
   records = [
-    {"iteration": i, "generation": g, "fitness/best": 10.0 * i + g}
+    {"iteration": i, "generation": g, "dream/return_best": 10.0 * i + g, "dream/alive": 1.0}
     for i in range(3)
     for g in range(5)
   ]
@@ -604,7 +604,7 @@ def test_a_history_that_starts_again_goes_on_to_the_right():
   assert np.ptp(curve[:, 0]) == pytest.approx(12 * (curve[1, 0] - curve[0, 0]), rel=1e-3)
   boundaries = [c for c in _curves(svg, "faint") if len(c) == 2 and c[0, 0] == c[1, 0]]
   assert len(boundaries) == 2
-  assert "fitness best" in svg and "generation" in svg
+  assert "dream return best" in svg and "generation" in svg and "alive" not in svg
 
 
 def test_learning_curves_draw_loss_and_leave_the_rest():

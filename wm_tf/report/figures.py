@@ -180,7 +180,7 @@ def learning_curves(
       `step` or `epoch`, whichever comes first in the records; where it starts again (a refit, the
       next iteration) the curve goes on to the right of a dotted line.
     metrics: title to the keys to draw. By default every `loss` (`train/loss`, `eval/loss`) and
-      whatever speaks of fitness, or every number there is if there is neither.
+      whatever speaks of a return or a fitness, or every number there is if none does.
 
   At most 500 points of a curve are drawn; the last one always is.
   """
@@ -255,7 +255,7 @@ def _metric_names(records) -> list[str]:
     for key, value in record.items()
     if scores.is_number(value) and key not in ("generation", "step", "epoch", "iteration", "time")
   )
-  telling = [name for name in names if re.search(r"(^|/)loss$|fitness", name)]
+  telling = [name for name in names if re.search(r"(^|/)loss$|fitness|return", name)]
   return telling or list(names)
 
 
