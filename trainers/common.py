@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -53,10 +55,39 @@ def set_default(**values) -> None:
     flags.FLAGS.set_default(name, value)
 
 
+def config() -> config_lib.ExperimentConfig:
+  """The configuration that the flags describe."""
+  return config_lib.make_config(_PRESET.value, _OVERRIDE.value)
+
+
+def seed() -> int:
+  """The value of `--seed`."""
+  return _SEED.value
+
+
 def open_run() -> Run:
   """Opens the run that the flags describe; a context manager."""
-  config = config_lib.make_config(_PRESET.value, _OVERRIDE.value)
-  return Run(_WORKDIR.value, config, _SEED.value, _FORCE.value)
+  return Run(_WORKDIR.value, config(), seed(), _FORCE.value)
+
+
+def set_aside_other_seed() -> None:
+  """Renames a workdir that holds the same run with another seed to `WORKDIR.seedN`."""
+  workdir = Path(_WORKDIR.value)
+  path = workdir / "run.json"
+  if not path.exists():
+    return
+  there = json.loads(path.read_text())
+  mine = json.loads(json.dumps(config_lib.to_dict(config())))
+  if there["config"] != mine or there["seed"] == seed():
+    return
+  aside = workdir.with_name(f"{workdir.name}.seed{there['seed']}")
+  if aside.exists():
+    raise WorkdirError(
+      f"{workdir} holds the run of seed {there['seed']}, and {aside} exists already. Remove one of "
+      "them, or use another --workdir."
+    )
+  workdir.rename(aside)
+  print(f"The run of seed {there['seed']} in {workdir} is now in {aside}.")
 
 
 def run(main: Callable[[], None]) -> None:

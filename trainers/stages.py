@@ -34,9 +34,9 @@ from wm_tf.controllers import exploration
 from wm_tf.controllers.dream_es import DreamES
 from wm_tf.controllers.linear import LinearController, fit_basis
 from wm_tf.controllers.planner import Planner
-from wm_tf.core import EvalResult
+from wm_tf.core import Episode, EvalResult
 from wm_tf.data import datasets, rollouts
-from wm_tf.data.collect import Actor, collect
+from wm_tf.data.collect import Actor, collect, run_episodes
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.envs import env_spec, make_env, make_heuristic
 from wm_tf.imagination import recently_rewarded, sample_states
@@ -80,6 +80,41 @@ def summarize(result: EvalResult, seconds: float) -> dict[str, Any]:
     "seconds": round(seconds, 1),
     "returns": [round(float(value), 3) for value in returns],
   }
+
+
+def evaluate(
+  config: config_lib.ExperimentConfig, actor: Actor, seeds: Sequence[int], label: str
+) -> dict[str, Any]:
+  """Plays full official episodes; returns what `results.json` has."""
+  started = time.monotonic()
+  factory = functools.partial(make_env, config.environment)
+  with (
+    EnvPool(factory, min(len(seeds), num_workers(config))) as pool,
+    progress(len(seeds), label, unit="episode") as bar,
+  ):
+    result = evaluation.evaluate_in_environment(
+      pool, actor, seeds, lambda info: bar.update(1, {"return": info.episode_return})
+    )
+  return summarize(result, time.monotonic() - started)
+
+
+def play(config: config_lib.ExperimentConfig, actor: Actor, seed: int) -> Episode:
+  """Plays one official episode and keeps its frames."""
+  with EnvPool(functools.partial(make_env, config.environment), 1) as pool:
+    ((episode, _),) = run_episodes(pool, actor, [seed])
+  return episode
+
+
+def scripted_actor(name: str, environment: str) -> Actor:
+  """The baselines of an environment: `random` (Brownian) and `heuristic`."""
+  if name == "random":
+    return exploration.Brownian(env_spec(environment).action_size)
+  return exploration.Scripted(make_heuristic(environment))
+
+
+def num_workers(config: config_lib.ExperimentConfig) -> int:
+  """Environment processes: twice the processors, since they wait for each other at each step."""
+  return config.collect.num_workers or 2 * (os.cpu_count() or 1)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -212,7 +247,7 @@ class Run:
           episode_seeds(purpose, self.seed, num_episodes, iteration),
           policy_name=policy or actor.choice,
           iteration=iteration,
-          num_workers=self._num_workers(),
+          num_workers=num_workers(self.config),
           on_progress=lambda done, total, info: bar.update(1, {"return": info.episode_return}),
         )
 
@@ -373,29 +408,28 @@ class Run:
       history.append(self._timed(self.validate, iteration))
     return history
 
+  def validations(self) -> list[dict[str, Any]]:
+    """Every iteration's validation so far."""
+    paths = sorted((self.workdir / "controller").glob("*/validation.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
   def best_iteration(self) -> int:
     """The iteration whose controller did best on the validation seeds."""
-    scores = {}
-    for path in sorted((self.workdir / "controller").glob("*/validation.json")):
-      scores[int(path.parent.name)] = json.loads(path.read_text())["controller_in_environment"]
-    if not scores:
+    validations = self.validations()
+    if not validations:
       raise WorkdirError(f"{self.workdir} has no validated controller; run trainers.iterate first.")
-    return max(scores, key=lambda i: scores[i]["mean"])
+    best = max(validations, key=lambda v: v["controller_in_environment"]["mean"])
+    return best["iteration"]
 
   # --- Evaluation ---------------------------------------------------------------------------
 
   def evaluate(self, actor: Actor, seeds: Sequence[int], label: str) -> dict[str, Any]:
-    """Plays full official episodes; returns what `results.json` has."""
-    started = time.monotonic()
-    factory = functools.partial(make_env, self.config.environment)
-    with (
-      EnvPool(factory, min(len(seeds), self._num_workers())) as pool,
-      progress(len(seeds), label, unit="episode") as bar,
-    ):
-      result = evaluation.evaluate_in_environment(
-        pool, actor, seeds, lambda info: bar.update(1, {"return": info.episode_return})
-      )
-    return summarize(result, time.monotonic() - started)
+    """As the function `evaluate`, with the run's configuration."""
+    return evaluate(self.config, actor, seeds, label)
+
+  def play(self, actor: Actor, seed: int) -> Episode:
+    """As the function `play`, with the run's configuration."""
+    return play(self.config, actor, seed)
 
   def evaluate_in_model(self, agent: Agent, num_episodes: int, iteration: int) -> dict[str, Any]:
     """Dreams full episodes from real first frames."""
@@ -417,10 +451,8 @@ class Run:
 
   def actor(self, name: str) -> Actor:
     """What `--agent` names: random, heuristic, controller, planner."""
-    if name == "random":
-      return exploration.Brownian(self.spec.action_size)
-    if name == "heuristic":
-      return exploration.Scripted(make_heuristic(self.config.environment))
+    if name in ("random", "heuristic"):
+      return scripted_actor(name, self.config.environment)
     return AgentActor(self.agent(name, self.best_iteration()))
 
   # --- Models -------------------------------------------------------------------------------
@@ -493,10 +525,14 @@ class Run:
 
   def add_seconds(self, name: str, seconds: float) -> None:
     """Adds to the time that the run has spent on something, over all its restarts."""
-    path = self.workdir / "seconds.json"
-    spent = json.loads(path.read_text()) if path.exists() else {}
+    spent = self.seconds()
     spent[name] = round(spent.get(name, 0.0) + seconds, 2)
-    write_json(path, spent)
+    write_json(self.workdir / "seconds.json", spent)
+
+  def seconds(self) -> dict[str, float]:
+    """The time spent so far, by stage."""
+    path = self.workdir / "seconds.json"
+    return json.loads(path.read_text()) if path.exists() else {}
 
   def _gate(self, check, quality) -> None:
     try:
@@ -521,9 +557,6 @@ class Run:
       weights[name] = settings.heuristic / len(settings.heuristics)
     chosen = {name: weight for name, weight in weights.items() if weight}
     return exploration.Mixture({name: actors[name] for name in chosen}, chosen)
-
-  def _num_workers(self) -> int:
-    return self.config.collect.num_workers or 2 * (os.cpu_count() or 1)
 
   def _new_controller(self, model: MDNRNN) -> LinearController:
     components = self.config.controller.hidden_components

@@ -1,0 +1,126 @@
+"""From nothing to a served planner that drives CarRacing-v3, in one command.
+
+Collects rollouts, trains the world model, evolves a controller inside it (several rounds, each on
+data of the last controller), exports everything, serves it, and evaluates it on tracks that
+training never saw. Leaves `results.json` and `report.html` in the workdir. Killed and started again
+it goes on.
+
+    python -m trainers.quickstart --workdir=runs/quickstart --seed=0
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trainers import common, summary
+from trainers.export import export_run
+from trainers.stages import Run, episode_seeds, write_json
+from wm_tf import report
+from wm_tf.agent import AgentActor
+
+from serving.client import GrpcActor  # isort: skip
+
+
+def main() -> None:
+  common.set_aside_other_seed()
+  with common.open_run() as run:
+    run.iterate()
+    results = run_evaluations(run)
+    print(report.terminal_table(results))
+    print(f"\n{run.workdir / 'results.json'}\n{run.workdir / 'report.html'}")
+
+
+def run_evaluations(run: Run) -> dict[str, Any]:
+  """Exports, serves and evaluates; returns what `results.json` holds.
+
+  Every figure is kept as soon as it is there, so that a killed run does not measure twice.
+  """
+  path = run.workdir / "results.json"
+  results = json.loads(path.read_text()) if path.exists() else {}
+
+  def measure(name: str, figure_fn) -> None:
+    if name not in results:
+      started = time.monotonic()
+      results[name] = figure_fn()
+      run.add_seconds(f"evaluate {name}", time.monotonic() - started)
+      write_json(path, results)
+
+  settings = run.config.evaluate
+  best = run.best_iteration()
+  agent = run.agent("controller", best)
+  seeds = episode_seeds("evaluation", run.seed, settings.num_episodes)
+  measure("environment", lambda: run.spec.env_id)
+  measure("chosen_iteration", lambda: best)
+  for name in ("random", "heuristic"):
+    measure(name, lambda name=name: run.evaluate(run.actor(name), seeds, name))
+  measure("controller_in_model", lambda: run.evaluate_in_model(agent, settings.num_episodes, best))
+  measure("controller_in_environment", lambda: run.evaluate(AgentActor(agent), seeds, "controller"))
+  export_run(run)
+  if "planner_in_environment" not in results or not (run.workdir / "report.html").exists():
+    with serve(run.workdir / "export") as target:
+      actor = GrpcActor(f"grpc://{target}/planner")
+      num = settings.num_planner_episodes
+      measure("planner_in_environment", lambda: run.evaluate(actor, seeds[:num], "served planner"))
+      played = run.play(actor, seeds[0])
+  measure("vae", lambda: run.train_vae(best))
+  measure("dynamics", lambda: run.train_dynamics(best))
+  measure("data", lambda: summary.data_figures(run))
+  measure("iterations", lambda: run.validations())
+  results["seconds"] = run.seconds()
+  write_json(path, results)
+  if not (run.workdir / "report.html").exists():
+    summary.write(
+      run, results, agent, played, " ".join(["python -m trainers.quickstart", *sys.argv[1:]])
+    )
+  return results
+
+
+@contextlib.contextmanager
+def serve(exports: Path, timeout: float = 120.0) -> Iterator[str]:
+  """Serves the exported models in a process of its own; yields `host:port`.
+
+  Args:
+    exports: folder with `planner`, `controller` and `world_model`.
+    timeout: seconds that loading may take.
+
+  Raises:
+    RuntimeError: if the server does not come up; with what it said.
+  """
+  names = ("planner", "controller", "world_model")
+  config = exports / "models.config"
+  entries = "".join(
+    f"  config {{ name: '{name}' base_path: '{(exports / name).resolve()}' "
+    "model_platform: 'tensorflow' }\n"
+    for name in names
+  )
+  config.write_text(f"model_config_list {{\n{entries}}}\n")
+  log = exports / "server.log"
+  with open(log, "w") as errors:
+    process = subprocess.Popen(
+      [sys.executable, "-m", "serving.server", "--port=0", f"--model_config_file={config}"],
+      stdout=subprocess.PIPE,
+      stderr=errors,
+      text=True,
+      env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+    )
+  try:
+    line = process.stdout.readline()
+    if " at " not in line:
+      raise RuntimeError(f"The model server did not start; it said: {log.read_text()[-2000:]}")
+    yield line.split(" at ")[1].split()[0]
+  finally:
+    process.terminate()
+    process.wait(timeout)
+
+
+if __name__ == "__main__":
+  common.set_default(preset="quickstart", workdir="runs/quickstart")
+  common.run(main)
