@@ -194,10 +194,13 @@ def run_episodes(
   total, num_finished = len(unfinished), 0
   unfinished = set(unfinished)
   groups = []
-  for members in (rows[0::2], rows[1::2]):
+  size = -(-len(rows) // 2)
+  for members in (rows[:size], rows[size:]):
     if members:
+      # With an odd number, the second group has a row that is always idle: one batch size for all.
+      members = [*members, *(_Row(-1) for _ in range(size - len(members)))]
       groups.append((copy.copy(actor), members))
-      groups[-1][0].begin(len(members))
+      groups[-1][0].begin(size)
 
   pool.drain()
   while unfinished:

@@ -163,7 +163,7 @@ def sequences_dataset(
   def windows(record, cut):
     batch = align(_parsed(record, source))
     last = tf.shape(batch.reward, tf.int64)[0] - 1
-    inner = tf.range(cut, last, stride)
+    inner = tf.range(tf.minimum(cut, last), last, stride)
     bounds = tf.concat([[0], inner, [last]], axis=0)
     return _windows(batch, bounds[:-1], bounds[1:], sequence_length)
 

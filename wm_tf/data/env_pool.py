@@ -53,6 +53,7 @@ class _Worker:
     self.connection = ours
     self.timeout = timeout
     self.busy = True  # Starting.
+    self._overdue = False
     self.deadline = time.monotonic() + start_timeout
     self._send((factory, timeout))
 
@@ -61,7 +62,7 @@ class _Worker:
     return self._process.pid
 
   def request(self, kind: str, argument) -> None:
-    self.busy, self.deadline = True, time.monotonic() + self.timeout + 5.0
+    self.busy, self.deadline = True, time.monotonic() + 1.5 * self.timeout + 1.0
     self._send((kind, argument))
 
   def _send(self, message) -> None:
@@ -74,11 +75,12 @@ class _Worker:
     self.busy = False
     try:
       answer = self.connection.recv()
-    except (EOFError, ConnectionResetError):
-      self.kill()
-      code = self._process.wait()
-      end = f"by signal {-code}" if code < 0 else f"with exit code {code}"
-      raise WorkerError(f"An environment worker ended {end}. {self._last_output()}") from None
+    except (EOFError, OSError):
+      code = self._end(5.0)
+      how = f"ended by signal {-code}" if code < 0 else f"ended with exit code {code}"
+      if self._overdue:
+        how = "did not answer in time"
+      raise WorkerError(f"An environment worker {how}. {self._last_output()}") from None
     if isinstance(answer, WorkerTraceback):
       raise WorkerError(f"An environment failed:\n{answer}")
     return answer
@@ -89,18 +91,24 @@ class _Worker:
     text = self._output.read().decode(errors="replace").strip()
     return f"Its last output:\n{text}" if text else "It printed nothing."
 
-  def kill(self) -> None:
+  def give_up(self) -> None:
+    """Ends a process that does not answer; `read` says so."""
+    self._overdue = True
     self._process.kill()
 
   def close(self) -> None:
     """Ends the process: it ends by itself once the connection is closed, unless it is busy."""
     self.connection.close()
-    try:
-      self._process.wait(timeout=0 if self.busy else 5)
-    except subprocess.TimeoutExpired:
-      self.kill()
-      self._process.wait()
+    self._end(0.0 if self.busy else 5.0)
     self._output.close()
+
+  def _end(self, patience: float) -> int:
+    """Waits so many seconds for the process to end, then kills it; returns its exit code."""
+    try:
+      return self._process.wait(patience)
+    except subprocess.TimeoutExpired:
+      self._process.kill()
+      return self._process.wait()
 
 
 class EnvPool:
@@ -160,7 +168,7 @@ class EnvPool:
 
   def _wait(self, worker: _Worker):
     if not worker.connection.poll(max(0.0, worker.deadline - time.monotonic())):
-      worker.kill()
+      worker.give_up()
     return worker.read()
 
   @property
@@ -191,7 +199,7 @@ class EnvPool:
       now = time.monotonic()
       ready = [c for c, row in busy.items() if self._workers[row].deadline <= now]
       for conn in ready:
-        self._workers[busy[conn]].kill()
+        self._workers[busy[conn]].give_up()
     answers = []
     for conn in ready:
       row = busy[conn]
