@@ -11,6 +11,7 @@ every call and go into the next one, which is what this client does for its call
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import random
@@ -200,9 +201,10 @@ class PlannerClient:
     if seed is not None:
       self._seeds = np.where(rows, np.asarray(list(seed), np.int64), self._seeds)
     self._steps = np.where(rows, 0, self._steps)
-    for name, fresh in self._fresh.items():
-      mask = rows.reshape((-1,) + (1,) * (fresh.ndim - 1))
-      self._state[name] = np.where(mask, fresh, self._state[name])
+    mask = lambda x: rows.reshape((-1,) + (1,) * (x.ndim - 1))
+    self._state = {
+      name: np.where(mask(fresh), fresh, self._state[name]) for name, fresh in self._fresh.items()
+    }
 
   def act(self, frame: np.ndarray) -> np.ndarray | int:
     """Chooses the next action, or one for each row.
@@ -235,7 +237,7 @@ class PlannerClient:
     self._state = {name: outputs.pop(name) for name in self._state}
     action = outputs.pop("action")
     self.extras = outputs
-    self._steps += 1
+    self._steps = self._steps + 1
     return action[0] if single else action
 
   def predict(
@@ -308,7 +310,7 @@ class GrpcActor:
   """A served model as an actor for collection and evaluation, from `grpc://host:port/model`.
 
   It sends the agent's 64x64 frames and returns the agent's own actions, so that it stands in for an
-  agent in this process.
+  agent in this process. The address and the connection are shared by copies; the state is not.
   """
 
   def __init__(self, address: str, **options):
@@ -328,6 +330,7 @@ class GrpcActor:
 
   def begin(self, rows: int) -> None:
     """Makes ready for `rows` environments."""
+    self.client = copy.copy(self.client)
     self.client.reset(rows)
 
   def act(self, observation, is_first, seeds, infos=None) -> np.ndarray:

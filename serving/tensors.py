@@ -60,7 +60,7 @@ def decode(proto, max_bytes: int = 1 << 28) -> np.ndarray:
   if kind is None:
     raise ValueError(f"dtype {proto.dtype} is not supported")
   shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-  if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+  if any(size < 0 for size in shape):  # `unknown_rank` is not looked at: a value has a rank.
     raise ValueError(f"shape {shape} is not fully known")
   dtype = _numpy_dtype(kind.numpy)
   count = 1
@@ -68,7 +68,9 @@ def decode(proto, max_bytes: int = 1 << 28) -> np.ndarray:
     count *= size
   if count * dtype.itemsize > max_bytes or len(shape) > 64:
     raise ValueError(f"shape {shape} is too large")
-  if proto.tensor_content and proto.dtype != _STRING and count:
+  if proto.tensor_content and count:
+    if proto.dtype == _STRING:
+      return _split_strings(proto.tensor_content, count).reshape(shape)
     if len(proto.tensor_content) != count * dtype.itemsize:
       raise ValueError(f"{len(proto.tensor_content)} bytes of content for shape {shape}")
     return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
@@ -77,6 +79,30 @@ def decode(proto, max_bytes: int = 1 << 28) -> np.ndarray:
   except OverflowError as error:
     raise ValueError(str(error)) from error
   return values.reshape(shape)
+
+
+def _split_strings(content: bytes, count: int) -> np.ndarray:
+  """Strings as raw content: their lengths as varints, then all their bytes."""
+  sizes, position = [], 0
+  for _ in range(count):
+    size = shift = 0
+    while True:
+      if position >= len(content) or shift > 28:
+        raise ValueError(f"{len(content)} bytes of content for {count} strings")
+      byte = content[position]
+      position += 1
+      size |= (byte & 127) << shift
+      shift += 7
+      if byte < 128:
+        break
+    sizes.append(size)
+  if position + sum(sizes) != len(content):
+    raise ValueError(f"{len(content)} bytes of content for {count} strings")
+  result = np.empty(count, object)
+  for i, size in enumerate(sizes):
+    result[i] = content[position : position + size]
+    position += size
+  return result
 
 
 def _values(kind, dtype, field, count) -> np.ndarray:
