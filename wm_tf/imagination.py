@@ -128,8 +128,13 @@ def observe_sequence(world_model: WorldModel, batch: Batch, seed: tf.Tensor) -> 
   """
   time_major = lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
   inputs = (batch.prev_action, batch.observation, batch.is_first)
+
+  def observe(state, step):
+    prev_action, observation, is_first = step
+    return world_model.observe(state, prev_action, observation, is_first, seed)
+
   states = tf.scan(
-    lambda state, step: world_model.observe(state, *step, seed),
+    observe,
     tf.nest.map_structure(time_major, inputs),
     initializer=world_model.initial_state(tf.shape(batch.prev_action)[0]),
   )
