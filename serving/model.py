@@ -89,14 +89,14 @@ class Servable:
     try:
       with graph.as_default(), _no_deprecation_warnings():
         meta_graph = tf.compat.v1.saved_model.loader.load(self._session, list(tags), path)
-      self._check_variables(meta_graph)
       self.signatures = dict(meta_graph.signature_def)
       self._warm_up()
     except Exception as error:
       self.close()
-      if isinstance(error, OSError):  # No saved_model.pb, or one that is cut short.
-        raise ServingError(grpc.StatusCode.NOT_FOUND, str(error)) from error
-      raise as_serving_error(error) from error
+      if isinstance(error, OSError | ValueError):  # Files are missing, or the graph is cut short.
+        error = ServingError(grpc.StatusCode.NOT_FOUND, str(error))
+      error = as_serving_error(error)
+      raise ServingError(error.code, f"{path}: {error.message}") from error
 
   def predict(
     self,
@@ -218,19 +218,6 @@ class Servable:
           self._callables[key] = run
     return run
 
-  def _check_variables(self, meta_graph) -> None:
-    """Refuses a folder whose variables are still to come.
-
-    The loader takes it for a model without any, calls it loaded, and then every request fails.
-    """
-    index = os.path.join(self.path, "variables", "variables.index")
-    if not os.path.exists(index) and any(
-      node.op in ("VarHandleOp", "VariableV2") for node in meta_graph.graph_def.node
-    ):
-      raise ServingError(
-        grpc.StatusCode.NOT_FOUND, f"the model has variables, but {index} does not exist"
-      )
-
   def _warm_up(self) -> None:
     """Replays the requests that the export recorded: first calls are 10 to 100 times slower."""
     path = os.path.join(self.path, WARMUP_FILE)
@@ -239,17 +226,16 @@ class Servable:
     records = tf.data.TFRecordDataset(path).take(_MAX_WARMUP_RECORDS + 1).as_numpy_iterator()
     for i, record in enumerate(records):
       if i == _MAX_WARMUP_RECORDS:
-        raise _invalid(f"Number of warmup records exceeds the maximum ({i}) at {path}")
+        raise _invalid(f"Number of warmup records exceeds the maximum ({i}) at {WARMUP_FILE}")
       log = prediction_log_pb2.PredictionLog.FromString(record)
-      if log.WhichOneof("log_type") != "predict_log":
+      if not log.HasField("predict_log"):
         raise ServingError(
-          grpc.StatusCode.UNIMPLEMENTED,
-          f"{path}: record {i} is a {log.WhichOneof('log_type')}; only predict_log is supported",
+          grpc.StatusCode.UNIMPLEMENTED, f"{WARMUP_FILE}: record {i} is not a predict_log"
         )
       try:
         self.predict(log.predict_log.request, predict_pb2.PredictResponse())
       except ServingError as error:
-        raise ServingError(error.code, f"{path}: record {i}: {error.message}") from error
+        raise ServingError(error.code, f"{WARMUP_FILE}: record {i}: {error.message}") from error
 
 
 def _feed_names(signature) -> list[str]:

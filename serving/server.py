@@ -17,12 +17,6 @@ import sys
 import threading
 
 from absl import app, flags
-from google.protobuf import text_format
-from tensorflow_serving.config import model_server_config_pb2
-
-from serving.embedded import EmbeddedServer
-from serving.manager import model_config
-from serving.model import ServingError
 
 _LOG = logging.getLogger("serving")
 
@@ -61,30 +55,38 @@ _DRAIN = flags.DEFINE_float(
 )
 
 
-def _configuration() -> model_server_config_pb2.ModelServerConfig:
-  """The models that the flags name."""
-  if _MODEL_CONFIG_FILE.value:
-    path = _MODEL_CONFIG_FILE.value
-    try:
-      with open(path) as file:
-        return text_format.Parse(file.read(), model_server_config_pb2.ModelServerConfig())
-    except (OSError, text_format.ParseError) as error:
-      raise app.UsageError(f"--model_config_file={path}: {error}") from error
-  if not _MODEL_BASE_PATH.value:
-    raise app.UsageError("Give --model_base_path (and --model_name), or --model_config_file.")
-  return model_config({_MODEL_NAME.value: _MODEL_BASE_PATH.value})
+def _configuration():
+  """The `ModelServerConfig` that the flags name."""
+  from google.protobuf import text_format
+  from tensorflow_serving.config import model_server_config_pb2
+
+  from serving.manager import model_config
+
+  if not _MODEL_CONFIG_FILE.value:
+    return model_config({_MODEL_NAME.value: _MODEL_BASE_PATH.value})
+  path = _MODEL_CONFIG_FILE.value
+  try:
+    with open(path) as file:
+      return text_format.Parse(file.read(), model_server_config_pb2.ModelServerConfig())
+  except (OSError, text_format.ParseError) as error:
+    raise app.UsageError(f"--model_config_file={path}: {error}") from error
 
 
 def main(argv):
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected argument {argv[1]!r}: everything is given by flags.")
+  if not (_MODEL_CONFIG_FILE.value or _MODEL_BASE_PATH.value):
+    raise app.UsageError("Give --model_base_path (and --model_name), or --model_config_file.")
+  # TensorFlow takes seconds to import: --help and wrong flags are answered without it.
+  from serving.embedded import EmbeddedServer
+  from serving.model import ServingError
+
   logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-  config = _configuration()
   if _HOST.value not in ("127.0.0.1", "localhost", "::1", "[::1]"):
     _LOG.warning("--host=%s: anyone who reaches this address can call it, unencrypted", _HOST.value)
   server = EmbeddedServer(_HOST.value, _MAX_THREADS.value, _POLL.value, _TENSOR_CONTENT.value)
   try:
-    target = server.start(config, _PORT.value, wait=True)
+    target = server.start(_configuration(), _PORT.value, wait=True)
   except ServingError as error:
     print(f"Failed to start server. Error: {error}", file=sys.stderr)
     return 255

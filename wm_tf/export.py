@@ -1,8 +1,8 @@
 """Agents and world models as SavedModels that need nothing of ours, and SavedModels as actors.
 
 What every signature has in common: each input and output has the same leading B; randomness comes
-from `seed` (`int32[B, 2]`, one for each row) alone; and the state travels. `initial_state` gives its
-tensors, each call takes them, and answers with the next ones under the same names.
+from `seed` (`int32[B, 2]`, one for each row) alone; and the state travels. `initial_state` gives
+its tensors, each call takes them, and answers with the next ones under the same names.
 
 The model server's loader takes less than Python's: see `_save` for what it asks of an export.
 """
@@ -68,9 +68,7 @@ def export_agent(
     return flatten_state(agent.initial_state(tf.shape(seed)[0]))
 
   def act(frame, seed, **state):
-    action, state = agent.act(
-      observation_of(frame, spec), unflatten_state(initial, state), seed
-    )
+    action, state = agent.act(observation_of(frame, spec), unflatten_state(initial, state), seed)
     action = tf.clip_by_value(action, -1.0, 1.0)
     return {
       "action": to_env_action(action, spec),
@@ -188,13 +186,17 @@ def export_world_model(
   }
   if hasattr(world_model, "vae"):
     signatures["encode"] = (encode, {"frame": _frame_spec()})
-  zeros = lambda s: np.zeros([1 if size is None else size for size in s.shape], s.dtype.as_numpy_dtype)
+  zeros = lambda s: np.zeros(
+    [1 if size is None else size for size in s.shape], s.dtype.as_numpy_dtype
+  )
   warmup = []
   for name, (_, specs) in signatures.items():
     inputs = {key: zeros(value) for key, value in specs.items()}
     if "frame" in inputs:
       inputs["frame"] = np.zeros((1, *spec.native_shape), np.uint8)
-    warmup += [(key, inputs) for key in ((name, "serving_default") if name == "imagine" else (name,))]
+    warmup += [
+      (key, inputs) for key in ((name, "serving_default") if name == "imagine" else (name,))
+    ]
   return _save(Path(path), version, signatures, "imagine", warmup, config)
 
 
@@ -231,17 +233,13 @@ def unflatten_state(like: Nest, tensors: Tensors, name: str = "") -> Nest:
 
 
 def _state_specs(state: Nest, name: str = "") -> dict[str, tf.TensorSpec]:
-  return {
-    key: tf.TensorSpec([None, *x.shape[1:]], x.dtype, key) for key, x in _leaves(state, name)
-  }
+  return {key: tf.TensorSpec([None, *x.shape[1:]], x.dtype, key) for key, x in _leaves(state, name)}
 
 
 def _used_by(fn, specs):
   """Those of the inputs that the outputs depend on."""
   graph = tf.function(fn).get_concrete_function(**specs).graph
-  used = {
-    x.op.name for x in graph.inputs if any(op.type != "Shape" for op in x.consumers())
-  }
+  used = {x.op.name for x in graph.inputs if any(op.type != "Shape" for op in x.consumers())}
   return {key: value for key, value in specs.items() if key in used}
 
 
@@ -293,7 +291,9 @@ def to_env_action(action: tf.Tensor, spec: EnvSpec) -> tf.Tensor:
   space = spec.action_space
   if space.discrete:
     return tf.argmax(action, axis=-1)
-  return tf.clip_by_value(tf.linalg.matmul(action, tf.constant(space.matrix)), space.low, space.high)
+  return tf.clip_by_value(
+    tf.linalg.matmul(action, tf.constant(space.matrix)), space.low, space.high
+  )
 
 
 def _spec_signature(spec: EnvSpec, state_specs, config) -> _Signature:

@@ -1,0 +1,224 @@
+"""The client against a server that serves `triv`, and against one that fails on purpose."""
+
+import concurrent.futures
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+
+from serving import protos
+from serving.client import CallError, GrpcActor, PlannerClient, Retry
+from serving.embedded import EmbeddedServer
+
+FRAME = np.full((8, 8, 3), 100, np.uint8)
+
+
+@pytest.fixture
+def client(target):
+  with PlannerClient(target, "triv") as client:
+    yield client
+
+
+def test_the_state_travels(client):
+  client.reset(seed=5)
+  for step in range(3):
+    action = client.act(FRAME)
+    # Triv answers (brightness, seed): the episode's seed and the step.
+    np.testing.assert_allclose(action, [100, 5, step])
+    assert action.shape == (3,)
+    assert set(client.extras) == {"agent_action", "value"}
+    # The second state tensor sums brightness over the calls.
+    np.testing.assert_allclose(client._state["h"], np.full((1, 4), step + 1.0))
+    np.testing.assert_allclose(client._state["c"], np.full((1, 4), 100.0 * (step + 1)))
+  assert client.version == 1
+  client.reset(seed=6)
+  np.testing.assert_allclose(client.act(FRAME), [100, 6, 0])
+
+
+def test_many_environments_in_one_call(client):
+  client.reset(batch_size=3, seed=[7, 9, 11])
+  frames = np.stack([FRAME, FRAME + 1, FRAME + 2])
+  np.testing.assert_allclose(client.act(frames), [[100, 7, 0], [101, 9, 0], [102, 11, 0]])
+  client.restart([False, True, False], seed=[1, 2, 3])
+  np.testing.assert_allclose(client.act(frames), [[100, 7, 1], [101, 2, 0], [102, 11, 1]])
+  np.testing.assert_allclose(client._state["h"][:, 0], [2, 1, 2])
+
+
+def test_seeds_count_on_from_an_integer(client):
+  client.reset(batch_size=2, seed=40)
+  np.testing.assert_allclose(client.act(np.stack([FRAME] * 2))[:, 1], [40, 41])
+
+
+def test_wrong_use_is_named(client):
+  with pytest.raises(RuntimeError, match=r"reset\(\) first"):
+    client.act(FRAME)
+  with pytest.raises(ValueError, match="batch_size is 3"):
+    client.reset(3, seed=[1, 2])
+  client.reset()
+  with pytest.raises(ValueError, match="float64"):
+    client.act(FRAME * 1.0)
+  with pytest.raises(ValueError, match="2 frames"):
+    client.act(np.stack([FRAME] * 2))
+
+
+def test_output_filter(client):
+  seed = np.zeros((1, 2), np.int32)
+  inputs = {"frame": FRAME[None], "seed": seed, **client.predict("initial_state", {"seed": seed})}
+  assert set(client.predict("act", inputs, output_filter=["value"])) == {"value"}
+
+
+def test_errors_name_the_call_and_say_what_to_do(target):
+  with PlannerClient(target, "nope") as client, pytest.raises(CallError) as caught:
+    client.reset()
+  assert caught.value.code == grpc.StatusCode.NOT_FOUND
+  assert caught.value.message == "Servable not found for request: Latest(nope)"
+  for text in ("'initial_state'", "'nope'", target, "Does the server serve"):
+    assert text in str(caught.value)
+
+
+def test_a_pinned_version(target):
+  with PlannerClient(target, "triv", version=77) as client, pytest.raises(CallError) as caught:
+    client.reset()
+  assert caught.value.message == "Servable not found for request: Specific(triv, 77)"
+
+
+def test_deadline(target):
+  with PlannerClient(target, "triv", timeout=0.2) as client:
+    start = time.monotonic()
+    with pytest.raises(CallError) as caught:
+      client.predict("slow", {"milliseconds": np.array([1500], np.int32)})
+    assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert time.monotonic() - start < 1.2
+
+
+class Failing(grpc.GenericRpcHandler):
+  """Fails the first calls with the given codes, then answers with no outputs."""
+
+  def __init__(self, *codes):
+    self.codes, self.calls = list(codes), 0
+
+  def service(self, details):
+    return grpc.unary_unary_rpc_method_handler(
+      self.answer, response_serializer=protos.PredictResponse.SerializeToString
+    )
+
+  def answer(self, request, context):
+    self.calls += 1
+    if self.codes:
+      context.abort(self.codes.pop(0), "on purpose")
+    return protos.PredictResponse()
+
+
+@pytest.fixture
+def failing():
+  servers = []
+
+  def start(*codes):
+    handler = Failing(*codes)
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), handlers=[handler])
+    servers.append(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return handler, f"127.0.0.1:{port}"
+
+  yield start
+  for server in servers:
+    server.stop(0).wait()
+
+
+def test_retries_when_the_server_is_away_or_full(failing):
+  codes = grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED
+  handler, target = failing(*codes, *codes)
+  with PlannerClient(target, retry=Retry(first_wait=0.01)) as client:
+    assert client.predict("any", {}) == {}
+  assert handler.calls == 5
+
+
+def test_gives_up_after_the_attempts(failing):
+  handler, target = failing(*[grpc.StatusCode.UNAVAILABLE] * 9)
+  retry = Retry(attempts=3, first_wait=0.01)
+  with PlannerClient(target, retry=retry) as client, pytest.raises(CallError) as caught:
+    client.predict("any", {})
+  assert caught.value.code == grpc.StatusCode.UNAVAILABLE
+  assert handler.calls == 3
+
+
+def test_gives_up_when_the_time_is_up(failing):
+  _, target = failing(*[grpc.StatusCode.UNAVAILABLE] * 99)
+  retry = Retry(attempts=99, first_wait=0.1)
+  start = time.monotonic()
+  with PlannerClient(target, retry=retry, timeout=0.5) as client, pytest.raises(CallError):
+    client.predict("any", {})
+  assert time.monotonic() - start < 2
+
+
+@pytest.mark.parametrize(
+  "code",
+  [
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.NOT_FOUND,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+  ],
+)
+def test_other_failures_are_not_retried(failing, code):
+  handler, target = failing(code)
+  with PlannerClient(target) as client, pytest.raises(CallError, match="on purpose"):
+    client.predict("any", {})
+  assert handler.calls == 1
+
+
+def test_waits_double_up_to_a_bound():
+  retry = Retry(first_wait=0.1, max_wait=1.0)
+  for attempt, longest in enumerate([0.1, 0.2, 0.4, 0.8, 1.0, 1.0]):
+    waits = [retry.wait(attempt) for _ in range(50)]
+    assert longest / 2 <= min(waits) < max(waits) <= longest
+
+
+def test_a_server_that_restarts_costs_no_episode(base):
+  server = EmbeddedServer()
+  target = server.start({"triv": base})
+  with PlannerClient(target, "triv") as client:
+    client.reset(seed=1)
+    client.act(FRAME)
+    server.stop()
+    timer = threading.Timer(0.5, server.start, [{"triv": base}, int(target.split(":")[1])])
+    timer.start()
+    np.testing.assert_allclose(client.act(FRAME), [100, 1, 1])
+    timer.join()
+  server.stop()
+
+
+def test_grpc_actor(target):
+  actor = GrpcActor(f"grpc://{target}/triv")
+  frames = np.full((2, 64, 64, 3), 51, np.uint8)
+  actor.begin(2)
+  first = actor.act(frames, np.array([True, True]), np.array([3, 4]), [{}, {}])
+  np.testing.assert_allclose(first * 255, [[51, 3, 0], [51, 4, 0]], rtol=1e-6)
+  second = actor.act(frames, np.array([False, True]), np.array([3, 8]), [{}, {}])
+  np.testing.assert_allclose(second * 255, [[51, 3, 1], [51, 8, 0]], rtol=1e-6)
+
+
+def test_copies_of_an_actor_do_not_share_state(target):
+  import copy
+
+  actor = GrpcActor(f"grpc://{target}/triv")
+  one, two = copy.copy(actor), copy.copy(actor)
+  one.begin(1)
+  two.begin(2)
+  act = lambda a, rows, first: a.act(
+    np.zeros((rows, 64, 64, 3), np.uint8), np.full(rows, first), np.arange(rows)
+  )
+  for step in range(3):
+    np.testing.assert_allclose(act(one, 1, step == 0)[:, 2] * 255, [step], atol=1e-5)
+    np.testing.assert_allclose(act(two, 2, step == 0)[:, 2] * 255, [step] * 2, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+  "address", ["localhost:1/m", "grpc://localhost:1", "http://a/b", "grpc:///m"]
+)
+def test_wrong_addresses(address):
+  with pytest.raises(ValueError, match="grpc://host:port/model"):
+    GrpcActor(address)

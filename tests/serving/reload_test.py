@@ -1,0 +1,330 @@
+"""Versions that come, go, and come broken: the old one serves on, and the status says why."""
+
+import contextlib
+import os
+import shutil
+import threading
+import time
+
+import grpc
+import numpy as np
+import pytest
+import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
+from tensorflow_serving.config import model_server_config_pb2
+
+from serving.embedded import EmbeddedServer
+from serving.model import ServingError
+from tests.serving import models
+
+_Status = get_model_status_pb2.ModelVersionStatus
+POLL = 0.05
+
+
+@pytest.fixture(scope="session")
+def triv2(tmp_path_factory):
+  """A second version, whose `echo` doubles."""
+  path = tmp_path_factory.mktemp("triv2") / "2"
+  models.write_triv(str(path), scale=2.0)
+  return path
+
+
+@pytest.fixture
+def server():
+  with EmbeddedServer(poll_seconds=POLL) as server:
+    yield server
+
+
+def add_version(base, source, number):
+  """Adds a version as an exporter should: by a rename."""
+  shutil.copytree(source, base / ".part")
+  os.rename(base / ".part", base / str(number))
+
+
+def echo(stubs, version=None):
+  """(version, answer) of the model's `echo` for 1.0."""
+  request = predict_pb2.PredictRequest()
+  request.model_spec.name, request.model_spec.signature_name = "m", "echo"
+  if version:
+    request.model_spec.version.value = version
+  request.inputs["x"].CopyFrom(tf.make_tensor_proto([1.0]))
+  response = stubs.prediction.Predict(request, timeout=20)
+  return response.model_spec.version.value, response.outputs["x"].float_val[0]
+
+
+def statuses(stubs):
+  """`[(version, state name, error)]`, in the server's order."""
+  request = get_model_status_pb2.GetModelStatusRequest()
+  request.model_spec.name = "m"
+  response = stubs.model.GetModelStatus(request, timeout=20)
+  return [
+    (s.version, _Status.State.Name(s.state), s.status.error_message)
+    for s in response.model_version_status
+  ]
+
+
+def wait_until(condition, seconds=30):
+  end = time.monotonic() + seconds
+  while not condition():
+    assert time.monotonic() < end, "it did not happen"
+    time.sleep(0.02)
+
+
+def states(stubs):
+  return [(version, state) for version, state, _ in statuses(stubs)]
+
+
+def test_hot_reload_fails_no_call(server, base, triv2, stubs_for):
+  stubs = stubs_for(server.start({"m": base}))
+  answers, errors, over = [], [], threading.Event()
+
+  def client():
+    while not over.is_set():
+      try:
+        answers.append(echo(stubs))
+      except grpc.RpcError as error:
+        errors.append(error)
+
+  threads = [threading.Thread(target=client) for _ in range(3)]
+  for thread in threads:
+    thread.start()
+  wait_until(lambda: answers)
+  add_version(base, triv2, 2)
+  wait_until(lambda: (1, "END") in states(stubs))
+  wait_until(lambda: answers[-1] == (2, 2.0))
+  over.set()
+  for thread in threads:
+    thread.join()
+  assert not errors
+  # Every answer is that of the version that it names.
+  assert set(answers) == {(1, 1.0), (2, 2.0)}
+  assert statuses(stubs) == [(2, "AVAILABLE", ""), (1, "END", "")]
+  with pytest.raises(grpc.RpcError) as caught:
+    echo(stubs, version=1)
+  assert caught.value.details() == "Servable not found for request: Specific(m, 1)"
+
+
+def test_a_call_in_flight_keeps_its_version_alive(server, base, triv2, stubs_for):
+  stubs = stubs_for(server.start({"m": base}))
+  request = predict_pb2.PredictRequest()
+  request.model_spec.name, request.model_spec.signature_name = "m", "slow"
+  request.inputs["milliseconds"].CopyFrom(tf.make_tensor_proto(np.array([3000], np.int32)))
+  call = stubs.prediction.Predict.future(request, timeout=60)
+  time.sleep(0.2)
+  add_version(base, triv2, 2)
+  wait_until(lambda: (1, "UNLOADING") in states(stubs))
+  assert echo(stubs) == (2, 2.0)
+  assert not call.done()
+  assert call.result().model_spec.version.value == 1
+  wait_until(lambda: (1, "END") in states(stubs))
+
+
+def test_removing_the_new_version_brings_the_old_one_back(server, base, triv2, stubs_for):
+  stubs = stubs_for(server.start({"m": base}))
+  add_version(base, triv2, 2)
+  wait_until(lambda: states(stubs) == [(2, "AVAILABLE"), (1, "END")])
+  shutil.rmtree(base / "2")
+  wait_until(lambda: states(stubs) == [(2, "END"), (1, "AVAILABLE")])
+  assert echo(stubs) == (1, 1.0)
+
+
+def _empty(path):
+  path.mkdir()
+
+
+def _without_variables(path):
+  shutil.rmtree(path / "variables")
+
+
+def _truncated_graph(path):
+  data = (path / "saved_model.pb").read_bytes()
+  (path / "saved_model.pb").write_bytes(data[: len(data) // 2])
+
+
+def _truncated_variables(path):
+  os.truncate(path / "variables" / "variables.data-00000-of-00001", 3)
+
+
+def _failing_warmup(path):
+  models.write_triv(str(path), warmup={"nonsense": tf.zeros([1])})
+
+
+def _garbled_warmup(path):
+  (path / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"garbage" * 9)
+
+
+BROKEN = {
+  "empty": (_empty, False, "does not exist"),
+  "no variables yet": (_without_variables, True, "not a valid checkpoint"),
+  "truncated graph": (_truncated_graph, True, "saved_model.pb"),
+  "truncated variables": (_truncated_variables, True, "Read less bytes than requested"),
+  "failing warmup": (_failing_warmup, False, "input size does not match signature"),
+  "garbled warmup": (_garbled_warmup, True, "corrupted record"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_version_leaves_the_old_one_serving(server, base, triv2, stubs_for, kind):
+  damage, copy_first, reason = BROKEN[kind]
+  stubs = stubs_for(server.start({"m": base}))
+  part = base / ".part"
+  if copy_first:
+    shutil.copytree(triv2, part)
+  damage(part)
+  os.rename(part, base / "2")
+  wait_until(lambda: (2, "END") in states(stubs))
+  assert reason in statuses(stubs)[0][2]
+  assert states(stubs) == [(2, "END"), (1, "AVAILABLE")]
+  assert echo(stubs) == (1, 1.0)
+  # A whole version after it is taken as if nothing had been.
+  add_version(base, triv2, 3)
+  wait_until(lambda: states(stubs) == [(3, "AVAILABLE"), (2, "END"), (1, "END")])
+
+
+def test_a_version_folder_that_is_written_slowly_is_taken_when_whole(
+  server, base, triv2, stubs_for
+):
+  stubs = stubs_for(server.start({"m": base}))
+  files = sorted(path for path in triv2.rglob("*") if path.is_file())
+  # The graph first and the variables last: the order in which copying does most harm.
+  assert files[-1].parent.name == "variables"
+  for source in files:
+    destination = base / "2" / source.relative_to(triv2)
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    data = source.read_bytes()
+    with open(destination, "wb") as file:
+      for piece in (data[: len(data) // 2], data[len(data) // 2 :]):
+        assert echo(stubs) == (1, 1.0)
+        file.write(piece)
+        file.flush()
+        time.sleep(3 * POLL)
+  wait_until(lambda: states(stubs) == [(2, "AVAILABLE"), (1, "END")])
+  assert echo(stubs) == (2, 2.0)
+
+
+def test_memory_of_old_versions_is_freed(server, tmp_path, triv, stubs_for):
+  base = tmp_path / "base"
+  shutil.copytree(triv, base / "1")
+  stubs = stubs_for(server.start({"m": base}))
+  graphs = lambda: sum(isinstance(x, tf.Graph) for x in _live_objects())
+  before = graphs()
+  for number in range(2, 7):
+    add_version(base, triv, number)
+    wait_until(lambda n=number: states(stubs)[:2] == [(n, "AVAILABLE"), (n - 1, "END")])
+  assert graphs() <= before + 1
+
+
+def _live_objects():
+  import gc
+
+  gc.collect()
+  return gc.get_objects()
+
+
+@pytest.mark.parametrize(
+  "policy, expected",
+  [
+    ("", [(3, "AVAILABLE")]),
+    ("latest { num_versions: 2 }", [(3, "AVAILABLE"), (2, "AVAILABLE")]),
+    ("all {}", [(3, "AVAILABLE"), (2, "AVAILABLE"), (1, "AVAILABLE")]),
+    ("specific { versions: 1 versions: 2 }", [(2, "AVAILABLE"), (1, "AVAILABLE")]),
+  ],
+)
+def test_version_policies(server, base, triv2, stubs_for, policy, expected):
+  add_version(base, triv2, 2)
+  add_version(base, triv2, 3)
+  config = text_format.Parse(
+    f"""model_config_list {{ config {{ name: "m" base_path: "{base}" model_platform: "tensorflow"
+    model_version_policy {{ {policy} }} }} }}""",
+    model_server_config_pb2.ModelServerConfig(),
+  )
+  stubs = stubs_for(server.start(config))
+  assert states(stubs) == expected
+  assert echo(stubs)[0] == expected[0][0]
+
+
+def test_a_broken_model_at_the_start_is_an_error(server, base):
+  _truncated_graph(base / "1")
+  with pytest.raises(ServingError) as caught:
+    server.start({"m": base})
+  assert caught.value.code == grpc.StatusCode.UNKNOWN
+  assert caught.value.message.startswith(
+    "1 servable(s) did not become available: {{{name: m version: 1} due to error: "
+  )
+
+
+def test_a_missing_base_path_is_an_error_or_waited_for(server, tmp_path, triv, stubs_for):
+  base = tmp_path / "base"
+  with pytest.raises(ServingError, match=r"No versions of servable m found under base path .*base"):
+    server.start({"m": base})
+  found = []
+  thread = threading.Thread(target=lambda: found.append(server.start({"m": base}, wait=True)))
+  thread.start()
+  time.sleep(5 * POLL)
+  assert not found
+  base.mkdir()
+  add_version(base, triv, 1)
+  thread.join(30)
+  assert echo(stubs_for(found[0])) == (1, 1.0)
+
+
+CONFIG_ERRORS = {
+  'config { name: "a" base_path: "rel" model_platform: "tensorflow" }': (
+    "Expected model a to have an absolute path or URI; got base_path()=rel"
+  ),
+  'config { name: "a" base_path: "/a" model_platform: "tensorflow" }'
+  'config { name: "a" base_path: "/b" model_platform: "tensorflow" }': (
+    "Illegal to list model a multiple times in config list"
+  ),
+  'config { name: "a" base_path: "/a" }': "needs model_platform",
+  'config { name: "a" base_path: "/a" model_platform: "tensorflow"'
+  ' version_labels { key: "stable" value: 55 } }': (
+    "Request to assign label to version 55 of model a, which is not currently available"
+    " for inference"
+  ),
+}
+
+
+@pytest.mark.parametrize("text", CONFIG_ERRORS)
+def test_wrong_configurations(server, text):
+  config = text_format.Parse(
+    f"model_config_list {{ {text} }}", model_server_config_pb2.ModelServerConfig()
+  )
+  with pytest.raises(ServingError) as caught:
+    server.start(config)
+  assert CONFIG_ERRORS[text] in caught.value.message
+
+
+def test_more_calls_than_threads_are_told_so(base, stubs_for):
+  with EmbeddedServer(max_threads=2) as server:
+    stubs = stubs_for(server.start({"m": base}))
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "m", "slow"
+    request.inputs["milliseconds"].CopyFrom(tf.make_tensor_proto(np.array([800], np.int32)))
+    calls = [stubs.prediction.Predict.future(request, timeout=60) for _ in range(5)]
+    codes = []
+    for call in calls:
+      with contextlib.suppress(grpc.RpcError):
+        call.result()
+      codes.append((call.code(), call.details()))
+  assert codes.count((grpc.StatusCode.OK, "")) == 2
+  full = (grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+  assert codes.count(full) == 3
+
+
+def test_a_port_that_is_taken_is_an_error(server, base, target):
+  port = int(target.rpartition(":")[2])
+  with pytest.raises(ServingError, match=rf"cannot listen on 127.0.0.1:{port}"):
+    server.start({"m": base}, port)
+
+
+def test_replies_with_tensor_content_on_request(base, stubs_for):
+  with EmbeddedServer(tensor_content=True) as server:
+    stubs = stubs_for(server.start({"m": base}))
+    request = predict_pb2.PredictRequest()
+    request.model_spec.name, request.model_spec.signature_name = "m", "echo"
+    request.inputs["x"].CopyFrom(tf.make_tensor_proto([1.5, 2.5]))
+    x = stubs.prediction.Predict(request).outputs["x"]
+    assert len(x.tensor_content) == 8 and not x.float_val
+    np.testing.assert_array_equal(tf.make_ndarray(x), [1.5, 2.5])
