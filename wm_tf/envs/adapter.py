@@ -39,7 +39,11 @@ class PixelEnv(gym.Env):
     Args:
       env: the environment. It need not know a time limit; if it has one it counts as well.
       spec: what to make of it.
+
+    Raises:
+      ValueError: if a number in `spec` makes no sense.
     """
+    _check_spec(spec)
     self.env = env
     self.spec_ = spec
     self.observation_space = gym.spaces.Box(0, 255, spec.observation_shape, np.uint8)
@@ -144,3 +148,19 @@ class PixelEnv(gym.Env):
       "episode_return": self._return,
       "privileged": self.privileged(),
     }
+
+
+def _check_spec(spec: EnvSpec) -> None:
+  if spec.action_repeat < 1:
+    raise ValueError(f"{spec.name}: action_repeat must be at least 1, not {spec.action_repeat}.")
+  if not 0 <= spec.frames_to_skip < spec.max_steps:
+    raise ValueError(
+      f"{spec.name}: frames_to_skip ({spec.frames_to_skip}) must be at least 0 and less than "
+      f"max_steps ({spec.max_steps})."
+    )
+  space, size = spec.action_space, len(spec.action_space.env_names)
+  if np.shape(space.matrix) != (space.size, size):
+    raise ValueError(
+      f"{spec.name}: the action matrix must have shape [{space.size}, {size}] (agent's actions, "
+      f"environment's actions), not {list(np.shape(space.matrix))}."
+    )

@@ -1,79 +1,130 @@
-"""CarRacing-v3 with official physics, rewards and pixels."""
+"""CarRacing-v3 as agents see it: official physics, rewards and pixels, at a learner's speed."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from typing import Any, ClassVar
 
 import numpy as np
 
 from wm_tf.core import ActionSpace, EnvSpec
 from wm_tf.envs.adapter import PixelEnv
+from wm_tf.envs.car_driver import CarDriver
 from wm_tf.envs.car_simulator import CarSimulator
 
 
+@dataclasses.dataclass(frozen=True)
+class CarRacingOptions:
+  """Options of `car_racing` and `car_racing_3d`.
+
+  Attributes:
+    action_repeat: frames per decision.
+    frames_to_skip: frames at the start without gas or steering, while the camera zooms in.
+    max_steps: frames after which an episode is truncated; 1000 officially.
+    random_start: start on a random tile of the seed's track. For training data only: such returns
+      are not official.
+    stop_after_idle_decisions: truncate an episode after so many decisions without a new tile. For
+      training data only, likewise.
+  """
+
+  action_repeat: int = 4
+  frames_to_skip: int = 50
+  max_steps: int = 1000
+  random_start: bool = False
+  stop_after_idle_decisions: int | None = None
+
+  def __post_init__(self):
+    patience = self.stop_after_idle_decisions
+    if patience is not None and patience < 1:
+      raise ValueError(f"stop_after_idle_decisions must be at least 1 or None, not {patience}.")
+
+
 class CarRacing(PixelEnv):
-  """CarRacing-v3; actions are (steer, pedal)."""
+  """CarRacing-v3; an action is (steer, pedal).
 
-  _names: tuple[str, ...] = ("steer", "pedal")
-  _matrix = ((1, 0, 0), (0, 1, -1))
-  _name = "car_racing"
+  Steering is -1 (left) to 1 (right). A positive pedal is gas, a negative one the brake: pressing
+  both at once is never of use. The whole 96x96 frame is kept, with the panel that shows speed,
+  wheels and steering.
 
-  def __init__(
-    self,
-    action_repeat: int = 4,
-    frames_to_skip: int = 50,
-    max_steps: int = 1000,
-    random_start: bool = False,
-    stop_after_idle_decisions: int | None = None,
-  ):
-    super().__init__(
-      CarSimulator(random_start), self.make_spec(action_repeat, frames_to_skip, max_steps)
-    )
-    self._patience = stop_after_idle_decisions
-    self._idle, self._tiles = 0, 0
+  `info` has, besides what every `PixelEnv` gives: `lap_finished` (officially, at the end only), and
+  `privileged`: `speed`, `yaw_rate` (radians per second, left positive), `tiles_visited` and
+  `tiles` of the track.
+  """
+
+  NAME: ClassVar[str] = "car_racing"
+  ACTION_NAMES: ClassVar[tuple[str, ...]] = ("steer", "pedal")
+  ACTION_MATRIX: ClassVar[tuple[tuple[int, ...], ...]] = ((1, 0, 0), (0, 1, -1))
+
+  def __init__(self, **options):
+    """Builds the simulator; see `CarRacingOptions` for `options`."""
+    chosen = CarRacingOptions(**options)
+    super().__init__(CarSimulator(chosen.random_start), self.make_spec(**options))
+    self._patience = chosen.stop_after_idle_decisions
+    self._tiles_before, self._idle_decisions = 0, 0
 
   @classmethod
-  def make_spec(cls, action_repeat=4, frames_to_skip=50, max_steps=1000, **_) -> EnvSpec:
+  def make_spec(cls, **options) -> EnvSpec:
+    """What the constructor, given the same options, has as `spec_`."""
+    chosen = CarRacingOptions(**options)
     return EnvSpec(
-      name=cls._name,
+      name=cls.NAME,
       env_id="CarRacing-v3",
       observation_shape=(64, 64, 3),
       native_shape=(96, 96, 3),
       crop=(0, 0, 96, 96),
       action_space=ActionSpace(
-        names=cls._names,
+        names=cls.ACTION_NAMES,
         env_names=("steer", "gas", "brake"),
-        matrix=np.array(cls._matrix, np.float32),
+        matrix=np.array(cls.ACTION_MATRIX, np.float32),
         low=np.array([-1, 0, 0], np.float32),
         high=np.array([1, 1, 1], np.float32),
       ),
-      action_repeat=action_repeat,
-      frames_to_skip=frames_to_skip,
+      action_repeat=chosen.action_repeat,
+      frames_to_skip=chosen.frames_to_skip,
       idle_action=np.zeros(3, np.float32),
-      max_steps=max_steps,
+      max_steps=chosen.max_steps,
     )
 
-  def reset(self, *, seed=None, options=None):
-    result = super().reset(seed=seed, options=options)
-    self._idle, self._tiles = 0, self.env.tile_visited_count
-    return result
+  @classmethod
+  def make_heuristic(cls, **options) -> CarDriver:
+    """A scripted driver; see `CarDriver` for `options`."""
+    return CarDriver(**options)
 
-  def frame(self, observation):
+  def frame(self, observation: None) -> np.ndarray:
     return self.env.draw()
 
-  def privileged(self):
-    return {"speed": math.hypot(*self.env.car.hull.linearVelocity)}
+  def privileged(self) -> dict[str, Any]:
+    hull = self.env.car.hull
+    return {
+      "speed": math.hypot(*hull.linearVelocity),
+      "yaw_rate": hull.angularVelocity,
+      "tiles_visited": self.env.tile_visited_count,
+      "tiles": len(self.env.track),
+    }
 
-  def cut_short(self):
-    visited = self.env.tile_visited_count
-    self._idle = self._idle + 1 if visited == self._tiles else 0
-    self._tiles = visited
-    return self._patience is not None and self._idle >= self._patience
+  def reset(self, *, seed: int | None = None, options: dict | None = None):
+    result = super().reset(seed=seed, options=options)
+    self._tiles_before, self._idle_decisions = self.env.tile_visited_count, 0
+    return result
+
+  def cut_short(self) -> bool:
+    tiles = self.env.tile_visited_count
+    self._idle_decisions = self._idle_decisions + 1 if tiles == self._tiles_before else 0
+    self._tiles_before = tiles
+    return self._patience is not None and self._idle_decisions >= self._patience
 
 
 class CarRacing3D(CarRacing):
-  """CarRacing-v3 with the simulator's own three actions: steer, gas, brake."""
+  """CarRacing-v3 with the simulator's own three actions: steer, gas, brake.
 
-  _name = "car_racing_3d"
-  _names = ("steer", "gas", "brake")
-  _matrix = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+  Each is in [-1, 1], as every agent's action is; gas or brake below 0 means none.
+  """
+
+  NAME = "car_racing_3d"
+  ACTION_NAMES = ("steer", "gas", "brake")
+  ACTION_MATRIX = ((1, 0, 0), (0, 1, 0), (0, 0, 1))
+
+  @classmethod
+  def make_heuristic(cls, **options) -> CarDriver:
+    return CarDriver(**{"separate_pedals": True, **options})

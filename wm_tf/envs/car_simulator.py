@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import numpy as np
-import pygame
 from gymnasium.envs.box2d import car_racing as official
-from pygame import gfxdraw
+from gymnasium.envs.box2d.car_racing import gfxdraw, pygame
 
 _WIDTH, _HEIGHT = official.WINDOW_W, official.WINDOW_H
 _PANEL = _HEIGHT // 8  # Rows of the instrument panel, at the bottom of the picture.
@@ -25,6 +25,14 @@ def _grass_squares() -> np.ndarray:
   )
 
 
+@functools.lru_cache(maxsize=2048)
+def _score(reward: int) -> pygame.Surface:
+  """The number on the panel. Kept as a picture: a Font crashes once anyone has quit pygame."""
+  pygame.font.init()
+  font = pygame.font.Font(pygame.font.get_default_font(), 42)
+  return font.render(f"{reward:04}", True, (255, 255, 255), (0, 0, 0))
+
+
 class CarSimulator(official.CarRacing):
   """`gymnasium`'s CarRacing whose `step` and `reset` draw nothing; `draw()` gives the frame.
 
@@ -33,7 +41,7 @@ class CarSimulator(official.CarRacing):
 
   - transforms all polygons at once, and passes on only those that can touch the picture;
   - shrinks the picture sideways before turning it upside down, which moves a tenth of the bytes;
-  - keeps its surfaces and its font.
+  - keeps its surfaces and its lettering.
   """
 
   def __init__(self, random_start: bool = False):
@@ -53,8 +61,6 @@ class CarSimulator(official.CarRacing):
     self._tall = pygame.Surface((official.STATE_W, _HEIGHT))
     self._tall_panel = self._tall.subsurface((0, _HEIGHT - _PANEL, official.STATE_W, _PANEL))
     self._small = pygame.Surface((official.STATE_W, official.STATE_H))
-    pygame.font.init()
-    self._font = pygame.font.Font(pygame.font.get_default_font(), 42)
     self._grass = _grass_squares()
     self._corners = np.zeros((2, 4, 0))
 
@@ -127,7 +133,7 @@ class CarSimulator(official.CarRacing):
   def _draw_panel(self) -> None:
     self.surf = self._dashboard
     self._render_indicators(_WIDTH, _HEIGHT)
-    text = self._font.render(f"{int(self._shown_reward):04}", True, (255, 255, 255), (0, 0, 0))
-    place = text.get_rect()
+    score = _score(int(self._shown_reward))
+    place = score.get_rect()
     place.center = (60, _HEIGHT - _HEIGHT * 2.5 / 40.0)
-    self._dashboard.blit(text, place)
+    self._dashboard.blit(score, place)
