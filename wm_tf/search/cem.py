@@ -75,9 +75,7 @@ class CEM(strategy.MeanAndBest):
         f"num_kept_elites must be in [0, num_elites = {self.num_elites}]; "
         f"got {self.num_kept_elites}."
       )
-    strategy.check_sampling(self)
-    if not 0.0 <= self.momentum < 1.0:
-      raise ValueError(f"momentum must be in [0, 1); got {self.momentum}.")
+    strategy.check_gaussian(self)
 
   def init(self, mean, scale=None) -> CEMState:
     """Starts a search.

@@ -227,7 +227,9 @@ class CMAES(strategy.MeanAndBest):
       return keep * covariance + c1 * tf.square(path) + added
     # One matrix product for both updates, on N + 1 steps. W Y^T Y with W's sign on one side.
     steps = tf.concat([path[:, tf.newaxis], y], 1)
-    all_weights = tf.concat([tf.fill(tf.shape(weights[:, :1]), tf.cast(c1, y.dtype)), weights], 1)
+    all_weights = tf.concat(
+      [tf.fill(tf.shape(weights[:, :1]), tf.constant(c1, y.dtype)), weights], 1
+    )
     added = tf.matmul(all_weights[..., tf.newaxis] * steps, steps, transpose_a=True)
     covariance = keep[..., tf.newaxis] * covariance + added
     return (covariance + tf.linalg.matrix_transpose(covariance)) / 2

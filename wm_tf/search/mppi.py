@@ -62,7 +62,7 @@ class MPPI(strategy.MeanAndBest):
   action_size: int = 1
 
   def __post_init__(self):
-    strategy.check_sampling(self)
+    strategy.check_gaussian(self)
     if self.temperature <= 0:
       raise ValueError(f"temperature must be positive; got {self.temperature}.")
 

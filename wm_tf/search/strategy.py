@@ -201,7 +201,9 @@ def as_mean(mean) -> tf.Tensor:
 
 def as_scale(scale, mean) -> tf.Tensor:
   """Returns `scale`, in the dtype of `mean` (`[B, D]`) and broadcast to its shape."""
-  scale = tf.broadcast_to(tf.cast(scale, mean.dtype), tf.shape(mean))
+  scale = tf.broadcast_to(
+    tf.cast(tf.convert_to_tensor(scale, dtype_hint=mean.dtype), mean.dtype), tf.shape(mean)
+  )
   return tf.ensure_shape(scale, mean.shape)
 
 
@@ -278,14 +280,15 @@ def centred_ranks(fitness) -> tf.Tensor:
   return (below - above) / (2.0 * last)
 
 
-def check_sampling(config) -> None:
-  """Raises ValueError, naming the field, for settings that `sample` cannot follow."""
+def check_gaussian(config) -> None:
+  """Raises ValueError, naming the field, for settings that CEM and MPPI share."""
   if config.num_candidates < 1 or (config.antithetic and config.num_candidates % 2):
     raise ValueError(
       f"num_candidates must be positive, and even if antithetic; got {config.num_candidates}."
     )
-  if not 0.0 <= config.correlation < 1.0:
-    raise ValueError(f"correlation must be in [0, 1); got {config.correlation}.")
+  for name in ("correlation", "momentum"):
+    if not 0.0 <= getattr(config, name) < 1.0:
+      raise ValueError(f"{name} must be in [0, 1); got {getattr(config, name)}.")
   if config.bounds is not None and not config.bounds[0] < config.bounds[1]:
     raise ValueError(f"bounds must be (low, high) with low < high; got {config.bounds}.")
 
