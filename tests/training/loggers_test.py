@@ -109,12 +109,13 @@ def test_progress_logger_shows_chosen_metrics():
   stream = io.StringIO()
   logger = ProgressLogger("vae", keys=("eval/loss",), stream=stream, seconds_between_lines=0.0)
   logger.rewind(20)
-  for step in range(21, 25):
+  logger.tick(21)
+  for step in range(22, 25):
     logger.tick(step, 40)
   logger.write(24, {"train/loss": 1.0, "eval/loss": 0.5})
   logger.close()
   lines = stream.getvalue().splitlines()
-  assert lines[0].startswith("vae: 21/40, ") and lines[-1].startswith("vae: 24/40, ")
+  assert lines[0].startswith("vae: 21, ") and lines[-1].startswith("vae: 24/40, ")
   assert lines[-1].endswith("eval/loss=0.5") and "train/loss" not in stream.getvalue()
 
 

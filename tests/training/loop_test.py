@@ -296,6 +296,37 @@ def test_held_out_loss_is_a_mean_over_rows(tmp_path):
   assert result.best["eval/loss"] == pytest.approx(3.0)
 
 
+def test_seeds_differ_by_step_and_are_the_same_at_each_evaluation(tmp_path):
+  class Seeds(Drift):
+    def loss(self, batch, seed):
+      # 12 bits of each half, which float32 holds exactly.
+      halves = tf.cast(tf.bitwise.bitwise_and(seed, 0xFFF), tf.float32)
+      return tf.reduce_mean((self.w - batch) ** 2), {"seed": halves[0] * 4096 + halves[1]}
+
+  data = lambda *_: tf.data.Dataset.from_tensor_slices(tf.constant([1.0, 2.0])).batch(1)
+  seen = {}
+  for seed in (0, 1):
+    config = FitConfig(num_epochs=3, log_every=1)
+    result = fit(Seeds(), data, config, tmp_path / str(seed), seed=seed, eval_fn=data)
+    lines = read_jsonl(result.history)
+    seen[seed] = [line["train/seed"] for line in lines if "train/seed" in line]
+    evaluated = [line["eval/seed"] for line in lines if "eval/seed" in line]
+    assert len(evaluated) == 3 and len(set(evaluated)) == 1
+  assert len(seen[0]) == 6 and len({*seen[0], *seen[1]}) == 12
+
+
+def test_unknown_cardinality_gets_a_total_after_one_epoch(tmp_path):
+  totals = []
+
+  class Totals(Logger):
+    def tick(self, step, total=None):
+      totals.append((step, total))
+
+  data = lambda _: tf.data.Dataset.from_tensors(tf.constant([1.0])).repeat(3).filter(lambda _: True)
+  fit(Drift(), data, FitConfig(num_epochs=2), tmp_path, seed=0, logger=Totals())
+  assert totals == [(1, None), (2, None), (3, None), (4, 6), (5, 6), (6, 6)]
+
+
 def test_gradients_are_clipped_by_global_norm(tmp_path):
   """Adam hides the scale of gradients, but not of one against the next."""
   ends = []

@@ -13,7 +13,7 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -232,8 +232,7 @@ class Checkpoints:
   def save(self, step: int, nest: Nest) -> None:
     """Saves a nest (see `save_nest`), then removes all but the latest `keep`."""
     save_nest(self.path(step), nest)
-    for old in self.steps()[: -self.keep]:
-      self.path(old).unlink()
+    self._remove(self.steps()[: -self.keep])
 
   def restore(self, like: Nest) -> tuple[int, Nest] | None:
     """Returns `(step, nest)` of the latest file that is whole, or None if nothing was saved.
@@ -254,8 +253,7 @@ class Checkpoints:
         damaged.append(step)
         warnings.warn(f"{error} Trying the checkpoint before it.", RuntimeWarning, stacklevel=2)
         continue
-      for later in damaged:
-        self.path(later).unlink()
+      self._remove(damaged)
       return step, nest
     if damaged:
       raise CorruptCheckpointError(
@@ -265,7 +263,12 @@ class Checkpoints:
 
   def clear(self) -> None:
     """Removes every checkpoint, and the folder if nothing else is in it."""
-    for step in self.steps():
-      self.path(step).unlink()
+    self._remove(self.steps())
     with contextlib.suppress(OSError):
       self.directory.rmdir()
+
+  def _remove(self, steps: Iterable[int]) -> None:
+    for step in steps:
+      self.path(step).unlink()
+    for half_written in self.directory.glob(".step-*.tmp"):  # By a process that was killed.
+      half_written.unlink()

@@ -121,6 +121,12 @@ class Progress:
         total=total, desc=desc, unit=unit, initial=initial, file=self._stream, dynamic_ncols=True
       )
 
+  def set_total(self, total: int | None) -> None:
+    """Changes how many are expected, once that is known better."""
+    self.total = total
+    if self._bar is not None:
+      self._bar.total = total
+
   def update(self, count: int = 1, metrics: Mapping[str, float] | None = None) -> None:
     """Advances by `count`, and shows `metrics` until others are given."""
     self.count += count
@@ -200,6 +206,8 @@ class ProgressLogger(Logger):
   def tick(self, step, total=None):
     if self._bar is None:
       self._bar = progress(total, self._desc, initial=self._start, **self._options)
+    elif total is not None:
+      self._bar.set_total(total)
     self._bar.update(step - self._bar.count)
 
   def write(self, step, metrics):

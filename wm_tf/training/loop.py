@@ -18,6 +18,7 @@ import tensorflow as tf
 from wm_tf import rng
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import Logger, make_loggers
+from wm_tf.training.steps import make_eval_step, make_train_step
 
 _RUN = "run.json"  # What the folder is for; a call for anything else is refused.
 _CHECKPOINTS, _BEST = "checkpoints", "best"  # While it runs.
@@ -157,7 +158,7 @@ def fit(
     ValueError: if an epoch or the held-out data is empty.
   """
   directory = Path(directory)
-  run = {"config": dataclasses.asdict(config), "seed": seed, "fingerprint": fingerprint or {}}
+  run = {"config": dataclasses.asdict(config), "seed": seed, "fingerprint": dict(fingerprint or {})}
   _claim(directory, run)
   train_spec = train_fn(0).element_spec
   # Tracing the loss builds what the caller left unbuilt; the optimizer must know all variables.
@@ -190,11 +191,10 @@ class _Loop:
     self.optimizer = keras.optimizers.Adam(config.learning_rate)
     self.optimizer.build(model.trainable_variables)
     self.checkpoints = checkpoints.Checkpoints(directory / _CHECKPOINTS)
-    # Each new best is followed by a checkpoint that refers to it, so that keeping as many of these
-    # as of those leaves none of them without its best weights.
-    self.best = checkpoints.Checkpoints(directory / _BEST, keep=self.checkpoints.keep)
+    # The one before is kept too: the last checkpoint refers to it until the next one is written.
+    self.best = checkpoints.Checkpoints(directory / _BEST)
     train_seed, self._eval_seed = rng.split(rng.make_seed(seed), 2)
-    self._train_step = _make_train_step(
+    self._train_step = make_train_step(
       model, self.optimizer, config.clip_norm, train_seed, train_spec
     )
     self._eval_step = None
@@ -235,7 +235,9 @@ class _Loop:
     data = train_fn(progress.epoch)
     if config.steps_per_epoch is not None:
       data = data.take(config.steps_per_epoch)
-    per_epoch = int(data.cardinality())  # Negative if unknown or infinite.
+    per_epoch = int(data.cardinality())
+    if per_epoch < 0 and progress.epoch > 0:  # Unknown, but there were epochs before this one.
+      per_epoch = (progress.step - progress.batches) // progress.epoch
     total = per_epoch * config.num_epochs if per_epoch > 0 else None
     resumed_at = progress.step
     for batch in data.skip(progress.batches):
@@ -313,11 +315,12 @@ class _Loop:
     if eval_fn is not None:
       progress.final = self._evaluate(eval_fn())
       metrics = metrics | progress.final
-      if progress.final["eval/loss"] < progress.best.get("eval/loss", math.inf):
+      loss = progress.final["eval/loss"]
+      if math.isfinite(loss) and loss < progress.best.get("eval/loss", math.inf):
         progress.best, progress.best_step = progress.final, progress.step
         progress.evaluations_since_best = 0
         self.best.save(progress.step, checkpoints.name_variables(self.model.weights))
-      else:  # NaN is never the best.
+      else:
         progress.evaluations_since_best += 1
     progress.epoch += 1
     progress.batches = 0
@@ -330,7 +333,7 @@ class _Loop:
 
   def _evaluate(self, data: tf.data.Dataset) -> dict[str, float]:
     if self._eval_step is None:
-      self._eval_step = _make_eval_step(self.model, self._eval_seed, data.element_spec)
+      self._eval_step = make_eval_step(self.model, self._eval_seed, data.element_spec)
     sums: dict[str, float] = {}
     rows = 0
     for i, batch in enumerate(data):
@@ -370,69 +373,6 @@ class _Loop:
     }
     _write_json(self.directory / _RESULT, result)
     return _finished(self.directory)
-
-
-def _scalars(loss, metrics) -> dict[str, tf.Tensor]:
-  scalars = {"loss": loss} | dict(metrics)
-  for name, value in scalars.items():
-    if value.shape.rank != 0:
-      raise ValueError(f"model.loss returned {name!r} of shape {value.shape}; it must be a scalar.")
-  return {name: tf.cast(value, tf.float32) for name, value in scalars.items()}
-
-
-def _assign(variables, values) -> None:
-  for variable, value in zip(variables, values, strict=True):
-    variable.assign(value)
-
-
-def _make_train_step(model, optimizer, clip_norm, base_seed, spec):
-  """Returns `step(batch, index) -> (metrics, finite[], gradients_finite[num_variables])`."""
-  variables = model.trainable_variables
-
-  # The dataset's spec as signature: one trace, whatever batch comes first after a resume.
-  @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
-  def train_step(batch, index):
-    # The forward pass changes batch normalisation's averages before it is known whether the step
-    # is good. Reading them copies nothing.
-    before = [tf.identity(variable) for variable in model.non_trainable_variables]
-    with tf.GradientTape() as tape:
-      loss, metrics = model.loss(batch, rng.fold_in(base_seed, index))
-    gradients = tape.gradient(loss, [v.value for v in variables])
-    if all(gradient is None for gradient in gradients):
-      raise ValueError("model.loss does not depend on any of the model's trainable variables.")
-    gradients = [
-      tf.zeros_like(v.value) if g is None else tf.convert_to_tensor(g)
-      for g, v in zip(gradients, variables, strict=True)
-    ]
-    norm = tf.linalg.global_norm(gradients)
-    finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
-
-    def update():
-      scale = clip_norm / tf.maximum(norm, clip_norm)
-      optimizer.apply([gradient * tf.cast(scale, gradient.dtype) for gradient in gradients])
-      return tf.ones([len(gradients)], tf.bool)
-
-    def skip():
-      _assign(model.non_trainable_variables, before)
-      return tf.stack([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
-
-    gradients_finite = tf.cond(finite, update, skip)
-    return _scalars(loss, metrics | {"gradient_norm": norm}), finite, gradients_finite
-
-  return train_step
-
-
-def _make_eval_step(model, base_seed, spec):
-  """Returns `step(batch, index) -> (metrics, rows[])`, which changes no variable."""
-
-  @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
-  def eval_step(batch, index):
-    before = [tf.identity(variable) for variable in model.non_trainable_variables]
-    loss, metrics = model.loss(batch, rng.fold_in(base_seed, index))
-    _assign(model.non_trainable_variables, before)
-    return _scalars(loss, metrics), tf.shape(tf.nest.flatten(batch)[0])[0]
-
-  return eval_step
 
 
 def _claim(directory: Path, run: dict[str, Any]) -> None:

@@ -1,0 +1,78 @@
+"""What one step of `fit` computes: a compiled training step and a compiled evaluation step."""
+
+from __future__ import annotations
+
+import tensorflow as tf
+
+from wm_tf import rng
+
+
+def _scalars(loss, metrics) -> dict[str, tf.Tensor]:
+  scalars = {"loss": loss} | dict(metrics) | {"loss": loss}  # First, and what was minimised.
+  for name, value in scalars.items():
+    if value.shape.rank != 0:
+      raise ValueError(f"model.loss returned {name!r} of shape {value.shape}; it must be a scalar.")
+  return {name: tf.cast(value, tf.float32) for name, value in scalars.items()}
+
+
+def _assign(variables, values) -> None:
+  for variable, value in zip(variables, values, strict=True):
+    variable.assign(value)
+
+
+def make_train_step(model, optimizer, clip_norm, base_seed, spec):
+  """Returns `step(batch, index) -> (metrics, finite[], gradients_finite[num_variables])`.
+
+  Args:
+    model: see `fit`.
+    optimizer: a Keras optimizer, built for the model's trainable variables.
+    clip_norm: gradients are scaled down to this global norm.
+    base_seed: `int32[2]`; step `index` gets `fold_in(base_seed, index)`.
+    spec: of a batch.
+  """
+  variables = model.trainable_variables
+
+  # The dataset's spec as signature: one trace, whatever batch comes first after a resume.
+  @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
+  def train_step(batch, index):
+    # The forward pass changes batch normalisation's averages before it is known whether the step
+    # is good. Reading them copies nothing.
+    before = [tf.identity(variable) for variable in model.non_trainable_variables]
+    with tf.GradientTape() as tape:
+      loss, metrics = model.loss(batch, rng.fold_in(base_seed, index))
+    gradients = tape.gradient(loss, [v.value for v in variables])
+    if all(gradient is None for gradient in gradients):
+      raise ValueError("model.loss does not depend on any of the model's trainable variables.")
+    gradients = [
+      tf.zeros_like(v.value) if g is None else tf.convert_to_tensor(g)
+      for g, v in zip(gradients, variables, strict=True)
+    ]
+    norm = tf.linalg.global_norm(gradients)
+    finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+
+    def update():
+      scale = clip_norm / tf.maximum(norm, clip_norm)
+      optimizer.apply([gradient * tf.cast(scale, gradient.dtype) for gradient in gradients])
+      return tf.ones([len(gradients)], tf.bool)
+
+    def skip():
+      _assign(model.non_trainable_variables, before)
+      return tf.stack([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
+
+    gradients_finite = tf.cond(finite, update, skip)
+    return _scalars(loss, metrics | {"gradient_norm": norm}), finite, gradients_finite
+
+  return train_step
+
+
+def make_eval_step(model, base_seed, spec):
+  """Returns `step(batch, index) -> (metrics, rows[])`, which changes no variable."""
+
+  @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
+  def eval_step(batch, index):
+    before = [tf.identity(variable) for variable in model.non_trainable_variables]
+    loss, metrics = model.loss(batch, rng.fold_in(base_seed, index))
+    _assign(model.non_trainable_variables, before)
+    return _scalars(loss, metrics), tf.shape(tf.nest.flatten(batch)[0])[0]
+
+  return eval_step
