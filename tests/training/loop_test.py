@@ -18,6 +18,7 @@ from tests.training.small_run import CONFIG, STEPS_PER_EPOCH, SmallModel, TinyMo
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import JsonlLogger, Logger, read_jsonl
 from wm_tf.training.loop import FitConfig, NonFiniteLossError, RunMismatchError, fit
+from wm_tf.training.steps import make_eval_step
 
 ROOT = Path(__file__).resolve().parents[2]
 SHORT = dataclasses.replace(CONFIG, num_epochs=4)
@@ -325,6 +326,17 @@ def test_unknown_cardinality_gets_a_total_after_one_epoch(tmp_path):
   data = lambda _: tf.data.Dataset.from_tensors(tf.constant([1.0])).repeat(3).filter(lambda _: True)
   fit(Drift(), data, FitConfig(num_epochs=2), tmp_path, seed=0, logger=Totals())
   assert totals == [(1, None), (2, None), (3, None), (4, 6), (5, 6), (6, 6)]
+
+
+def test_evaluation_changes_no_variable():
+  model, (_, held_out) = SmallModel(), make_data()
+  data = tf.data.Dataset.from_tensors(held_out)
+  model.loss(held_out, tf.constant([0, 0]))
+  before = values(model)
+  metrics, rows = make_eval_step(model, tf.constant([0, 0]), data.element_spec)(held_out, 0)
+  assert list(metrics) == ["loss", "mae"] and rows == 32
+  for variable, old, new in zip(model.variables, before, values(model), strict=True):
+    np.testing.assert_array_equal(new, old, err_msg=variable.path)
 
 
 def test_gradients_are_clipped_by_global_norm(tmp_path):
