@@ -20,7 +20,7 @@ from wm_tf.training.loggers import JsonlLogger, Logger, read_jsonl
 from wm_tf.training.loop import FitConfig, NonFiniteLossError, RunMismatchError, fit
 from wm_tf.training.steps import make_eval_step
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).absolute().parents[2]
 SHORT = dataclasses.replace(CONFIG, num_epochs=4)
 
 
