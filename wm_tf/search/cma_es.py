@@ -181,13 +181,17 @@ class CMAES(strategy.MeanAndBest):
     path = (1 - p.cc) * state.path_covariance
     path += steady * math.sqrt(p.cc * (2 - p.cc) * p.mueff) * y_mean  # 45
 
-    # 46: a negative weight is scaled so that its step has the length that is expected of it.
-    lengths = tf.maximum(tf.reduce_sum(tf.square(whitened), -1), np.finfo(dtype.name).tiny)
+    # 46: a negative weight is scaled so that its step has the length that is expected of it. Steps
+    # of next to no length (below what x resolves, they are 0) are left as they are.
+    lengths = tf.maximum(tf.reduce_sum(tf.square(whitened), -1), np.finfo(dtype.name).eps)
     scaled = tf.where(weights < 0, weights * size / lengths, weights)
     lost = (1 - steady) * p.cc * (2 - p.cc)
     keep = 1 + p.c1 * lost - p.c1 - p.cmu * tf.reduce_sum(weights, -1, keepdims=True)
     covariance = self._mix(state.covariance, keep, p.c1, path, p.cmu * scaled, y)  # 47
 
+    # Candidates that a caller replaced may even overflow it: such a generation has failed.
+    usable = tf.reduce_all(tf.math.is_finite(tf.reshape(covariance, [tf.shape(x)[0], -1])), -1)
+    covariance = strategy.select(usable, covariance, state.covariance)
     covariance, axes, basis, size_of_c = self._decompose(state, covariance, p)
     step_size = sigma * change * size_of_c
     new = CMAESState(
@@ -202,7 +206,8 @@ class CMAES(strategy.MeanAndBest):
       generation=state.generation + 1,
       best=best,
     )
-    return strategy.select(tf.reduce_any(valid > 0, -1), new, state)
+    usable = tf.logical_and(usable, tf.reduce_any(valid > 0, -1))
+    return strategy.select(usable, new, state)
 
   # What differs between a full and a diagonal covariance. C = B diag(axes^2) B^T, and B = I if
   # separable.
