@@ -194,7 +194,9 @@ def test_seeds_there_already_are_not_played(tmp_path, reference):
   helpers.collect_counting(folder, range(10))
   assert helpers.contents(folder) == helpers.contents(reference)
   never = functools.partial(pytest.fail, "An environment was built.")
-  manifest = collect.collect(folder, never, fakes.CountingActor(), range(10), policy_name="")
+  manifest = collect.collect(
+    folder, never, fakes.CountingActor(), range(10), policy_name="counting"
+  )
   assert len(manifest.episodes) == 10
 
 
@@ -216,10 +218,15 @@ def test_short_episodes_are_not_kept(tmp_path):
   assert helpers.collect_counting(tmp_path, range(10), min_decisions=12) == manifest
 
 
-def test_another_environment_is_refused(tmp_path):
+@pytest.mark.parametrize("num_seeds", [2, 4])
+def test_what_is_there_must_be_the_same(tmp_path, num_seeds):
   helpers.collect_counting(tmp_path, range(2))
   with pytest.raises(ValueError, match="environment"):
-    helpers.collect_counting(tmp_path, range(4), {"num_decisions": 3})
+    helpers.collect_counting(tmp_path, range(num_seeds), {"num_decisions": 3})
+  with pytest.raises(ValueError, match=r"seed 0 by .*'counting', 0\), not \('other', 0\)"):
+    helpers.collect_counting(tmp_path, range(num_seeds), policy_name="other")
+  with pytest.raises(ValueError, match=r"not \('counting', 1\)"):
+    helpers.collect_counting(tmp_path, range(num_seeds), iteration=1)
 
 
 _COLLECTOR = """
@@ -243,15 +250,14 @@ def _num_shards(folder):
 
 def test_a_killed_collector_goes_on_as_if_nothing_had_happened(tmp_path):
   killed, whole = tmp_path / "killed", tmp_path / "whole"
-  for num_shards in (1, 3):
-    process = _start_collector(killed)
-    while _num_shards(killed) < num_shards:
-      assert process.poll() is None
-      time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert _num_shards(killed) < 6
-    rollouts.verify(killed)
+  process = _start_collector(killed)
+  while _num_shards(killed) < 2:
+    assert process.poll() is None
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert _num_shards(killed) < 6
+  rollouts.verify(killed)
   assert _start_collector(killed).wait() == 0
   helpers.collect_counting(whole, range(24), {"seconds": 0.0, "frame_noise": True})
   # The options differ; nothing else does.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import collections
 import copy
+import json
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -222,13 +223,43 @@ def run_episodes(
         _logger.warning("The episode of seed %d begins again. %s", row.seed, answer)
         row.restart(pool)
       elif row.receive(answer, keep_frames, max_decisions):
-        name = policy_name(row.seed) if callable(policy_name) else policy_name
+        name = _name(policy_name, row.seed)
         unfinished.discard(row.position)
         num_finished += 1
         episode, info = row.finish(name, iteration)
         if on_progress:
           on_progress(num_finished, total, info)
         yield episode, info
+
+
+def _check_there(
+  folder: str | os.PathLike,
+  manifest: Manifest,
+  options: dict[str, Any],
+  seeds: set[int],
+  policy_name: str | Callable[[int], str],
+  iteration: int,
+) -> None:
+  """Checks that what a folder holds already is what would have been collected."""
+  if manifest.environment["options"] != options:
+    raise ValueError(
+      f"{folder} holds rollouts of environment {manifest.environment}, not with options {options}; "
+      "collect into another folder or delete this one."
+    )
+  for shard in manifest.shards:
+    rollouts.check_size(folder, shard)
+  for info in manifest.episodes:
+    if info.seed in seeds:
+      expected = _name(policy_name, info.seed), iteration
+      if (info.policy, info.iteration) != expected:
+        raise ValueError(
+          f"{folder} holds an episode of seed {info.seed} by (policy, iteration) "
+          f"{(info.policy, info.iteration)}, not {expected}; use other seeds or another folder."
+        )
+
+
+def _name(policy_name: str | Callable[[int], str], seed: int) -> str:
+  return policy_name(seed) if callable(policy_name) else policy_name
 
 
 def collect(
@@ -272,22 +303,22 @@ def collect(
 
   Raises:
     CorruptShardError: if a shard of the folder is missing or truncated.
-    ValueError: if the folder holds rollouts of another environment.
+    ValueError: if the folder holds rollouts of another environment, or of these seeds but by
+      another policy or iteration.
     WorkerError: if workers keep dying.
   """
   seeds = [int(seed) for seed in seeds]
+  options = json.loads(json.dumps(dict(getattr(make_env_fn, "keywords", {}))))
   done: set[int] = set()
   if (Path(folder) / rollouts.MANIFEST).exists():
     manifest = rollouts.load_manifest(folder)
-    for shard in manifest.shards:
-      rollouts.check_size(folder, shard)
+    _check_there(folder, manifest, options, set(seeds), policy_name, iteration)
     done = {info.seed for info in manifest.episodes} | set(manifest.skipped)
     if done.issuperset(seeds):
       return manifest
   with EnvPool(make_env_fn, num_workers or os.cpu_count() or 1, timeout=timeout) as pool:
-    options: Mapping[str, Any] = getattr(make_env_fn, "keywords", {})
     header = Manifest(
-      environment={"name": pool.spec.name, "options": dict(options)},
+      environment={"name": pool.spec.name, "options": options},
       action_size=pool.spec.action_size,
       observation_shape=pool.spec.observation_shape,
     )

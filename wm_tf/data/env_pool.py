@@ -40,7 +40,9 @@ class _Worker:
     ours, theirs = Pipe()
     # What it prints is shown only if it dies.
     self._output = tempfile.TemporaryFile()  # noqa: SIM115
+    # Imports are searched for where this process does, and not in the working directory first.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    variables = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     with theirs:
       self._process = subprocess.Popen(
         [sys.executable, "-m", "wm_tf.data.env_worker", str(theirs.fileno())],
@@ -48,7 +50,7 @@ class _Worker:
         stdin=subprocess.DEVNULL,
         stdout=self._output,
         stderr=self._output,
-        env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, **variables},
       )
     self.connection = ours
     self.timeout = timeout
