@@ -131,14 +131,19 @@ class PixelEnv(gym.Env):
       observation, reward, terminated, truncated, info = self.env.step(env_action)
       self._frames += 1
       total += float(reward)
+      self._return += float(reward)
       truncated = bool(truncated) or self._frames >= self.spec_.max_steps
       if terminated or truncated:
         break
-    self._return += total
     return observation, total, bool(terminated), truncated, info
 
   def _view(self, observation) -> np.ndarray:
     self._native = self.frame(observation)
+    if self._native.shape != tuple(self.spec_.native_shape):
+      raise ValueError(
+        f"{self.spec_.name}: native_shape is {tuple(self.spec_.native_shape)} in the EnvSpec, but "
+        f"the environment shows frames of shape {self._native.shape}."
+      )
     return frames.resize(self._native, self.spec_.crop, self.spec_.observation_shape[:2])
 
   def _info(self, info: dict) -> dict:
