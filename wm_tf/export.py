@@ -262,9 +262,11 @@ def observation_of(frame: tf.Tensor, spec: EnvSpec) -> tf.Tensor:
     `uint8[B, 64, 64, 3]`.
   """
   small, native = spec.observation_shape, spec.native_shape
-  # The server does not hold the rank to the signature, so that shapes of any length get here.
+  # The server does not hold a request to the signature: frames of any rank get here.
   has_shape = lambda shape: tf.reduce_all(
-    tf.raw_ops.Equal(x=tf.shape(frame)[1:], y=list(shape), incompatible_shape_error=False)
+    tf.reshape(
+      tf.raw_ops.Equal(x=tf.shape(frame)[1:], y=list(shape), incompatible_shape_error=False), [-1]
+    )
   )
   accepted = " or ".join(f"[B, {', '.join(map(str, s))}]" for s in dict.fromkeys([native, small]))
   check = tf.debugging.Assert(
