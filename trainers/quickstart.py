@@ -20,13 +20,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from serving.client import GrpcActor
 from trainers import common, summary
 from trainers.export import export_run
 from trainers.stages import Run, episode_seeds, write_json
 from wm_tf import report
 from wm_tf.agent import AgentActor
-
-from serving.client import GrpcActor  # isort: skip
 
 
 def main() -> None:

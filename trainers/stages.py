@@ -24,8 +24,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
-import tensorflow as tf  # After wm_tf, which says which Keras it is to use.
+import tensorflow as tf
 
 from wm_tf import config as config_lib
 from wm_tf import evaluation, rng
@@ -255,6 +256,7 @@ class Run:
     """Fits the VAE of an iteration to all frames so far; returns its held-out figures."""
     iteration = self.vae_iteration(iteration)
     folder, settings = self.path("vae", iteration), self.config.vae_fit
+    keras.utils.set_random_seed(self.seed)  # Initial weights: a killed run begins with the same.
     vae = VAE(self.config.vae)
     if iteration:
       checkpoints.load_weights(vae, self.path("vae", iteration - 1) / "weights.npz")
@@ -301,6 +303,7 @@ class Run:
     """Fits the dynamics of an iteration to all latents so far; returns their held-out figures."""
     self.encode(iteration)
     folder, settings = self.path("dynamics", iteration), self.config.dynamics_fit
+    keras.utils.set_random_seed(self.seed)
     model = MDNRNN(self.vae(iteration), self.spec.action_size, self.config.dynamics)
     if iteration:
       previous = self.path("dynamics", iteration - 1) / "weights.npz"

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from trainers.stages import Run
 from wm_tf import report, rng
@@ -15,8 +16,6 @@ from wm_tf.core import Batch, Episode
 from wm_tf.data import datasets, rollouts
 from wm_tf.imagination import imagine, observe_sequence
 from wm_tf.training.loggers import read_jsonl
-
-import tensorflow as tf  # isort: skip  # After wm_tf, which says which Keras it is to use.
 
 _BURN_IN, _DREAM_STEPS = 12, 40
 
