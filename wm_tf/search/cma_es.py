@@ -55,8 +55,8 @@ def cma_es_parameters(num: int, size: int, active: bool, separable: bool) -> CMA
   cs = (mueff + 2) / (size + mueff + 5)
   ds = 1 + 2 * max(0.0, math.sqrt((mueff - 1) / (size + 1)) - 1) + cs
 
-  # Three bounds on the negative mass, equations 50 to 52: balanced learning rates, a variance that
-  # stays comparable, a covariance that stays positive definite.
+  # The least of three masses: one that balances the positive weights' learning rate, one that keeps
+  # the variance of both sides comparable, and one that keeps the covariance positive definite.
   mass = min(1 + c1 / cmu, 1 + 2 * mueff_negative / (mueff + 2), (1 - c1 - cmu) / (size * cmu))
   mass = mass if active else 0.0
   weights = np.concatenate([positive / positive.sum(), mass * negative / -negative.sum()])
@@ -213,7 +213,7 @@ class CMAES(strategy.MeanAndBest):
   # separable.
 
   def _scale(self, state, z):
-    """C^1/2 z, up to a rotation of z: B diag(axes) z."""
+    """C^1/2 z, but for a rotation of z: B diag(axes) z."""
     y = z * state.axes[:, tf.newaxis]
     return y if self.separable else tf.matmul(y, state.basis, transpose_b=True)
 

@@ -27,6 +27,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
+from wm_tf import rng
+
 State = Any  # A NamedTuple of tensors [B, ...], opaque to whoever only carries it.
 
 
@@ -99,12 +101,12 @@ def maximize(
   Returns:
     The final state, for `strategy.mean` and `strategy.best`.
   """
-  state = strategy.init(mean)
-  seeds = split_seed(seed, 2 * num_iterations)
+  state, seed = strategy.init(mean), as_seed(seed)
 
   def generation(i, state):
-    x = strategy.ask(state, seeds[2 * i])
-    new = strategy.tell(state, x, fitness_fn(x, seeds[2 * i + 1]))
+    ask_seed, fitness_seed = rng.split(rng.fold_in(seed, i), 2)
+    x = strategy.ask(state, ask_seed)
+    new = strategy.tell(state, x, fitness_fn(x, fitness_seed))
     # A fitness function may lose the static B or N; the loop insists on constant shapes.
     return i + 1, tf.nest.map_structure(lambda n, o: tf.ensure_shape(n, o.shape), new, state)
 
@@ -114,18 +116,8 @@ def maximize(
   return state
 
 
-def split_seed(seed, num) -> tf.Tensor:
-  """Splits `int32[2]` into `int32[num, 2]`, or every row of `int32[B, 2]`: `int32[num, B, 2]`."""
-  seed = tf.convert_to_tensor(seed, tf.int32)
-  split = lambda s: tf.random.split(s, num)
-  if seed.shape.rank == 1:
-    return split(seed)
-  _check_seed(seed)
-  return tf.transpose(tf.map_fn(split, seed), [1, 0, 2])
-
-
 def normal(seed, batch_size, shape: tuple[int, ...], dtype) -> tf.Tensor:
-  """Returns standard normal noise `[batch_size, *shape]`.
+  """Returns standard normal noise `[batch_size, *shape]`; XLA draws others from the same seed.
 
   Args:
     seed: `int32[2]`, or `int32[batch_size, 2]`: then row b is what `seed[b]` gives on its own.
@@ -133,19 +125,21 @@ def normal(seed, batch_size, shape: tuple[int, ...], dtype) -> tf.Tensor:
     shape: the static shape of one row.
     dtype: a float dtype.
   """
-  seed = tf.convert_to_tensor(seed, tf.int32)
+  seed = as_seed(seed)
   if seed.shape.rank == 1:
     return tf.random.stateless_normal((batch_size, *shape), seed, dtype=dtype)
-  _check_seed(seed)
   row = lambda s: tf.random.stateless_normal(shape, s, dtype=dtype)
   if seed.shape[0] == 1:
     return row(seed[0])[tf.newaxis]
   return tf.map_fn(row, seed, fn_output_signature=tf.TensorSpec(shape, dtype))
 
 
-def _check_seed(seed):
-  if seed.shape.rank != 2 or seed.shape[-1] not in (2, None):
+def as_seed(seed) -> tf.Tensor:
+  """Checks and returns a seed as a tensor: `int32[2]`, or `int32[B, 2]` with one per row."""
+  seed = tf.convert_to_tensor(seed, tf.int32)
+  if seed.shape.rank not in (1, 2) or seed.shape[-1] not in (2, None):
     raise ValueError(f"seed must be int32[2] or int32[B, 2], one per row; got shape {seed.shape}.")
+  return seed
 
 
 def mirror(noise_fn: Callable[[int], tf.Tensor], num_candidates: int, antithetic: bool):
@@ -201,9 +195,8 @@ def as_mean(mean) -> tf.Tensor:
 
 def as_scale(scale, mean) -> tf.Tensor:
   """Returns `scale`, in the dtype of `mean` (`[B, D]`) and broadcast to its shape."""
-  scale = tf.broadcast_to(
-    tf.cast(tf.convert_to_tensor(scale, dtype_hint=mean.dtype), mean.dtype), tf.shape(mean)
-  )
+  scale = tf.cast(tf.convert_to_tensor(scale, dtype_hint=mean.dtype), mean.dtype)
+  scale = tf.broadcast_to(scale, tf.shape(mean))
   return tf.ensure_shape(scale, mean.shape)
 
 
