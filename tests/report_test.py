@@ -78,7 +78,7 @@ RESULTS = {
   "planner_in_environment": _score(377.2, 128.0, 8, 3725.0),
   "vae": {"sse": 19.04, "sse_mean_image": 212.7, "active_dimensions": 24, "kl": 31.26},
   "dynamics": {
-    "nll_per_dim": 1.27,
+    "nll_per_dimension": 1.27,
     "one_step_error": 0.412,
     "persistence_error": 0.671,
     "open_loop": {"1": 0.41, "5": 0.62, "10": 0.8, "20": 1.02, "50": 1.6},
@@ -263,9 +263,9 @@ def _with(section, **changes):
     ("vae", {"active_dimensions": 8}, "active", "usable"),
     ("vae", {"active_dimensions": 0}, "active", "poor"),
     ("vae", {}, "KL", "no verdict"),
-    ("dynamics", {"nll_per_dim": -0.5}, "likelihood", "good"),
-    ("dynamics", {"nll_per_dim": 1.38}, "likelihood", "usable"),
-    ("dynamics", {"nll_per_dim": 1.42}, "likelihood", "poor"),
+    ("dynamics", {"nll_per_dimension": -0.5}, "likelihood", "good"),
+    ("dynamics", {"nll_per_dimension": 1.38}, "likelihood", "usable"),
+    ("dynamics", {"nll_per_dimension": 1.42}, "likelihood", "poor"),
     ("dynamics", {"one_step_error": 0.6}, "one-step", "usable"),
     ("dynamics", {"one_step_error": 0.68}, "one-step", "poor"),
     ("dynamics", {"persistence_error": None}, "one-step", "not run"),
@@ -337,7 +337,7 @@ def test_page_shows_every_number_given(html):
   assert "The scripted heuristic drove 40 of 186 episodes (22%)" in page.text
   assert page.row("evolve")[1:] == ["5 min 20 s", "47%"]
   assert page.row("dynamics.num_mixtures") == ["dynamics.num_mixtures", "5"]
-  assert page.row("dynamics.nll_per_dim") == ["dynamics.nll_per_dim", "1.27"]
+  assert page.row("dynamics.nll_per_dimension") == ["dynamics.nll_per_dimension", "1.27"]
   assert page.row("planner_in_environment.seeds")[1] == "5000-5007"
   iterations = [row for row in page.rows if len(row) == 5 and row[0] in ("0", "1")]
   assert iterations == [

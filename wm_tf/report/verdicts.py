@@ -166,7 +166,7 @@ def _vae(vae: Mapping[str, Any]) -> list[Check]:
 def _dynamics(dynamics: Mapping[str, Any]) -> list[Check]:
   mixture = dynamics.get("mixture")
   kind = f", {str(mixture).replace('_', ' ')} mixture" if mixture else ""
-  nll = _figure(dynamics, "nll_per_dim")
+  nll = _figure(dynamics, "nll_per_dimension")
   one_step, persistence = (
     _figure(dynamics, "one_step_error"),
     _figure(dynamics, "persistence_error"),
