@@ -13,6 +13,8 @@ _WIDTH, _HEIGHT = official.WINDOW_W, official.WINDOW_H
 # Rows of the instrument panel, at the bottom of the picture. No gauge reaches above it: that would
 # take a wheel at 400 rad/s, and even on grass its friction stops the engine's pull at about 306.
 _PANEL = _HEIGHT // 8
+# Releases differ in how they write the score: 1.2 truncates it, 1.4 rounds it.
+_TRUNCATES = "%04i" in official.CarRacing._render.__code__.co_consts
 _FARTHEST = np.hypot(_WIDTH / 2, 0.75 * _HEIGHT) + 4  # Pixels from the car to the farthest corner.
 
 
@@ -28,11 +30,11 @@ def _grass_squares() -> np.ndarray:
 
 
 @functools.lru_cache(maxsize=2048)
-def _score(reward: int) -> pygame.Surface:
-  """The number on the panel. Kept as a picture: a Font crashes once anyone has quit pygame."""
+def _lettering(text: str) -> pygame.Surface:
+  """The score on the panel. Kept as a picture: a Font crashes once anyone has quit pygame."""
   pygame.font.init()
   font = pygame.font.Font(pygame.font.get_default_font(), 42)
-  return font.render(f"{reward:04}", True, (255, 255, 255), (0, 0, 0))
+  return font.render(text, True, (255, 255, 255), (0, 0, 0))
 
 
 class CarSimulator(official.CarRacing):
@@ -132,7 +134,8 @@ class CarSimulator(official.CarRacing):
   def _draw_panel(self) -> None:
     self.surf = self._dashboard
     self._render_indicators(_WIDTH, _HEIGHT)
-    score = _score(int(self._shown_reward))
+    reward = self._shown_reward
+    score = _lettering(f"{int(reward):04}" if _TRUNCATES else f"{reward:04.0f}")
     place = score.get_rect()
     place.center = (60, _HEIGHT - _HEIGHT * 2.5 / 40.0)
     self._dashboard.blit(score, place)
