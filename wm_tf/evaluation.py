@@ -266,6 +266,12 @@ def check_vae(quality: dict[str, float]) -> None:
 
 def check_dynamics(quality: dict[str, Any]) -> None:
   """Raises `QualityGateError` unless one-step predictions beat persistence."""
+  if quality["one_step_error"] is None:
+    raise QualityGateError(
+      "The dynamics could not be judged: no held-out episode is long enough to dream "
+      f"{max(OPEN_LOOP_STEPS)} decisions along. Collect more episodes, or hold more of them out "
+      "(collect.held_out); --force goes on regardless."
+    )
   if not quality["one_step_error"] < quality["persistence_error"]:
     raise QualityGateError(
       f"The dynamics are no better than standing still: a one-step error of "
