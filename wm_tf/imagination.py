@@ -31,7 +31,7 @@ class Returns(NamedTuple):
 
   imagined_return: tf.Tensor  # Rewards weighted by the probability of still being alive.
   disagreement: tf.Tensor  # Weighted in the same way.
-  alive: tf.Tensor  # Probability that the episode goes on after the last step.
+  alive: tf.Tensor  # Probability that the episode goes on after the last step (discounted).
   state: Nest
 
 
@@ -130,12 +130,12 @@ def observe_sequence(world_model: WorldModel, batch: Batch, seed: tf.Tensor) -> 
   inputs = (batch.prev_action, batch.observation, batch.is_first)
 
   def observe(state, step):
-    prev_action, observation, is_first = step
-    return world_model.observe(state, prev_action, observation, is_first, seed)
+    t, (prev_action, observation, is_first) = step
+    return world_model.observe(state, prev_action, observation, is_first, rng.fold_in(seed, t))
 
   states = tf.scan(
     observe,
-    tf.nest.map_structure(time_major, inputs),
+    (tf.range(tf.shape(batch.prev_action)[1]), tf.nest.map_structure(time_major, inputs)),
     initializer=world_model.initial_state(tf.shape(batch.prev_action)[0]),
   )
   return tf.nest.map_structure(time_major, states)

@@ -3,6 +3,9 @@
 A seed is `int32[2]`, used once and split with `tf.random.split`. A seed of shape `int32[B, 2]`
 gives row `b` numbers that depend on `seed[b]` alone, so that a served batch answers what single
 requests would have been answered.
+
+A function compiled by XLA (`jit_compile=True`) draws other numbers from a seed than one that is
+not, of the same distribution; equal seeds give equal numbers within each of the two.
 """
 
 from __future__ import annotations
@@ -11,7 +14,13 @@ import tensorflow as tf
 
 
 def make_seed(seed: int) -> tf.Tensor:
-  """Returns `int32[2]` from a Python integer of at most 62 bits."""
+  """Returns `int32[2]` from an integer of at most 62 bits.
+
+  Raises:
+    ValueError: if it is negative or larger.
+  """
+  if not 0 <= seed < 2**62:
+    raise ValueError(f"A seed must be in [0, 2**62), got {seed}.")
   return tf.constant([seed & 0x7FFFFFFF, (seed >> 31) & 0x7FFFFFFF], tf.int32)
 
 

@@ -90,7 +90,7 @@ class MixtureHead(keras.layers.Layer):
         (Ha & Schmidhuber 2018, appendix A.2); towards 0 the sample is the heaviest component's loc.
     """
     logits, loc, log_scale = self.parameters(h)
-    temperature = tf.reshape(tf.maximum(tf.convert_to_tensor(temperature), 1e-4), [-1, 1, 1])
+    temperature = tf.reshape(tf.maximum(tf.cast(temperature, tf.float32), 1e-4), [-1, 1, 1])
     if self.kind == "joint":
       choice = choice[:, :1]
     cumulative = tf.cumsum(tf.nn.softmax(logits / temperature), axis=-1)
@@ -115,7 +115,7 @@ class RewardHead(keras.layers.Layer):
   def __init__(self, bins, input_size: int, hidden_size: int = 0, name="reward"):
     super().__init__(name=name)
     bins = np.asarray(bins, np.float32)
-    if bins.ndim != 1 or len(bins) < 2 or np.any(np.diff(bins) <= 0):
+    if bins.ndim != 1 or len(bins) < 2 or not np.all(np.diff(bins) > 0):
       raise ValueError(f"reward_bins must be two or more increasing numbers, got {bins.tolist()}.")
     self.bins = tf.constant(bins)
     self.network = _Network(len(bins), input_size, hidden_size)

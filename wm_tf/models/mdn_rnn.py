@@ -149,9 +149,10 @@ class MDNRNN(WorldModel):
   def observe(self, state, prev_action, observation, is_first, seed=None) -> MDNRNNState:
     """As `WorldModel.observe`; deterministic (the posterior's mean), so `seed` is not used."""
     h, c = self._step(state.z, prev_action, state.h, state.c)
-    keep = tf.cast(tf.logical_not(is_first), tf.float32)[:, tf.newaxis]
+    # Not a product with 0, which would keep a NaN.
+    reset = lambda x: tf.where(is_first[:, tf.newaxis], 0.0, x)
     loc, _ = self._posterior(observation)
-    return MDNRNNState(z=loc, h=h * keep, c=c * keep)
+    return MDNRNNState(z=loc, h=reset(h), c=reset(c))
 
   def draw_noise(self, batch_size, num_steps, seed):
     choice_seed, normal_seed = rng.split(seed, 2)

@@ -39,6 +39,12 @@ class VAEConfig:
       raise ValueError(f"vae.latent_size must be positive, got {self.latent_size}.")
     if len(self.encoder_filters) != 4 or len(self.decoder_filters) != 3:
       raise ValueError("vae.encoder_filters takes 4 numbers and vae.decoder_filters 3.")
+    for first, end, _ in self.row_weights:
+      if not 0 <= first < end <= FRAME_SIZE:
+        raise ValueError(
+          f"vae.row_weights are (first_row, end_row, weight) within 0 and {FRAME_SIZE}, "
+          f"got rows {first}, {end}."
+        )
 
 
 def to_float(frames: tf.Tensor) -> tf.Tensor:
