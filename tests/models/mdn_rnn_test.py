@@ -1,0 +1,229 @@
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.contracts import WorldModelContract
+from tests.worlds import assert_same, make_batch, random_frames, rows_of, set_mixture, small_mdn_rnn
+from wm_tf import rng
+from wm_tf.imagination import observe_sequence
+from wm_tf.models.heads import MIXTURE_KINDS
+
+_SEED = rng.make_seed(3)
+_KINDS = list(itertools.product(MIXTURE_KINDS, (True, False)))
+every_kind = pytest.mark.parametrize(("kind", "change"), _KINDS)
+
+
+class TestMDNRNN(WorldModelContract):
+  @pytest.fixture(
+    scope="class",
+    params=_KINDS,
+    ids=lambda param: f"{param[0]}-{'change' if param[1] else 'latent'}",
+  )
+  @classmethod
+  def make_model(cls, request):
+    kind, change = request.param
+    return lambda seed: small_mdn_rnn(seed, mixture_kind=kind, predict_change=change)
+
+  @pytest.fixture(scope="class")
+  @classmethod
+  def posteriors(cls):
+    def encode(model, frames):
+      flat = tf.concat(model.vae.encode(tf.reshape(frames, [-1, 64, 64, 3])), axis=-1)
+      return tf.reshape(flat, [*frames.shape[:2], -1])
+
+    return encode
+
+
+def _latents(model, num_rows, num_steps, seed=0, log_scale=-1.5):
+  """Cached posteriors: random walks, and their log scales."""
+  generator = np.random.default_rng(seed)
+  shape = num_rows, num_steps, model.latent_size
+  loc = 0.3 * generator.normal(size=shape).cumsum(1) + model.latent_loc.numpy()
+  log_scales = log_scale + 0.2 * generator.normal(size=shape)
+  return np.concatenate([loc, log_scales], -1).astype(np.float32)
+
+
+def _normal_log_density(x, loc, scale):
+  return -0.5 * np.square((x - loc) / scale) - np.log(scale) - 0.5 * np.log(2 * np.pi)
+
+
+@every_kind
+def test_nll_is_the_density_of_the_standardised_latent(kind, change):
+  """The change of variables by hand: the density of z itself, times what standardising adds."""
+  model = small_mdn_rnn(mixture_kind=kind, predict_change=change, sample_latents=False)
+  generator = np.random.default_rng(5)
+  rows = 4 if kind == "per_dimension" else 1
+  weights = generator.dirichlet(np.ones(3), rows)
+  loc, scale = generator.normal(size=(4, 3)), generator.uniform(0.3, 2.0, (4, 3))
+  set_mixture(model.mixture, weights, loc, scale)
+  lengths = np.array([6, 3, 2])
+  batch = make_batch(_latents(model, 3, 6), lengths=lengths)
+  _, metrics = model.loss(batch, _SEED)
+
+  z = batch.observation.numpy()[..., :4].astype(np.float64)
+  unit = (model.change_scale if change else model.latent_scale).numpy()
+  origin = z[:, :-1] if change else model.latent_loc.numpy()
+  # Density of z[t + 1] in its own units, for each component: [B, T - 1, Z, K].
+  components = _normal_log_density(
+    z[:, 1:, :, None],
+    np.broadcast_to(origin, z[:, 1:].shape)[..., None] + unit[:, None] * loc,
+    unit[:, None] * scale,
+  )
+  if kind == "per_dimension":
+    log_density = np.log((weights * np.exp(components)).sum(-1)).sum(-1)
+  else:
+    log_density = np.log((weights[0] * np.exp(components.sum(-2))).sum(-1))
+  log_density += np.log(model.latent_scale.numpy()).sum()
+  mask = np.arange(1, 6) < lengths[:, None]
+  expected = -log_density[mask].mean() / 4
+  np.testing.assert_allclose(metrics["nll_per_dimension"], expected, rtol=1e-4)
+
+
+def test_a_standard_normal_has_1_419_nats():
+  model = small_mdn_rnn(predict_change=False, sample_latents=False)
+  set_mixture(model.mixture, np.full((4, 3), 1 / 3), np.zeros((4, 3)), np.ones((4, 3)))
+  standard = np.random.default_rng(0).normal(size=(64, 101, 4))
+  loc = model.latent_loc.numpy() + model.latent_scale.numpy() * standard
+  latents = np.concatenate([loc, np.zeros_like(loc)], -1).astype(np.float32)
+  nll = model.loss(make_batch(latents), _SEED)[1]["nll_per_dimension"]
+  # The standard error of the mean of 25600 halved chi squares is 0.0044.
+  assert abs(nll - 0.5 * np.log(2 * np.pi * np.e)) < 0.02
+
+
+@every_kind
+def test_the_loss_is_of_what_is_imagined(kind, change):
+  """Every term from the seam alone, step by step; what trained it is what dreams."""
+  model = small_mdn_rnn(
+    mixture_kind=kind,
+    predict_change=change,
+    sample_latents=False,
+    reward_weight=0.7,
+    termination_weight=0.3,
+  )
+  lengths = np.array([6, 3])
+  batch = make_batch(_latents(model, 2, 6), lengths=lengths)
+  loss, metrics = model.loss(batch, _SEED)
+  states = observe_sequence(model, batch, _SEED)
+  # The state in row t was stepped with what led there, so its h is what frame t was predicted from.
+  h = states.h[:, 1:]
+  z, mask = batch.observation[..., :4], batch.mask[:, 1:].numpy()
+  if change:
+    target = (z[:, 1:] - z[:, :-1]) / model.change_scale
+  else:
+    target = (z[:, 1:] - model.latent_loc) / model.latent_scale
+  nll = model.mixture.nll(h, target).numpy()[mask].mean() / 4
+  rewards, discounts = [], []
+  for t in range(5):
+    state = tf.nest.map_structure(lambda x, t=t: x[:, t], states)
+    prediction = model.imagine(state, batch.prev_action[:, t + 1], _SEED, 0.0)
+    np.testing.assert_allclose(prediction.state.h, h[:, t], atol=1e-6)
+    rewards.append(prediction.reward)
+    discounts.append(prediction.discount)
+  reward = model.reward.loss(h, batch.reward[:, 1:]).numpy()[mask].mean()
+  np.testing.assert_allclose(model.reward.mean(h), np.stack(rewards, 1), rtol=1e-5, atol=1e-6)
+  np.testing.assert_allclose(metrics["reward_loss"], reward, rtol=1e-5)
+  odds = np.log(10.0) + np.log(1 / np.stack(discounts, 1) - 1)  # As the weighted loss has them.
+  ends = 1 - batch.discount[:, 1:].numpy()
+  term = 10 * ends * np.log1p(np.exp(-odds)) + (1 - ends) * np.log1p(np.exp(odds))
+  np.testing.assert_allclose(metrics["termination_loss"], term[mask].mean(), rtol=1e-4)
+  expected = nll + 0.7 * reward + 0.3 * metrics["termination_loss"]
+  np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_sampled_latents_are_samples_of_the_posterior():
+  kwargs = {"mixture_kind": "joint"}
+  sampled, mean = small_mdn_rnn(**kwargs), small_mdn_rnn(sample_latents=False, **kwargs)
+  latents = _latents(mean, 2, 5)
+  other = rng.make_seed(4)
+  batch = make_batch(latents)
+  assert sampled.loss(batch, _SEED)[0] != sampled.loss(batch, other)[0]
+  assert mean.loss(batch, _SEED)[0] == mean.loss(batch, other)[0]
+  # A sample given as a mean, by hand.
+  noise = rng.normal([2, 5, 4], _SEED)
+  latents[..., :4] += np.exp(latents[..., 4:]) * noise
+  assert_same(mean.loss(make_batch(latents), _SEED), sampled.loss(batch, _SEED))
+
+
+@pytest.mark.parametrize("sample_latents", [True, False])
+def test_adapt(sample_latents):
+  model = small_mdn_rnn(sample_latents=sample_latents)
+  latents = [_latents(model, 3, 6, seed=0), _latents(model, 2, 8, seed=1, log_scale=-0.5)]
+  lengths = [np.array([6, 2, 4]), np.array([8, 1])]
+  for x, n in zip(latents, lengths, strict=True):
+    x[..., 2] = 0.7  # A latent that says nothing
+    x[..., 6] = -5.0
+    x[np.arange(x.shape[1]) >= n[:, None]] = 9.0  # Padding
+  model.adapt(make_batch(x, lengths=n) for x, n in zip(latents, lengths, strict=True))
+
+  pairs = zip(latents, lengths, strict=True)
+  rows = [row[:n] for x, ns in pairs for row, n in zip(x, ns, strict=True)]
+  loc = [row[:, :4].astype(np.float64) for row in rows]
+  variance = [sample_latents * np.exp(2.0 * row[:, 4:]) for row in rows]
+  every, every_variance = np.concatenate(loc), np.concatenate(variance)
+  np.testing.assert_allclose(model.latent_loc, every.mean(0), rtol=1e-5)
+  # Of samples: the variance of the means plus the mean of the variances.
+  scale = np.sqrt(every.var(0) + every_variance.mean(0))
+  scale[2] = 0.1
+  np.testing.assert_allclose(model.latent_scale, scale, rtol=1e-4)
+  square = [np.diff(x, axis=0) ** 2 + v[1:] + v[:-1] for x, v in zip(loc, variance, strict=True)]
+  change = np.sqrt(np.concatenate(square).mean(0))
+  change[2] = 0.05
+  np.testing.assert_allclose(model.change_scale, change, rtol=1e-4)
+
+
+def test_adapt_takes_frames():
+  frames, cached = small_mdn_rnn(0), small_mdn_rnn(0)
+  batch = make_batch(random_frames(2, 3))
+  frames.adapt([batch])
+  posterior = tf.concat(cached.vae.encode(tf.reshape(batch.observation, [-1, 64, 64, 3])), -1)
+  cached.adapt([batch._replace(observation=tf.reshape(posterior, [2, 3, -1]))])
+  for name in ("latent_loc", "latent_scale", "change_scale"):
+    np.testing.assert_allclose(getattr(frames, name), getattr(cached, name), rtol=1e-4)
+
+
+def test_adapt_without_two_frames_in_a_row_is_an_error():
+  model = small_mdn_rnn()
+  with pytest.raises(ValueError, match="no pair of consecutive frames"):
+    model.adapt([make_batch(_latents(model, 3, 4), lengths=(1, 1, 1))])
+  with pytest.raises(ValueError, match="no pair of consecutive frames"):
+    model.adapt([])
+
+
+def test_the_vae_is_not_trained():
+  model = small_mdn_rnn()
+  trained = {id(v) for v in model.trainable_variables}
+  assert trained and not trained & {id(v) for v in model.vae.weights}
+  assert {id(v) for v in model.vae.weights} < {id(v) for v in model.weights}
+
+
+@every_kind
+def test_dreams_stay_where_the_data_is(kind, change):
+  model = small_mdn_rnn(mixture_kind=kind, predict_change=change)
+  rows = 4 if kind == "per_dimension" else 1
+  set_mixture(model.mixture, np.full((rows, 3), 1 / 3), np.full((4, 3), 4.0), np.full((4, 3), 2.0))
+  state = model.initial_state(8)
+  for seed in range(30):
+    state = model.imagine(state, tf.zeros([8, 2]), rng.make_seed(seed)).state
+  deviation = (state.z - model.latent_loc) / model.latent_scale
+  assert np.abs(deviation).max() <= 5.0001
+  assert np.mean(deviation > 4.999) > 0.2
+
+
+@every_kind
+def test_imagined_latents_come_from_the_mixture(kind, change):
+  """By hand: a mixture of one normal for each dimension, at temperature 1.5."""
+  model = small_mdn_rnn(mixture_kind=kind, predict_change=change, num_mixtures=1)
+  loc, scale = np.array([[0.5], [-0.2], [0.1], [0.0]]), np.array([[0.5], [1.0], [0.7], [0.2]])
+  set_mixture(model.mixture, np.ones((4 if kind == "per_dimension" else 1, 1)), loc, scale)
+  state = rows_of(model.initial_state(1), [0] * 5)._replace(z=tf.fill([5, 4], 0.25))
+  noise = model.draw_noise(5, 1, _SEED)
+  _, normal = tf.nest.map_structure(lambda x: x[:, 0], noise)
+  sample = loc[:, 0] + np.sqrt(1.5) * scale[:, 0] * normal
+  if change:
+    expected = 0.25 + model.change_scale * sample
+  else:
+    expected = model.latent_loc + model.latent_scale * sample
+  actual = model.imagine(state, tf.zeros([5, 2]), _SEED, 1.5).state.z
+  np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)

@@ -1,0 +1,224 @@
+"""World models small enough for tests: one whose every number follows by hand, and real ones."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from wm_tf import rng
+from wm_tf.core import Batch, Prediction
+from wm_tf.models.heads import MixtureHead
+from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_tf.models.vae import VAE, VAEConfig
+from wm_tf.models.world_model import WorldModel
+
+
+class AdditiveState(NamedTuple):
+  z: tf.Tensor  # float32[B, A], the position
+  distance: tf.Tensor  # float32[B, 1], sum of |action| since the first frame
+
+
+class AdditiveWorld(WorldModel):
+  """`z' = z + action`, and the reward is `-|z' - goal|^2`.
+
+  A frame shows the position: `z` is its top left pixel's first A channels, divided by 100. The
+  disagreement of a step is the sum of its |action|.
+
+  Args:
+    goal: `A` numbers, or one.
+    action_size: A; the latent size too.
+    noise_scale: standard deviation of a step at temperature 1.
+    discount: of every step.
+    gain: weight of the action; learned.
+  """
+
+  def __init__(self, goal=2.5, action_size=2, noise_scale=0.0, discount=1.0, gain=1.0):
+    super().__init__(name="additive")
+    self.latent_size = self.action_size = action_size
+    self.feature_size = action_size + 1
+    self.goal, self.noise_scale, self.discount = goal, noise_scale, discount
+    constant = keras.initializers.Constant
+    self.gain = self.add_weight(name="gain", shape=(), initializer=constant(gain))
+    self.latent_scale = self.add_weight(
+      name="latent_scale", shape=(action_size,), initializer=constant(2.0), trainable=False
+    )
+    self.built = True
+
+  def initial_state(self, batch_size):
+    return AdditiveState(tf.zeros([batch_size, self.latent_size]), tf.zeros([batch_size, 1]))
+
+  def features(self, state):
+    return tf.concat(state, axis=-1)
+
+  def decode(self, state):
+    pixel = tf.clip_by_value(tf.reduce_mean(state.z, axis=-1) * (100 / 255), 0.0, 1.0)
+    return tf.tile(pixel[:, tf.newaxis, tf.newaxis, tf.newaxis], [1, 64, 64, 3])
+
+  def posterior(self, observation):
+    if observation.dtype == tf.uint8:
+      return tf.cast(observation[..., 0, 0, : self.latent_size], tf.float32) / 100.0
+    return observation[..., : self.latent_size]
+
+  def observe(self, state, prev_action, observation, is_first, seed):
+    distance = state.distance + tf.reduce_sum(tf.abs(prev_action), -1, keepdims=True)
+    distance = tf.where(is_first[:, tf.newaxis], tf.zeros_like(distance), distance)
+    return AdditiveState(self.posterior(observation), distance)
+
+  def draw_noise(self, batch_size, num_steps, seed):
+    return rng.normal([batch_size, num_steps, self.latent_size], seed)
+
+  def imagine_with_noise(self, state, action, noise, temperature=1.0):
+    scale = self.noise_scale * tf.sqrt(tf.cast(temperature, tf.float32))
+    z = state.z + self.gain * action + tf.reshape(scale, [-1, 1]) * noise
+    moved = tf.reduce_sum(tf.abs(action), axis=-1)
+    return Prediction(
+      state=AdditiveState(z, state.distance + moved[:, tf.newaxis]),
+      reward=-tf.reduce_sum(tf.square(z - self.goal), axis=-1),
+      discount=tf.fill(tf.shape(moved), self.discount),
+      disagreement=moved,
+    )
+
+  def loss(self, batch, seed):
+    z = self.posterior(batch.observation)
+    error = tf.square(z[:, 1:] - z[:, :-1] - self.gain * batch.prev_action[:, 1:])
+    mask = tf.cast(batch.mask[:, 1:], tf.float32)
+    loss = tf.reduce_sum(tf.reduce_sum(error, -1) * mask) / tf.reduce_sum(mask)
+    return loss, {"error": loss}
+
+
+def best_return(world: AdditiveWorld, z, horizon: int) -> np.ndarray:
+  """The largest return of `horizon` steps from positions `z[B, A]`, without noise: `float64[B]`.
+
+  Each step goes towards the goal as far as it may, which is best for every later step too.
+  """
+  z, total = np.asarray(z, np.float64), 0.0
+  for _ in range(horizon):
+    z = z + np.clip(world.goal - z, -1.0, 1.0)
+    total = total - np.square(z - world.goal).sum(-1)
+  return total
+
+
+class Always:
+  """A policy that takes the same action always, and counts in its memory how often."""
+
+  def __init__(self, action):
+    self.action = tf.constant(action, tf.float32)
+
+  def initial_memory(self, batch_size):
+    return tf.zeros([batch_size])
+
+  def act(self, state, memory, seed, explore=False):
+    rows = tf.shape(tf.nest.flatten(state)[0])[0]
+    return tf.tile(self.action[tf.newaxis], [rows, 1]), memory + 1.0
+
+
+def small_vae(seed: int = 0, **options) -> VAE:
+  """A VAE of 4 latents and few filters, with weights drawn from `seed`."""
+  config = VAEConfig(
+    **{
+      "latent_size": 4,
+      "encoder_filters": (4, 4, 4, 8),
+      "decoder_filters": (4, 4, 4),
+      **options,
+    }
+  )
+  vae = VAE(config)
+  randomize(vae, seed)
+  return vae
+
+
+def small_mdn_rnn(seed: int = 0, action_size: int = 2, **options) -> MDNRNN:
+  """An MDN-RNN on a `small_vae`, with weights and statistics drawn from `seed`."""
+  config = MDNRNNConfig(
+    **{
+      "hidden_size": 6,
+      "num_mixtures": 3,
+      "head_hidden_size": 5,
+      "reward_bins": (-1.0, 0.0, 2.0),
+      **options,
+    }
+  )
+  model = MDNRNN(small_vae(seed), action_size, config)
+  randomize(model, seed)
+  generator = np.random.default_rng(seed)
+  model.latent_loc.assign(generator.normal(0.0, 0.3, model.latent_size))
+  model.latent_scale.assign(generator.uniform(0.5, 1.5, model.latent_size))
+  model.change_scale.assign(generator.uniform(0.2, 0.6, model.latent_size))
+  return model
+
+
+def randomize(model: keras.Model, seed: int) -> None:
+  """Draws every weight, biases too, of a size at which all of them matter."""
+  generator = np.random.default_rng(seed)
+  for weight in model.weights:
+    shape = tuple(weight.shape)
+    fan_in = np.prod(shape[:-1])
+    if "transpose" in weight.path and len(shape) == 4:
+      fan_in = np.prod(shape) / shape[2] / 4  # Each pixel is reached by a quarter of the kernel.
+    scale = 0.5 if len(shape) == 1 else 1.4 / np.sqrt(fan_in)
+    weight.assign(generator.normal(0.0, scale, shape))
+
+
+def set_mixture(head: MixtureHead, weights, loc, scale) -> None:
+  """Makes a head's mixture what it is told, whatever the hidden state.
+
+  Args:
+    head: of either kind.
+    weights: `[Z, K]`, or `[K]` for a joint mixture.
+    loc, scale: `[Z, K]`; scales between 0.01 and 7.
+  """
+  kernel, bias = head.projection.kernel, head.projection.bias
+  kernel.assign(tf.zeros_like(kernel))
+  # The inverse of `soft_bound(x, -5, 2)`.
+  inverse = lambda y: np.log(np.expm1(y))
+  log_scale = 2.0 - inverse(7.0 - inverse(np.log(scale) + 5.0))
+  bias.assign(np.concatenate([np.log(weights).ravel(), np.ravel(loc), log_scale.ravel()]))
+
+
+def random_frames(*shape: int, seed: int = 0) -> np.ndarray:
+  """`uint8[*shape, 64, 64, 3]` of smooth colours."""
+  generator = np.random.default_rng(seed)
+  small = generator.integers(0, 256, (*shape, 4, 4, 3), np.uint8)
+  return small.repeat(16, axis=-3).repeat(16, axis=-2)
+
+
+def make_batch(observation, action_size: int = 2, lengths=None, seed: int = 0) -> Batch:
+  """Sequences that begin with their episodes, around given observations `[B, T, ...]`.
+
+  Args:
+    observation: frames or cached posteriors.
+    action_size: A.
+    lengths: of the rows, `[B]`; the rest is padding (with whatever there is). T if None.
+    seed: of actions, rewards (in [-1, 2]) and terminations (of every second row, on its last step).
+  """
+  num_rows, num_steps = observation.shape[:2]
+  generator = np.random.default_rng(seed)
+  lengths = np.full(num_rows, num_steps) if lengths is None else np.asarray(lengths)
+  step = np.arange(num_steps)
+  is_first = np.broadcast_to(step == 0, (num_rows, num_steps))
+  action = generator.uniform(-1, 1, (num_rows, num_steps, action_size)) * ~is_first[..., None]
+  reward = generator.uniform(-1, 2, (num_rows, num_steps)) * ~is_first
+  terminal = (step == lengths[:, None] - 1) & (np.arange(num_rows) % 2 == 0)[:, None]
+  return Batch(
+    observation=tf.constant(observation),
+    prev_action=tf.constant(action, tf.float32),
+    reward=tf.constant(reward, tf.float32),
+    discount=tf.constant(~terminal, tf.float32),
+    is_first=tf.constant(is_first),
+    mask=tf.constant(step < lengths[:, None]),
+  )
+
+
+def assert_same(a, b, rtol: float = 1e-5, atol: float = 1e-5) -> None:
+  """Two nests of tensors are equal but for rounding; `atol=rtol=0`: bit for bit."""
+  tf.nest.assert_same_structure(a, b)
+  for x, y in zip(tf.nest.flatten(a), tf.nest.flatten(b), strict=True):
+    np.testing.assert_allclose(x, y, rtol=rtol, atol=atol)
+
+
+def rows_of(nest, rows):
+  """Some rows of a nest of tensors `[B, ...]`."""
+  return tf.nest.map_structure(lambda x: tf.gather(x, rows), nest)
