@@ -17,7 +17,7 @@ import pytest
 
 # Through the link out of Bazel's sandbox: the rules are about the whole checkout.
 _ROOT = Path(__file__).resolve().parents[1]
-_FOLDERS = ("wm_tf", "trainers", "serving", "benchmarks", "tests")
+_FOLDERS = ("wm_tf", "trainers", "serving", "benchmarks", "examples", "tests")
 
 _CORE, _RNG, _SEAM = "//wm_tf:core", "//wm_tf:rng", "//wm_tf/models:world_model"
 _BELOW_AGENT = {
@@ -249,6 +249,8 @@ py_library(name = "search", srcs = glob(["*.py"]), deps = ["//wm_tf:core"])
 [py_binary(name = f[:-3], srcs = [f], deps = ["//wm_tf:config"]) for f in glob(["*.py"])]
 """,
   "trainers/train.py": "from absl import app\nfrom wm_tf import config",
+  "examples/BUILD": 'py_library(name = "examples", srcs = glob(["*.py"]))',
+  "examples/drive.py": "import gymnasium",
   "serving/BUILD": 'py_library(name = "serving", srcs = glob(["*.py"]))',
   "serving/server.py": "from absl import flags\nimport tensorflow as tf",
 }
@@ -284,6 +286,7 @@ def test_a_tree_that_keeps_the_rules_passes(tmp_path):
     ("trainers/train.py", "import matplotlib.pyplot as plt", "matplotlib has its one home"),
     ("trainers/train.py", "", "//trainers:train: imports nothing of its dep //wm_tf:config"),
     ("serving/server.py", "from wm_tf import core", "//serving may not import //wm_tf:core"),
+    ("examples/drive.py", "from serving import server", "//examples may not import //serving"),
     ("benchmarks/speed.py", "", "benchmarks/speed.py: in no target"),
     (
       "wm_tf/search/BUILD",
