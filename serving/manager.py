@@ -86,7 +86,7 @@ class ModelManager:
           raise ServingError(grpc.StatusCode.NOT_FOUND, message)
         _LOG.warning("%s Waiting for one.", message)
         if self._stopping.wait(self._poll_seconds or 1.0):
-          return
+          raise ServingError(grpc.StatusCode.CANCELLED, f"stopped while waiting for model {name}")
     for name, model in self._models.items():
       self._update(name, model)
     self._raise_if_unavailable()

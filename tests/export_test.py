@@ -46,7 +46,6 @@ class Exports(NamedTuple):
 
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory):
-  tf.keras.utils.set_random_seed(0)
   vae = VAE(VAEConfig(latent_size=6, encoder_filters=(4, 4, 8, 8), decoder_filters=(8, 4, 4)))
   config = MDNRNNConfig(hidden_size=8, num_mixtures=2, head_hidden_size=4)
   world_model = MDNRNN(vae, SPEC.action_size, config)
