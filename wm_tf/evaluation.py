@@ -19,6 +19,7 @@ from wm_tf.models.vae import VAE, kl_to_standard_normal, to_float
 from wm_tf.models.world_model import WorldModel
 
 OPEN_LOOP_STEPS = (1, 5, 10, 20, 50)
+BURN_IN = 10
 
 
 def evaluate_in_environment(
@@ -72,7 +73,7 @@ def evaluate_in_model(
 
   Returns:
     The expected return given each dream's course: rewards count with the probability that the
-    episode has not terminated before. `length` is the expected number of frames of a full dream.
+    episode has not terminated before. `length` is the number of frames of a whole dream.
   """
   seeds = np.asarray(seeds, np.int64)
   rows = np.array(
@@ -106,17 +107,15 @@ def vae_quality(vae: VAE, frames: Iterable[tf.Tensor]) -> dict[str, float]:
 
   Args:
     vae: the model.
-    frames: batches `uint8[B, 64, 64, 3]`; read twice.
+    frames: batches `uint8[B, 64, 64, 3]`; read once.
 
   Returns:
     `sse` per frame through the posterior mean; `sse_mean_image`, that of the mean of these very
     frames; `kl` in nats per frame; `active_dimensions` (more than 0.1 nat on average).
+
+  Raises:
+    ValueError: if there is no frame.
   """
-  batches = [np.asarray(batch) for batch in frames]
-  if not batches:
-    raise ValueError("There is no held-out frame to judge the VAE by; collect more episodes.")
-  count = sum(map(len, batches))
-  mean_image = sum(to_float(b).numpy().astype(np.float64).sum(0) for b in batches) / count
 
   @tf.function
   def figures(batch):
@@ -124,21 +123,26 @@ def vae_quality(vae: VAE, frames: Iterable[tf.Tensor]) -> dict[str, float]:
     error = tf.square(vae.decode(loc) - to_float(batch))
     return tf.reduce_sum(error), tf.reduce_sum(kl_to_standard_normal(loc, log_scale), axis=0)
 
-  sse, kl, baseline = 0.0, 0.0, 0.0
-  for batch in batches:
-    batch_sse, batch_kl = figures(tf.constant(batch))
-    sse, kl = sse + float(batch_sse), kl + batch_kl.numpy()
-    baseline += float(np.square(to_float(batch).numpy() - mean_image).sum())
+  count, sse, kl, sums, squares = 0, 0.0, 0.0, 0, 0
+  for batch in frames:
+    batch_sse, batch_kl = figures(tf.convert_to_tensor(batch))
+    sse, kl = sse + float(batch_sse), kl + batch_kl.numpy().astype(np.float64)
+    pixels = np.asarray(batch).astype(np.int64)
+    count, sums, squares = count + len(pixels), sums + pixels.sum(0), squares + (pixels**2).sum(0)
+  if not count:
+    raise ValueError("There is no held-out frame to judge the VAE by; collect more episodes.")
+  # Of integers up to here: no digit is lost in the difference.
+  baseline = (squares - sums / count * sums).sum() / 255.0**2
   return {
     "sse": sse / count,
-    "sse_mean_image": baseline / count,
+    "sse_mean_image": float(baseline / count),
     "kl": float(kl.sum() / count),
     "active_dimensions": int((kl / count > 0.1).sum()),
   }
 
 
 def dynamics_quality(
-  world_model: WorldModel, episodes: Iterable[Batch], seed: int = 0, burn_in: int = 10
+  world_model: WorldModel, episodes: Iterable[Batch], seed: int = 0, burn_in: int = BURN_IN
 ) -> dict[str, Any]:
   """Held-out figures of a dynamics model on whole episodes, against persistence.
 
@@ -153,11 +157,14 @@ def dynamics_quality(
 
   Returns:
     `nll_per_dimension` (teacher-forced; None if the model has none), `open_loop` and
-    `open_loop_persistence` by number of steps (as strings), `one_step_error`,
-    `persistence_error`, `reward_r2`, `reward_auc` (some reward above the commonest one or not),
-    `termination_auc` (None without a termination).
+    `open_loop_persistence` by number of steps (as strings; None where no episode is so long),
+    `one_step_error`, `persistence_error`, `reward_r2` (None if all rewards are equal), `reward_auc`
+    (some reward above the commonest one or not), `termination_auc` (None without a termination).
+
+  Raises:
+    ValueError: if there is no step.
   """
-  steps = [0, *OPEN_LOOP_STEPS]
+  horizon = max(OPEN_LOOP_STEPS)
 
   @tf.function
   def teacher_forced(batch):
@@ -175,13 +182,14 @@ def dynamics_quality(
 
   @tf.function
   def open_loop(state, actions):
-    noise = world_model.draw_noise(tf.shape(actions)[0], tf.shape(actions)[1], rng.make_seed(seed))
-    trail = [state.z]
-    for t in range(max(OPEN_LOOP_STEPS)):
-      step_noise = tf.nest.map_structure(lambda x, t=t: x[:, t], noise)
-      state = world_model.imagine_with_noise(state, actions[:, t], step_noise, 0.0).state
-      trail.append(state.z)
-    return tf.stack(trail, axis=1)
+    noise = world_model.draw_noise(tf.shape(actions)[0], horizon, rng.make_seed(seed))
+    time_major = lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
+    states = tf.scan(
+      lambda state, step: world_model.imagine_with_noise(state, step[0], step[1], 0.0).state,
+      tf.nest.map_structure(time_major, (actions, noise)),
+      initializer=state,
+    )
+    return time_major(states.z)
 
   scale = world_model.latent_scale.numpy()
   nll, rewards, reward_means, ends, discounts = [], [], [], [], []
@@ -198,22 +206,23 @@ def dynamics_quality(
     if batch_nll is not None:
       nll.append((float(batch_nll), pairs.sum()))
     z = states.z.numpy() / scale
-    for start in range(burn_in, mask.shape[1] - max(steps), max(steps)):
-      rows = mask[:, start + max(steps)]
-      if not rows.any():
-        continue
-      at = tf.nest.map_structure(lambda x, s=start, r=rows: x[:, s][r], states)
-      actions = tf.boolean_mask(batch.prev_action[:, start + 1 : start + 1 + max(steps)], rows)
-      dreamed = open_loop(at, actions).numpy() / scale
-      for k in OPEN_LOOP_STEPS:
+    # Dreams go on past the end of an episode, along no action; what is real there is compared.
+    actions = np.pad(np.asarray(batch.prev_action), [(0, 0), (0, horizon), (0, 0)])
+    for start in range(burn_in, mask.shape[1] - 1, horizon):
+      if not mask[:, start + 1].any():
+        break
+      at = tf.nest.map_structure(lambda x, s=start: x[:, s], states)
+      dreamed = open_loop(at, tf.constant(actions[:, start + 1 :][:, :horizon])).numpy() / scale
+      for k in (k for k in OPEN_LOOP_STEPS if start + k < mask.shape[1]):
+        rows = mask[:, start + k]
         real = z[rows, start + k]
-        errors[k].append(np.square(dreamed[:, k] - real).mean(-1))
+        errors[k].append(np.square(dreamed[rows, k - 1] - real).mean(-1))
         stay[k].append(np.square(z[rows, start] - real).mean(-1))
   if not rewards or not sum(map(len, rewards)):
     raise ValueError("There is no held-out episode to judge the dynamics by; collect more.")
   rewards, reward_means = np.concatenate(rewards), np.concatenate(reward_means)
   ends, discounts = np.concatenate(ends), np.concatenate(discounts)
-  mean = lambda parts: float(np.concatenate(parts).mean()) if parts else None
+  mean = lambda parts: float(np.concatenate(parts).mean()) if sum(map(len, parts)) else None
   open_loop_error = {str(k): mean(v) for k, v in errors.items()}
   persistence = {str(k): mean(v) for k, v in stay.items()}
   values, counts = np.unique(np.round(rewards, 2), return_counts=True)
@@ -268,9 +277,9 @@ def check_dynamics(quality: dict[str, Any]) -> None:
   """Raises `QualityGateError` unless one-step predictions beat persistence."""
   if quality["one_step_error"] is None:
     raise QualityGateError(
-      "The dynamics could not be judged: no held-out episode is long enough to dream "
-      f"{max(OPEN_LOOP_STEPS)} decisions along. Collect more episodes, or hold more of them out "
-      "(collect.held_out); --force goes on regardless."
+      "The dynamics could not be judged: no held-out episode goes on after the "
+      f"{BURN_IN} decisions that a dream is burnt in on. Collect more episodes, or hold more of "
+      "them out (collect.held_out); --force goes on regardless."
     )
   if not quality["one_step_error"] < quality["persistence_error"]:
     raise QualityGateError(
