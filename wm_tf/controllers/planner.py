@@ -48,6 +48,9 @@ class PlannerConfig:
   def __post_init__(self):
     if self.optimiser not in OPTIMISERS:
       raise ValueError(f"planner.optimiser must be one of {OPTIMISERS}, got {self.optimiser!r}.")
+    for name in ("horizon", "num_iterations", "num_particles"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"planner.{name} must be positive, got {getattr(self, name)}.")
 
   def strategy(self, action_size: int) -> Strategy:
     """Returns the search over flat plans of `horizon * action_size` numbers in [-1, 1]."""
