@@ -16,7 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 from absl import logging as absl_logging
 
-from trainers.stages import Run, WorkdirError
+from trainers.stages import Run, WorkdirError, locked, read_json
 from wm_tf import config as config_lib
 from wm_tf.data.env_pool import WorkerError
 from wm_tf.data.rollouts import CorruptShardError
@@ -65,33 +65,51 @@ def seed() -> int:
   return _SEED.value
 
 
-def open_run() -> Run:
-  """Opens the run that the flags describe; a context manager."""
-  return Run(_WORKDIR.value, config(), seed(), _FORCE.value)
+def open_run(create: bool = True) -> Run:
+  """The run that the flags describe: a context manager.
+
+  Args:
+    create: whether it may be a new one.
+  """
+  return Run(_WORKDIR.value, config(), seed(), _FORCE.value, create)
 
 
 def set_aside_other_seed() -> None:
-  """Renames a workdir that holds the same run with another seed to `WORKDIR.seedN`."""
+  """Makes way for `--seed`: moves a run of another one from WORKDIR to `WORKDIR.seedN`.
+
+  If `WORKDIR.seedN` holds the run of this seed, set aside before, it moves back.
+  """
   workdir = Path(_WORKDIR.value)
+  mine = {"config": json.loads(json.dumps(config_lib.to_dict(config()))), "seed": seed()}
+  there = _described(workdir)
+  if there and there != mine and there["config"] == mine["config"]:
+    aside = workdir.with_name(f"{workdir.name}.seed{there['seed']}")
+    if aside.exists():
+      raise WorkdirError(
+        f"{workdir} holds the run of seed {there['seed']}, and {aside} exists already. Remove one "
+        "of them, or use another --workdir."
+      )
+    with locked(workdir):
+      workdir.rename(aside)
+    print(f"The run of seed {there['seed']} in {workdir} is now in {aside}.")
+  back = workdir.with_name(f"{workdir.name}.seed{seed()}")
+  if not workdir.exists() and _described(back) == mine:
+    with locked(back):
+      back.rename(workdir)
+    print(f"The run of seed {seed()} in {back} is now in {workdir}.")
+
+
+def _described(workdir: Path) -> dict[str, Any] | None:
+  """The configuration and seed that a workdir was made with; None if it is no workdir."""
   path = workdir / "run.json"
-  if not path.exists():
-    return
-  there = json.loads(path.read_text())
-  mine = json.loads(json.dumps(config_lib.to_dict(config())))
-  if there["config"] != mine or there["seed"] == seed():
-    return
-  aside = workdir.with_name(f"{workdir.name}.seed{there['seed']}")
-  if aside.exists():
-    raise WorkdirError(
-      f"{workdir} holds the run of seed {there['seed']}, and {aside} exists already. Remove one of "
-      "them, or use another --workdir."
-    )
-  workdir.rename(aside)
-  print(f"The run of seed {there['seed']} in {workdir} is now in {aside}.")
+  return read_json(path) if path.exists() else None
 
 
 def run(main: Callable[[], None]) -> None:
   """Runs a binary's `main`; expected errors end it with one line and exit code 1."""
+
+  for flag in (_PRESET, _WORKDIR, _SEED, _OVERRIDE, _FORCE):  # So that --help shows them.
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
 
   def wrapped(argv: list[str]) -> None:
     if len(argv) > 1:

@@ -37,7 +37,7 @@ def main() -> None:
   name = _AGENT.value
   results = {}
   if name in ("controller", "planner"):
-    with common.open_run() as run:
+    with common.open_run(create=False) as run:
       iteration = run.best_iteration()
       agent = run.agent(name, iteration)
       if _IN_MODEL.value:

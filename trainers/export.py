@@ -33,7 +33,7 @@ def export_run(run: Run, version: int = 1) -> None:
 
 
 def main() -> None:
-  with common.open_run() as run:
+  with common.open_run(create=False) as run:
     export_run(run, _VERSION.value)
     print(f"Exported to {run.workdir / 'export'}; serve it with make serve WORKDIR={run.workdir}")
 

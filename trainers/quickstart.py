@@ -11,7 +11,6 @@ it goes on.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from typing import Any
 from serving.client import GrpcActor
 from trainers import common, summary
 from trainers.export import export_run
-from trainers.stages import Run, episode_seeds, write_json
+from trainers.stages import Run, episode_seeds, read_json, say, write_json
 from wm_tf import report
 from wm_tf.agent import AgentActor
 
@@ -43,7 +42,7 @@ def run_evaluations(run: Run) -> dict[str, Any]:
   Every figure is kept as soon as it is there, so that a killed run does not measure twice.
   """
   path = run.workdir / "results.json"
-  results = json.loads(path.read_text()) if path.exists() else {}
+  results = read_json(path) if path.exists() else {}
 
   def measure(name: str, figure_fn) -> None:
     if name not in results:
@@ -51,6 +50,8 @@ def run_evaluations(run: Run) -> dict[str, Any]:
       results[name] = figure_fn()
       run.add_seconds(f"evaluate {name}", time.monotonic() - started)
       write_json(path, results)
+    else:
+      say(f"{name}: measured before.")
 
   settings = run.config.evaluate
   best = run.best_iteration()
@@ -69,8 +70,8 @@ def run_evaluations(run: Run) -> dict[str, Any]:
       num = settings.num_planner_episodes
       measure("planner_in_environment", lambda: run.evaluate(actor, seeds[:num], "served planner"))
       played = run.play(actor, seeds[0])
-  measure("vae", lambda: run.train_vae(best))
-  measure("dynamics", lambda: run.train_dynamics(best))
+  measure("vae", lambda: run.quality("vae", run.vae_iteration(best)))
+  measure("dynamics", lambda: run.quality("dynamics", best))
   measure("data", lambda: summary.data_figures(run))
   measure("iterations", lambda: run.validations())
   results["seconds"] = run.seconds()

@@ -13,14 +13,16 @@ workdir/
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import hashlib
 import json
 import logging
 import os
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +125,46 @@ def write_json(path: Path, value: Any) -> None:
     file.write(json.dumps(value, indent=1).encode() + b"\n")
 
 
+def read_json(path: Path) -> Any:
+  """Reads what `write_json` wrote.
+
+  Raises:
+    WorkdirError: if it is damaged.
+  """
+  try:
+    return json.loads(path.read_text())
+  except ValueError as error:
+    raise WorkdirError(f"{path} is damaged ({error}). Remove it; it is made anew.") from error
+
+
+def say(text: str) -> None:
+  """Prints a line beside the progress bars."""
+  print(text, file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def locked(workdir: Path) -> Iterator[None]:
+  """Holds a workdir, which two processes would wreck.
+
+  Raises:
+    WorkdirError: if another process holds it; with its pid.
+  """
+  descriptor = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+  try:
+    try:
+      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+      owner = os.read(descriptor, 32).decode().strip() or "?"
+      raise WorkdirError(
+        f"{workdir} is in use by process {owner}. Wait for it, or use another --workdir."
+      ) from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    yield
+  finally:
+    os.close(descriptor)
+
+
 class Run:
   """A run: configuration, seed and workdir, and its stages in order.
 
@@ -136,44 +178,45 @@ class Run:
     config: config_lib.ExperimentConfig,
     seed: int,
     force: bool = False,
+    create: bool = True,
   ):
-    """Opens or creates a workdir.
+    """Describes a run; entering the context opens its workdir.
 
     Args:
       workdir: the folder.
       config: must equal the one the workdir was made with.
       seed: of everything that is random; likewise.
       force: whether to go on past a failed quality gate.
+      create: whether the workdir may be a new one.
+
+    Raises:
+      ConfigError: if there is no such environment.
+    """
+    self.workdir, self.config, self.seed, self.force = Path(workdir), config, seed, force
+    self._create = create
+    try:
+      self.spec = env_spec(config.environment)
+    except (ValueError, ImportError, AttributeError) as error:
+      raise config_lib.ConfigError(f"environment={config.environment}: {error}") from error
+    self._lock = contextlib.ExitStack()
+
+  def __enter__(self) -> Run:
+    """Opens or creates the workdir.
 
     Raises:
       WorkdirError: if the workdir belongs to another run, or another process is at it.
     """
-    self.workdir, self.config, self.seed, self.force = Path(workdir), config, seed, force
-    self.spec = env_spec(config.environment)
+    if not self._create and not (self.workdir / "run.json").exists():
+      raise WorkdirError(f"{self.workdir} holds no run; name its folder by --workdir.")
     self.workdir.mkdir(parents=True, exist_ok=True)
-    self._lock = self._acquire_lock()
-    self._claim()
-    self._models: dict[str, Any] = {}
-
-  def __enter__(self) -> Run:
+    with contextlib.ExitStack() as lock:
+      lock.enter_context(locked(self.workdir))
+      self._claim()
+      self._lock = lock.pop_all()
     return self
 
   def __exit__(self, *_) -> None:
-    os.close(self._lock)
-
-  def _acquire_lock(self) -> int:
-    descriptor = os.open(self.workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      owner = os.read(descriptor, 32).decode().strip() or "?"
-      os.close(descriptor)
-      raise WorkdirError(
-        f"{self.workdir} is in use by process {owner}. Wait for it, or use another --workdir."
-      ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    return descriptor
+    self._lock.close()
 
   def _claim(self) -> None:
     path = self.workdir / "run.json"
@@ -181,7 +224,7 @@ class Run:
     if not path.exists():
       write_json(path, mine)
       return
-    there = json.loads(path.read_text())
+    there = read_json(path)
     if there == json.loads(json.dumps(mine)):
       return
     old = dict(checkpoints.flatten_with_path(there))
@@ -224,37 +267,57 @@ class Run:
   def collect(self, iteration: int) -> None:
     """Collects the rollouts of an iteration: exploration at 0, then the last controller."""
     settings = self.config.collect
+    num = settings.episodes_per_iteration if iteration else settings.num_episodes
+    num_random = round(num * settings.random_start)
+    for suffix, num_episodes in (("", num - num_random), ("_random", num_random)):
+      folder = self.workdir / "data" / f"{iteration:03d}{suffix}"
+      there = 0
+      if (folder / rollouts.MANIFEST).exists():
+        manifest = rollouts.load_manifest(folder)
+        for shard in manifest.shards:
+          rollouts.check_size(folder, shard)
+        there = len(manifest.episodes)
+        say(f"collect {folder.name}: {there} of {num_episodes} episodes are there.")
+      if there < num_episodes:
+        self._collect(folder, iteration, num_episodes, there, bool(suffix))
+
+  def _collect(
+    self, folder: Path, iteration: int, num_episodes: int, there: int, random_start: bool
+  ) -> None:
+    settings = self.config.collect
+    options = {"stop_after_idle_decisions": settings.stop_after_idle_decisions}
+    if random_start:
+      options["random_start"] = True
     if iteration == 0:
-      actor, policy, num = self._explorers(), None, settings.num_episodes
+      actor = self._explorers()
+      policy = actor.choice
     else:
       agent = self.agent("controller", iteration - 1)
       actor = exploration.Noisy(AgentActor(agent), settings.controller_noise)
-      policy, num = f"controller_{iteration - 1:03d}", settings.episodes_per_iteration
-    num_random = round(num * settings.random_start)
-    parts = [("collect", num - num_random, False), ("collect_random", num_random, True)]
-    for purpose, num_episodes, random_start in parts:
-      if not num_episodes:
-        continue
-      options = {"stop_after_idle_decisions": settings.stop_after_idle_decisions}
-      if random_start:
-        options["random_start"] = True
-      folder = self.workdir / "data" / (f"{iteration:03d}" + ("_random" if random_start else ""))
-      label = f"collect {folder.name}"
-      with progress(num_episodes, label, unit="episode") as bar:
-        collect(
-          folder,
-          functools.partial(make_env, self.config.environment, **options),
-          actor,
-          episode_seeds(purpose, self.seed, num_episodes, iteration),
-          policy_name=policy or actor.choice,
-          iteration=iteration,
-          num_workers=num_workers(self.config),
-          on_progress=lambda done, total, info: bar.update(1, {"return": info.episode_return}),
-        )
+      policy = f"controller_{iteration - 1:03d}"
+    purpose = "collect_random" if random_start else "collect"
+    label = f"collect {folder.name}"
+    with progress(num_episodes, label, unit="episode", initial=there) as bar:
+      collect(
+        folder,
+        functools.partial(make_env, self.config.environment, **options),
+        actor,
+        episode_seeds(purpose, self.seed, num_episodes, iteration),
+        policy_name=policy,
+        iteration=iteration,
+        num_workers=num_workers(self.config),
+        episodes_per_shard=settings.episodes_per_shard,
+        on_progress=lambda done, total, info: bar.update(1, {"return": info.episode_return}),
+      )
 
   def train_vae(self, iteration: int) -> dict[str, float]:
     """Fits the VAE of an iteration to all frames so far; returns its held-out figures."""
     iteration = self.vae_iteration(iteration)
+    quality = self._fitted("vae", iteration, self._fit_vae)
+    self._gate(evaluation.check_vae, quality)
+    return quality
+
+  def _fit_vae(self, iteration: int) -> dict[str, float]:
     folder, settings = self.path("vae", iteration), self.config.vae_fit
     keras.utils.set_random_seed(self.seed)  # Initial weights: a killed run begins with the same.
     vae = VAE(self.config.vae)
@@ -270,20 +333,15 @@ class Run:
       self.data_folders(iteration),
       {},
     )
-    quality_path = folder / "quality.json"
-    if not quality_path.exists():
-      held_out = datasets.frames_dataset(
-        self.data_folders(iteration),
-        batch_size=64,
-        seed=0,
-        split="held_out",
-        held_out_fraction=self.config.collect.held_out,
-        drop_remainder=False,
-      )
-      write_json(quality_path, evaluation.vae_quality(vae, held_out.take(32)))
-    quality = json.loads(quality_path.read_text())
-    self._gate(evaluation.check_vae, quality)
-    return quality
+    held_out = datasets.frames_dataset(
+      self.data_folders(iteration),
+      batch_size=64,
+      seed=0,
+      split="held_out",
+      held_out_fraction=self.config.collect.held_out,
+      drop_remainder=False,
+    )
+    return evaluation.vae_quality(vae, held_out.take(32))
 
   def encode(self, iteration: int) -> None:
     """Writes the posteriors of all rollouts so far under the VAE of an iteration."""
@@ -301,6 +359,11 @@ class Run:
 
   def train_dynamics(self, iteration: int) -> dict[str, Any]:
     """Fits the dynamics of an iteration to all latents so far; returns their held-out figures."""
+    quality = self._fitted("dynamics", iteration, self._fit_dynamics)
+    self._gate(evaluation.check_dynamics, quality)
+    return quality
+
+  def _fit_dynamics(self, iteration: int) -> dict[str, Any]:
     self.encode(iteration)
     folder, settings = self.path("dynamics", iteration), self.config.dynamics_fit
     keras.utils.set_random_seed(self.seed)
@@ -324,20 +387,16 @@ class Run:
       folders,
       {"sequence_length": settings.sequence_length},
     )
-    quality_path = folder / "quality.json"
-    if not quality_path.exists():
-      held_out = datasets.episodes_dataset(
-        folders, batch_size=8, split="held_out", held_out_fraction=self.config.collect.held_out
-      )
-      write_json(quality_path, evaluation.dynamics_quality(model, held_out))
-    quality = json.loads(quality_path.read_text())
-    self._gate(evaluation.check_dynamics, quality)
-    return quality
+    held_out = datasets.episodes_dataset(
+      folders, batch_size=8, split="held_out", held_out_fraction=self.config.collect.held_out
+    )
+    return evaluation.dynamics_quality(model, held_out)
 
   def train_controller(self, iteration: int) -> None:
     """Evolves a controller in the dream of an iteration, from scratch."""
     folder, settings = self.path("controller", iteration), self.config.controller
     if (folder / "controller.npz").exists():
+      say(f"evolve {iteration:03d}: done before.")
       return
     model = self.world_model(iteration)
     folders = self.latent_folders(iteration)
@@ -400,7 +459,7 @@ class Run:
           ),
         },
       )
-    return json.loads(path.read_text())
+    return read_json(path)
 
   def iterate(self) -> list[dict[str, Any]]:
     """Collects, refits and evolves `num_iterations` times after the first; returns validations."""
@@ -414,7 +473,7 @@ class Run:
   def validations(self) -> list[dict[str, Any]]:
     """Every iteration's validation so far."""
     paths = sorted((self.workdir / "controller").glob("*/validation.json"))
-    return [json.loads(path.read_text()) for path in paths]
+    return [read_json(path) for path in paths]
 
   def best_iteration(self) -> int:
     """The iteration whose controller did best on the validation seeds."""
@@ -493,7 +552,20 @@ class Run:
       return Agent(self.spec, model, Planner(model, self.config.planner, controller))
     raise ValueError(f"Unknown agent {policy!r}: it must be controller or planner.")
 
+  def quality(self, stage: str, iteration: int) -> dict[str, Any]:
+    """The held-out figures of a finished fit, of stage `vae` or `dynamics`."""
+    return read_json(self.path(stage, iteration) / "quality.json")
+
   # --- Inside -------------------------------------------------------------------------------
+
+  def _fitted(self, stage: str, iteration: int, fit_fn: Callable[[int], Any]) -> dict[str, Any]:
+    """The held-out figures of a fit, which is done now unless it has been."""
+    path = self.path(stage, iteration) / "quality.json"
+    if path.exists():
+      say(f"fit {stage} {iteration:03d}: done before.")
+    else:
+      write_json(path, fit_fn(iteration))
+    return self.quality(stage, iteration)
 
   def _fit(self, label, model, folder, iteration, settings, dataset_fn, folders, options) -> None:
     common = dict(
@@ -535,7 +607,7 @@ class Run:
   def seconds(self) -> dict[str, float]:
     """The time spent so far, by stage."""
     path = self.workdir / "seconds.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return read_json(path) if path.exists() else {}
 
   def _gate(self, check, quality) -> None:
     try:

@@ -17,6 +17,9 @@ from wm_tf.models.vae import VAEConfig
 from wm_tf.training.loop import FitConfig
 
 
+STRATEGIES = ("cma_es", "sep_cma_es", "open_es", "cem")
+
+
 class ConfigError(ValueError):
   """A preset, a field or a value that does not exist."""
 
@@ -36,6 +39,7 @@ class CollectConfig:
     random_start: share of training episodes that start at a random place (environments that can).
     stop_after_idle_decisions: ends a training episode that has brought nothing for so long.
     held_out: share of the episodes kept for validation, by seed.
+    episodes_per_shard: episodes that are written together; a killed collection goes on after them.
     num_workers: environment processes; 0 for twice the number of processors.
   """
 
@@ -55,6 +59,7 @@ class CollectConfig:
   random_start: float = 0.5
   stop_after_idle_decisions: int = 25
   held_out: float = 0.1
+  episodes_per_shard: int = 16
   num_workers: int = 0
 
 
@@ -102,6 +107,12 @@ class ControllerConfig:
   start_window: int = 8
   num_starts: int = 4096
   dream: DreamESConfig = DreamESConfig()
+
+  def __post_init__(self):
+    if self.strategy not in STRATEGIES:
+      raise ConfigError(
+        f"controller.strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}."
+      )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,31 +231,32 @@ def make_config(preset: str = "default", overrides: Iterable[str] = ()) -> Exper
 def override(config: Any, overrides: Iterable[str]) -> Any:
   """Returns a copy of a nested dataclass with `"path.to.field=value"` applied in order."""
   for text in overrides:
-    path, equals, value = text.partition("=")
+    path, equals, value = (part.strip() for part in text.partition("="))
     if not equals:
       raise ConfigError(f"An override must look like dynamics.num_mixtures=8, got {text!r}.")
-    config = _replace(config, path.strip().split("."), value.strip(), path.strip())
+    known = [name for name, _ in flatten(config)]
+    if not any(f"{name}.".startswith(f"{path}.") for name in known):
+      raise ConfigError(f"Unknown field {path!r}; {_nearest(path, known)}")
+    config = _replace(config, path.split("."), value, path)
   return config
 
 
 def _replace(config: Any, parts: list[str], value: str, path: str) -> Any:
-  fields = typing.get_type_hints(type(config)) if dataclasses.is_dataclass(config) else {}
-  if parts[0] not in fields:
-    known = [name for name, _ in flatten(config)] if fields else []
-    raise ConfigError(
-      f"Unknown field {path!r}: there is no {parts[0]!r} in "
-      f"{type(config).__name__}; {_nearest('.'.join(parts), known)}"
-    )
   if len(parts) > 1:
     new = _replace(getattr(config, parts[0]), parts[1:], value, path)
   else:
-    new = _parse(value, fields[parts[0]], path)
+    new = _parse(value, typing.get_type_hints(type(config))[parts[0]], path)
+  return _checked(f"{path}={value}", dataclasses.replace, config, **{parts[0]: new})
+
+
+def _checked(path: str, make, *args, **fields) -> Any:
+  """Calls `make`; what a dataclass does not accept becomes a `ConfigError` that names its origin."""
   try:
-    return dataclasses.replace(config, **{parts[0]: new})
+    return make(*args, **fields)
   except ConfigError:
     raise
   except ValueError as error:
-    raise ConfigError(f"{path}={value}: {error}") from error
+    raise ConfigError(f"{path}: {error}") from error
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:
@@ -329,4 +341,5 @@ def _from_dict(cls: type, values: dict[str, Any], path: str) -> Any:
   for name in hints:
     if name not in values:
       raise ConfigError(f"{path}: field {name!r} is missing; it was written by another version.")
-  return cls(**{n: _coerce(v, hints[n], f"{path}.{n}") for n, v in values.items()})
+  fields = {n: _coerce(v, hints[n], f"{path}.{n}") for n, v in values.items()}
+  return _checked(path, cls, **fields)
