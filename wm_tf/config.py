@@ -16,7 +16,6 @@ from wm_tf.models.mdn_rnn import MDNRNNConfig
 from wm_tf.models.vae import VAEConfig
 from wm_tf.training.loop import FitConfig
 
-
 STRATEGIES = ("cma_es", "sep_cma_es", "open_es", "cem")
 
 
@@ -250,7 +249,7 @@ def _replace(config: Any, parts: list[str], value: str, path: str) -> Any:
 
 
 def _checked(path: str, make, *args, **fields) -> Any:
-  """Calls `make`; what a dataclass does not accept becomes a `ConfigError` that names its origin."""
+  """Calls `make`; what a dataclass refuses becomes a `ConfigError` that names its origin."""
   try:
     return make(*args, **fields)
   except ConfigError:

@@ -105,6 +105,14 @@ class MixtureHead(keras.layers.Layer):
     return loc + scale * tf.sqrt(temperature[..., 0]) * noise
 
 
+def check_reward_bins(bins) -> np.ndarray:
+  """Returns `float32[num_bins]`, or raises ValueError."""
+  bins = np.asarray(bins, np.float32)
+  if bins.ndim != 1 or len(bins) < 2 or not np.all(np.diff(bins) > 0):
+    raise ValueError(f"reward_bins must be two or more increasing numbers, got {bins.tolist()}.")
+  return bins
+
+
 class RewardHead(keras.layers.Layer):
   """A distribution over what a step brings: a categorical over fixed reward values.
 
@@ -114,11 +122,8 @@ class RewardHead(keras.layers.Layer):
 
   def __init__(self, bins, input_size: int, hidden_size: int = 0, name="reward"):
     super().__init__(name=name)
-    bins = np.asarray(bins, np.float32)
-    if bins.ndim != 1 or len(bins) < 2 or not np.all(np.diff(bins) > 0):
-      raise ValueError(f"reward_bins must be two or more increasing numbers, got {bins.tolist()}.")
-    self.bins = tf.constant(bins)
-    self.network = _Network(len(bins), input_size, hidden_size)
+    self.bins = tf.constant(check_reward_bins(bins))
+    self.network = _Network(self.bins.shape[0], input_size, hidden_size)
     self.built = True
 
   def logits(self, h: tf.Tensor) -> tf.Tensor:

@@ -11,7 +11,13 @@ import tensorflow as tf
 
 from wm_tf import rng
 from wm_tf.core import Batch, Prediction
-from wm_tf.models.heads import MixtureHead, RewardHead, TerminationHead
+from wm_tf.models.heads import (
+  MIXTURE_KINDS,
+  MixtureHead,
+  RewardHead,
+  TerminationHead,
+  check_reward_bins,
+)
 from wm_tf.models.vae import VAE
 from wm_tf.models.world_model import WorldModel
 
@@ -48,6 +54,13 @@ class MDNRNNConfig:
   termination_weight: float = 1.0
   termination_positive_weight: float = 10.0
   head_hidden_size: int = 64
+
+  def __post_init__(self):
+    if self.mixture_kind not in MIXTURE_KINDS:
+      raise ValueError(
+        f"dynamics.mixture_kind must be one of {MIXTURE_KINDS}, got {self.mixture_kind!r}."
+      )
+    check_reward_bins(self.reward_bins)
 
 
 class MDNRNNState(NamedTuple):
