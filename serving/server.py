@@ -53,6 +53,11 @@ _TENSOR_CONTENT = flags.DEFINE_bool(
 _DRAIN = flags.DEFINE_float(
   "drain_seconds", 10.0, "How long SIGTERM waits for calls in flight to end.", 0
 )
+_WITH_STDIN = flags.DEFINE_bool(
+  "exit_with_stdin",
+  False,
+  "Also end when standard input does: given a pipe, the server does not outlive who started it.",
+)
 
 
 def _configuration():
@@ -84,13 +89,15 @@ def main(argv):
   logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
   if _HOST.value not in ("127.0.0.1", "localhost", "::1", "[::1]"):
     _LOG.warning("--host=%s: anyone who reaches this address can call it, unencrypted", _HOST.value)
+  over = threading.Event()
+  if _WITH_STDIN.value:
+    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
   server = EmbeddedServer(_HOST.value, _MAX_THREADS.value, _POLL.value, _TENSOR_CONTENT.value)
   try:
     target = server.start(_configuration(), _PORT.value, wait=True)
   except ServingError as error:
     print(f"Failed to start server. Error: {error}", file=sys.stderr)
     return 255
-  over = threading.Event()
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: over.set())
   print(f"Running gRPC ModelServer at {target} ...", flush=True)

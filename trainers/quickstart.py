@@ -89,7 +89,7 @@ def serve(exports: Path, timeout: float = 120.0) -> Iterator[str]:
 
   Args:
     exports: folder with `planner`, `controller` and `world_model`.
-    timeout: seconds that loading may take.
+    timeout: seconds that the server may take to end.
 
   Raises:
     RuntimeError: if the server does not come up; with what it said.
@@ -105,7 +105,11 @@ def serve(exports: Path, timeout: float = 120.0) -> Iterator[str]:
   log = exports / "server.log"
   with open(log, "w") as errors:
     process = subprocess.Popen(
-      [sys.executable, "-m", "serving.server", "--port=0", f"--model_config_file={config}"],
+      [
+        *(sys.executable, "-m", "serving.server", "--port=0", f"--model_config_file={config}"),
+        "--exit_with_stdin",  # It ends even if this process is killed.
+      ],
+      stdin=subprocess.PIPE,
       stdout=subprocess.PIPE,
       stderr=errors,
       text=True,
@@ -118,7 +122,11 @@ def serve(exports: Path, timeout: float = 120.0) -> Iterator[str]:
     yield line.split(" at ")[1].split()[0]
   finally:
     process.terminate()
-    process.wait(timeout)
+    try:
+      process.wait(timeout)
+    except subprocess.TimeoutExpired:
+      process.kill()
+      process.wait()
 
 
 if __name__ == "__main__":
