@@ -352,10 +352,19 @@ class Run:
       lambda frames: tf.concat(vae.encode(frames), axis=-1),
       input_signature=[tf.TensorSpec([None, 64, 64, 3], tf.uint8)],
     )
-    for source, target in zip(
-      self.data_folders(iteration), self.latent_folders(iteration), strict=True
-    ):
-      datasets.write_latents(source, target, encode, fingerprint=fingerprint)
+    sources, targets = self.data_folders(iteration), self.latent_folders(iteration)
+    total = sum(len(rollouts.load_manifest(folder).episodes) for folder in sources)
+    before = 0
+    with progress(total, f"encode {iteration:03d}", unit="episode") as bar:
+      for source, target in zip(sources, targets, strict=True):
+        manifest = datasets.write_latents(
+          source,
+          target,
+          encode,
+          fingerprint=fingerprint,
+          on_progress=lambda done, _, before=before: bar.update(before + done - bar.count),
+        )
+        before += len(manifest.episodes)
 
   def train_dynamics(self, iteration: int) -> dict[str, Any]:
     """Fits the dynamics of an iteration to all latents so far; returns their held-out figures."""
@@ -395,8 +404,10 @@ class Run:
   def train_controller(self, iteration: int) -> None:
     """Evolves a controller in the dream of an iteration, from scratch."""
     folder, settings = self.path("controller", iteration), self.config.controller
+    saved = checkpoints.Checkpoints(folder / "checkpoints")
     if (folder / "controller.npz").exists():
       say(f"evolve {iteration:03d}: done before.")
+      saved.clear()
       return
     model = self.world_model(iteration)
     folders = self.latent_folders(iteration)
@@ -417,7 +428,6 @@ class Run:
     strategy = self._strategy()
     es = DreamES(model, controller, strategy, settings.dream)
     state = strategy.init(tf.zeros([1, controller.num_parameters]))
-    saved = checkpoints.Checkpoints(folder / "checkpoints")
     restored = saved.restore(state)
     first, state = restored if restored is not None else (0, state)
     logger = make_loggers(folder, desc=f"evolve {iteration:03d}", keys=("dream/return_mean",))
