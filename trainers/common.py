@@ -35,8 +35,14 @@ _OVERRIDE = flags.DEFINE_multi_string(
 )
 _FORCE = flags.DEFINE_bool("force", False, "Go on past a failed quality gate, with a warning.")
 
+
+class FlagError(ValueError):
+  """A flag's value that cannot be used."""
+
+
 # Errors that name what is wrong and what to do: their message is enough.
 EXPECTED_ERRORS = (
+  FlagError,
   WorkdirError,
   config_lib.ConfigError,
   QualityGateError,

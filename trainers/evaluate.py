@@ -19,12 +19,19 @@ from trainers import common
 from trainers.stages import episode_seeds, evaluate, play, scripted_actor, write_json
 from wm_tf import report
 from wm_tf.agent import AgentActor
+from wm_tf.data.collect import Actor
 from wm_tf.export import SavedModelActor
+from wm_tf.training.checkpoints import atomic_open
 
 _AGENT = flags.DEFINE_string("agent", "controller", "What to evaluate; see above.")
 _EPISODES = flags.DEFINE_integer("episodes", 16, "Number of full episodes.", lower_bound=1)
 _SEEDS = flags.DEFINE_list(
   "seeds", [], "Seeds of the episodes, instead of fresh ones that follow from --seed."
+)
+flags.register_validator(
+  "seeds",
+  lambda seeds: all(seed.isdigit() for seed in seeds) and len(set(seeds)) == len(seeds),
+  "it takes distinct whole numbers, such as --seeds=1,2,3.",
 )
 _IN_MODEL = flags.DEFINE_bool(
   "in_model", True, "Also evaluate a run's own agent in its dream, and print the gap."
@@ -33,8 +40,40 @@ _RENDER = flags.DEFINE_string("render", None, "GIF file for an animation of the 
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 
 
+def foreign_actor(name: str, environment: str) -> Actor:
+  """A SavedModel, or a served model, that says it is for this environment.
+
+  Raises:
+    FlagError: if it cannot be loaded or called, or is for another one.
+  """
+  try:
+    if name.startswith("grpc://"):
+      actor, there = _served_actor(name)
+    else:
+      actor = SavedModelActor(name)
+      there = actor.spec["name"]
+  except (OSError, ValueError) as error:
+    raise common.FlagError(f"--agent={name}: {error}") from error
+  if there != environment:
+    raise common.FlagError(
+      f"--agent={name} is for environment {there}, not {environment}: "
+      f"--override=environment={there}."
+    )
+  return actor
+
+
+def _served_actor(name: str) -> tuple[Actor, str]:
+  from serving.client import CallError, GrpcActor  # Serving is an extra.
+
+  actor = GrpcActor(name)
+  try:
+    return actor, actor.client.spec().name
+  except CallError as error:
+    raise ValueError(str(error)) from error
+
+
 def main() -> None:
-  name = _AGENT.value
+  name, config = _AGENT.value, common.config()
   results = {}
   if name in ("controller", "planner"):
     with common.open_run(create=False) as run:
@@ -44,18 +83,14 @@ def main() -> None:
         results[f"{name}_in_model"] = run.evaluate_in_model(agent, _EPISODES.value, iteration)
     actor = AgentActor(agent)
   elif name in ("random", "heuristic"):
-    actor = scripted_actor(name, common.config().environment)
-  elif name.startswith("grpc://"):
-    from serving.client import GrpcActor  # Serving is an extra.
-
-    actor = GrpcActor(name)
+    actor = scripted_actor(name, config.environment)
   else:
-    actor = SavedModelActor(name)
-  config = common.config()
+    actor = foreign_actor(name, config.environment)
   seeds = [int(seed) for seed in _SEEDS.value] or episode_seeds(
     "evaluation", common.seed(), _EPISODES.value
   )
-  label = name if name in ("random", "heuristic") else f"{Path(name).name}_in_environment"
+  model = Path(name).parent if Path(name).name.isdigit() else Path(name)  # A version folder.
+  label = name if name in ("random", "heuristic") else f"{model.name}_in_environment"
   results[label] = evaluate(config, actor, seeds, name)
   common.print_scores(results)
   if len(results) == 2:
@@ -65,7 +100,8 @@ def main() -> None:
     write_json(Path(_OUTPUT.value), results)
   if _RENDER.value:
     episode = play(config, actor, seeds[0])
-    Path(_RENDER.value).write_bytes(report.animation(episode.observation))
+    with atomic_open(_RENDER.value) as file:
+      file.write(report.animation(episode.observation))
     print(f"Wrote {_RENDER.value} (seed {seeds[0]}).")
 
 

@@ -39,15 +39,15 @@ def main() -> None:
 def run_evaluations(run: Run) -> dict[str, Any]:
   """Exports, serves and evaluates; returns what `results.json` holds.
 
-  Every figure is kept as soon as it is there, so that a killed run does not measure twice.
+  Every score is kept as soon as it is there, so that a killed run does not measure twice.
   """
   path = run.workdir / "results.json"
   results = read_json(path) if path.exists() else {}
 
-  def measure(name: str, figure_fn) -> None:
+  def measure(name: str, score_fn) -> None:
     if name not in results:
       started = time.monotonic()
-      results[name] = figure_fn()
+      results[name] = score_fn()
       run.add_seconds(f"evaluate {name}", time.monotonic() - started)
       write_json(path, results)
     else:
@@ -57,8 +57,6 @@ def run_evaluations(run: Run) -> dict[str, Any]:
   best = run.best_iteration()
   agent = run.agent("controller", best)
   seeds = episode_seeds("evaluation", run.seed, settings.num_episodes)
-  measure("environment", lambda: run.spec.env_id)
-  measure("chosen_iteration", lambda: best)
   for name in ("random", "heuristic"):
     measure(name, lambda name=name: run.evaluate(run.actor(name), seeds, name))
   measure("controller_in_model", lambda: run.evaluate_in_model(agent, settings.num_episodes, best))
@@ -70,11 +68,15 @@ def run_evaluations(run: Run) -> dict[str, Any]:
       num = settings.num_planner_episodes
       measure("planner_in_environment", lambda: run.evaluate(actor, seeds[:num], "served planner"))
       played = run.play(actor, seeds[0])
-  measure("vae", lambda: run.quality("vae", run.vae_iteration(best)))
-  measure("dynamics", lambda: run.quality("dynamics", best))
-  measure("data", lambda: summary.data_figures(run))
-  measure("iterations", lambda: run.validations())
-  results["seconds"] = run.seconds()
+  results |= {
+    "environment": run.spec.env_id,
+    "chosen_iteration": best,
+    "vae": run.quality("vae", run.vae_iteration(best)),
+    "dynamics": run.quality("dynamics", best),
+    "data": summary.data_figures(run),
+    "iterations": run.validations(),
+    "seconds": run.seconds(),
+  }
   write_json(path, results)
   if not (run.workdir / "report.html").exists():
     summary.write(
