@@ -11,6 +11,7 @@ of an exported SavedModel, or a served model as `grpc://host:port/model`.
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 from absl import flags
@@ -53,7 +54,9 @@ def foreign_actor(name: str, environment: str) -> Actor:
       actor = SavedModelActor(name)
       there = actor.spec["name"]
   except (OSError, ValueError) as error:
-    raise common.FlagError(f"--agent={name}: {error}") from error
+    near = difflib.get_close_matches(name, ("random", "heuristic", "controller", "planner"), n=1)
+    hint = f" Did you mean --agent={near[0]}?" if near else ""
+    raise common.FlagError(f"--agent={name}: {error}{hint}") from error
   if there != environment:
     raise common.FlagError(
       f"--agent={name} is for environment {there}, not {environment}: "
