@@ -45,6 +45,8 @@ def test_pins_lie_within_the_ranges():
 
 
 def test_whatever_a_pinned_package_requires_is_pinned():
+  if not any(importlib.metadata.distributions(name="tf-agents")):
+    pytest.skip("This is not the set of requirements.txt.")
   pins = _pins()
   for name, version in pins.items():
     assert importlib.metadata.version(name) == version, f"{name} is not installed as pinned"
