@@ -167,17 +167,26 @@ def test_temperature_of_each_row(kind):
 
 
 @both_kinds
-def test_the_last_component_takes_what_rounding_leaves(kind):
-  """Seven equal float32 weights need not add up to 1, and the draw may be just below it."""
+def test_the_draw_picks_by_cumulative_weight(kind):
   loc, scale = np.arange(7.0)[None], np.full((1, 7), 0.01)
   head = _fixed_head(np.full((1, 7) if kind == "per_dimension" else 7, 1 / 7), loc, scale)
   draw = lambda choice: head.sample(
     tf.zeros([1, 1]), np.full((1, 1), choice, np.float32), np.zeros((1, 1), np.float32), 1.0
   )[0, 0]
-  assert draw(np.nextafter(np.float32(1), np.float32(0))) == 6.0
   assert draw(0.0) == 0.0
   for k in range(7):
     assert draw((k + 0.5) / 7) == k
+
+
+def test_the_last_component_takes_what_rounding_leaves():
+  """Float32 weights need not add up to 1, and a draw may be above what they add up to."""
+  weights = np.random.default_rng(0).dirichlet(np.ones(7), 100)
+  head = _fixed_head(weights, np.tile(np.arange(1.0, 8.0), (100, 1)), np.full((100, 7), 0.01))
+  h, choice = tf.zeros([1, 1]), np.full((1, 100), np.nextafter(np.float32(1), np.float32(0)))
+  total = tf.cumsum(tf.nn.softmax(head.parameters(h)[0]), axis=-1)[..., -1]
+  assert np.any(total <= choice)
+  sample = head.sample(h, choice, tf.zeros([1, 100]), 1.0)
+  np.testing.assert_allclose(sample, np.full((1, 100), 7.0))
 
 
 def test_unknown_kind_is_an_error():
