@@ -10,6 +10,7 @@ from wm_tf import config as config_lib
 from wm_tf.config import ConfigError, ExperimentConfig, make_config
 from wm_tf.training.loop import FitConfig
 
+_HEURISTICS = make_config().collect.heuristics
 every_preset = pytest.mark.parametrize("preset", config_lib.preset_names())
 
 
@@ -53,7 +54,8 @@ def test_round_trip_of_changed_values():
     ("vae.encoder_filters=[8, 16, 16, 32]", (8, 16, 16, 32)),
     ("vae.decoder_filters=8,16,32", (8, 16, 32)),
     ("dynamics.reward_bins=(-1, 0.5)", (-1.0, 0.5)),
-    ("collect.heuristics=((('target_speed', 30),),)", ((("target_speed", 30.0),),)),
+    ("vae.row_weights=[[0, 8, 2], (9, 10, 0.5)]", ((0, 8, 2.0), (9, 10, 0.5))),
+    (f"collect.heuristics={_HEURISTICS[:1]}", _HEURISTICS[:1]),
     ("vae_fit.first.patience=4", 4),
     ("vae_fit.first.checkpoint_every=None", None),
     ("controller.dream.horizon=30", 30),
@@ -99,7 +101,7 @@ def test_later_overrides_win():
     ("vae.decoder_filters=(8, 16)", r"\(8, 16\) is not a value of type tuple"),
     ("vae.decoder_filters=8", "8 is not a value of type tuple"),
     ("vae.encoder_filters=(8, 16, 16, 'x')", "'x' is not a value of type int"),
-    ("collect.heuristics=((('target_speed', None),),)", "None is not a value of type float"),
+    ("vae.row_weights=((0, 8, None),)", "None is not a value of type float"),
     ("vae_fit.first.patience=soon", "'soon' is not"),
     ("vae_fit.first.patience=1.5", "1.5 is not a value of type int"),
     # What the dataclasses themselves refuse.

@@ -137,12 +137,12 @@ class WorldModelContract:
         assert_same(model.imagine(state, action, seed, temperature), drawn, rtol=0, atol=0)
 
   def test_temperature(self, model, state, action):
-    imagine = lambda t: model.imagine(state, action, _SEED, t)
+    imagine = lambda t, seed=_SEED: model.imagine(state, action, seed, t)
     cold, warm = imagine(0.0), imagine(1.5)
-    # `imagine` is the most likely future at 0, whatever the seed.
-    features = model.features(model.imagine(state, action, rng.make_seed(12), 0.0).state)
-    np.testing.assert_allclose(features, model.features(cold.state), atol=0.05)
-    assert np.abs(model.features(cold.state) - model.features(warm.state)).max() > 1e-3
+    # Towards 0 the most likely future, whatever the seed.
+    other = rng.make_seed(12)
+    spread = lambda one, two: np.abs(model.features(one.state) - model.features(two.state)).max()
+    assert spread(cold, imagine(0.0, other)) < 0.1 * spread(warm, imagine(1.5, other))
     assert_same(imagine(0), cold, rtol=0, atol=0)
     assert_same(imagine(tf.fill([_B], 1.5)), warm)
     mixed = imagine(tf.constant([1.5, 0.0, 1.5]))

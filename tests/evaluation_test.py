@@ -112,11 +112,11 @@ def test_an_imagined_episode_depends_on_its_own_seed_alone():
     def act(self, state, memory, seed, explore=False):
       return rng.uniform([tf.shape(state.z)[0], 2], seed), memory
 
-  evaluate = lambda seeds, temperature=1.0: (
+  evaluate = lambda seeds, temperature=1.0, spread=1.0: (
     evaluate_in_model(
       AdditiveWorld(noise_scale=0.5),
       Random([0.0, 0.0]),
-      _starts(np.arange(14).reshape(7, 2)),
+      _starts(np.arange(14).reshape(7, 2) * spread),
       5,
       seeds,
       temperature=temperature,
@@ -128,6 +128,7 @@ def test_an_imagined_episode_depends_on_its_own_seed_alone():
   for seed, value in zip(seeds, together, strict=True):
     np.testing.assert_allclose(evaluate([seed]), [value], rtol=1e-5)
   assert np.all(evaluate(seeds, 0.1) != together)
+  assert len(set(evaluate(seeds, spread=0.0))) == 4  # The start is not all that a seed decides.
 
 
 # --- Of the VAE ---------------------------------------------------------------------------------
