@@ -232,6 +232,25 @@ def test_particles_hedge():
   assert optimism[0] > 10 > optimism[1] > 0
 
 
+@pytest.mark.parametrize("optimiser", ["cem", "mppi", "random_shooting"])
+def test_a_plan_that_breaks_the_model_is_never_chosen(optimiser):
+  """Beyond 1.2, on the way to the goal, returns are NaN."""
+
+  class Broken(AdditiveWorld):
+    def imagine_with_noise(self, state, action, noise, temperature=1.0):
+      prediction = super().imagine_with_noise(state, action, noise, temperature)
+      beyond = tf.reduce_any(prediction.state.z > 1.2, axis=-1)
+      return prediction._replace(reward=tf.where(beyond, np.nan, prediction.reward))
+
+  config = dataclasses.replace(_SMALL, optimiser=optimiser, num_candidates=64, num_iterations=6)
+  planner, start = Planner(Broken(), config), np.array([[0.0, 0.5], [-1.0, 1.0]])
+  plan, found = planner.plan(_state(start), planner.initial_memory(2), _ROW_SEEDS)
+  assert np.isfinite(found).all()
+  assert np.all(start[:, None] + np.cumsum(plan, axis=1) <= 1.2001)
+  still = -_HORIZON * np.square(start - 2.5).sum(-1)
+  assert np.all(found > still + 1.0)
+
+
 def test_drives_in_closed_loop():
   """Twelve decisions in a world with noise: nearly as good as the best there is."""
   world = AdditiveWorld(noise_scale=0.1)
