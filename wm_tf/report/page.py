@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
@@ -365,14 +364,15 @@ def _flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 def _write(path: str | os.PathLike[str], data: bytes) -> None:
   """Writes whole or not at all: to a temporary file beside `path`, then renamed over it."""
-  folder = os.path.dirname(os.path.abspath(path))
+  folder, name = os.path.split(os.path.abspath(path))
   os.makedirs(folder, exist_ok=True)
-  handle, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(path)}.", dir=folder)
-  try:
-    with os.fdopen(handle, "wb") as file:
+  # Always the same name: what a killed process leaves, the next one overwrites.
+  temporary = os.path.join(folder, f".{name}.tmp")
+  with open(temporary, "wb") as file:
+    try:
       file.write(data)
-    os.chmod(temporary, 0o644)
-    os.replace(temporary, path)
-  except BaseException:
-    os.unlink(temporary)
-    raise
+      file.flush()
+      os.replace(temporary, path)
+    except BaseException:
+      os.unlink(temporary)
+      raise
