@@ -422,8 +422,7 @@ class Run:
     )
     controller.loc.assign(loc)
     controller.matrix.assign(matrix)
-    select = recently_rewarded(settings.start_window) if settings.start_window else None
-    starts = sample_states(model, episodes, settings.num_starts, seed + 1, select)
+    starts = self._dream_starts(model, episodes, seed + 1)
 
     strategy = self._strategy()
     es = DreamES(model, controller, strategy, settings.dream)
@@ -582,12 +581,18 @@ class Run:
       batch_size=settings.batch_size, held_out_fraction=self.config.collect.held_out, **options
     )
     checksums = [s.sha256 for f in folders for s in rollouts.load_manifest(f).shards]
+    repeats = lambda folder: 1 if folder.name.startswith("000") else settings.on_policy_repeats
+    train_folders = [folder for folder in folders for _ in range(repeats(folder))]
     logger = make_loggers(folder, desc=f"fit {label} {iteration:03d}")
     try:
       fit(
         model,
         lambda epoch: dataset_fn(
-          folders, seed=self.seed, epoch=epoch, shuffle_buffer=settings.shuffle_buffer, **common
+          train_folders,
+          seed=self.seed,
+          epoch=epoch,
+          shuffle_buffer=settings.shuffle_buffer,
+          **common,
         ),
         settings.first if iteration == 0 else settings.refit,
         folder,
@@ -600,6 +605,19 @@ class Run:
       )
     finally:
       logger.close()
+
+  def _dream_starts(self, model: MDNRNN, episodes, seed: int):
+    """Real states for dreams to start from; see `ControllerConfig.start_window`."""
+    settings = self.config.controller
+    if not settings.start_window:
+      return sample_states(model, episodes, settings.num_starts, seed)
+    num_anywhere = round(settings.num_starts * settings.start_anywhere)
+    select = recently_rewarded(settings.start_window)
+    starts = sample_states(model, episodes, settings.num_starts - num_anywhere, seed, select)
+    if num_anywhere:
+      anywhere = sample_states(model, episodes, num_anywhere, seed + 1)
+      starts = tf.nest.map_structure(lambda *x: tf.concat(x, axis=0), starts, anywhere)
+    return starts
 
   def _timed(self, stage, iteration: int):
     """Runs a stage and adds its seconds to `seconds.json`."""
@@ -635,10 +653,11 @@ class Run:
       "brownian": exploration.Brownian(size),
     }
     weights = {name: getattr(settings, name) for name in actors}
-    for options in settings.heuristics if settings.heuristic else ():
-      name = " ".join(["heuristic", *(f"{key}={value:g}" for key, value in options)])
+    for noise, options in settings.heuristics if settings.heuristic else ():
+      details = [f"{key}={value:g}" for key, value in (*options, ("noise", noise))]
+      name = " ".join(["heuristic", *details])
       heuristic = make_heuristic(self.config.environment, **dict(options))
-      actors[name] = exploration.Noisy(exploration.Scripted(heuristic), settings.heuristic_noise)
+      actors[name] = exploration.Noisy(exploration.Scripted(heuristic), noise)
       weights[name] = settings.heuristic / len(settings.heuristics)
     chosen = {name: weight for name, weight in weights.items() if weight}
     return exploration.Mixture({name: actors[name] for name in chosen}, chosen)

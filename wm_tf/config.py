@@ -31,8 +31,8 @@ class CollectConfig:
     num_episodes: episodes of the first, off-policy collection.
     uniform, held, brownian, heuristic: relative shares of the policies that play them.
     heuristics: variants of the environment's scripted policy, equally often played: for each one
-      its options as `(name, value)` pairs.
-    heuristic_noise: scale of the noise on the heuristic's actions.
+      the scale of the noise on its actions, and its options as `(name, value)` pairs. Too little
+      noise, and the model takes good driving to be the course of nature, whatever the action.
     episodes_per_iteration: episodes of every later collection, played by the current controller.
     controller_noise: scale of the noise on the controller's actions.
     random_start: share of training episodes that start at a random place (environments that can).
@@ -47,16 +47,17 @@ class CollectConfig:
   held: float = 0.2
   brownian: float = 0.3
   heuristic: float = 0.5
-  heuristics: tuple[tuple[tuple[str, float], ...], ...] = (
-    (("target_speed", 30.0),),
-    (("target_speed", 45.0),),
-    (("target_speed", 60.0),),
+  heuristics: tuple[tuple[float, tuple[tuple[str, float], ...]], ...] = (
+    (0.4, (("target_speed", 30.0),)),
+    (0.3, (("target_speed", 45.0),)),
+    (0.15, (("target_speed", 45.0),)),
+    (0.25, (("target_speed", 60.0),)),
+    (0.12, (("target_speed", 60.0),)),
   )
-  heuristic_noise: float = 0.3
   episodes_per_iteration: int = 40
   controller_noise: float = 0.2
   random_start: float = 0.5
-  stop_after_idle_decisions: int = 25
+  stop_after_idle_decisions: int = 40
   held_out: float = 0.1
   episodes_per_shard: int = 16
   num_workers: int = 0
@@ -71,6 +72,8 @@ class StageFitConfig:
     refit: each later fit, from the weights before it.
     batch_size: frames or sequences.
     sequence_length: T of the dynamics' sequences.
+    on_policy_repeats: how often an epoch goes through the data of the later collections, which is
+      little and matters most.
     shuffle_buffer: frames or sequences held in memory to be mixed; None for 64 MiB of them.
   """
 
@@ -78,6 +81,7 @@ class StageFitConfig:
   refit: FitConfig = FitConfig()
   batch_size: int = 100
   sequence_length: int = 32
+  on_policy_repeats: int = 1
   shuffle_buffer: int | None = None
 
 
@@ -94,6 +98,8 @@ class ControllerConfig:
       of `h`.
     start_window: dreams start where one of the last `start_window` decisions was rewarded, or at
       the start of an episode; 0 for anywhere.
+    start_anywhere: share of the dreams that start anywhere all the same, so that getting back from
+      where nothing is to be had is learned too.
     num_starts: real states that dreams start from.
     dream: how candidates are scored.
   """
@@ -104,6 +110,7 @@ class ControllerConfig:
   initial_scale: float = 0.1
   hidden_components: int = 16
   start_window: int = 8
+  start_anywhere: float = 0.5
   num_starts: int = 4096
   dream: DreamESConfig = DreamESConfig()
 
@@ -126,7 +133,7 @@ class EvaluateConfig:
 
   num_episodes: int = 32
   num_planner_episodes: int = 16
-  validation_episodes: int = 8
+  validation_episodes: int = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,12 +173,26 @@ def _presets() -> dict[str, ExperimentConfig]:
   quickstart = override(
     dataclasses.replace(default, preset="quickstart"),
     [
-      "vae.encoder_filters=(24, 32, 64, 128)",
-      "vae.decoder_filters=(64, 32, 24)",
-      "vae.row_weights=((56, 64, 4.0),)",
-      "vae_fit.first.num_epochs=3",
-      "dynamics_fit.first.num_epochs=10",
-      "dynamics_fit.refit.num_epochs=3",
+      "vae.encoder_filters=(16, 32, 64, 128)",
+      "vae.decoder_filters=(64, 32, 16)",
+      "vae.row_weights=((0, 56, 2.0), (56, 64, 8.0))",
+      "vae_fit.batch_size=50",
+      "vae_fit.first.learning_rate=1e-3",
+      "vae_fit.first.end_learning_rate=1e-4",
+      "vae_fit.first.num_epochs=5",
+      "vae_fit.refit.learning_rate=5e-4",
+      "vae_fit.refit.end_learning_rate=1e-4",
+      "vae_fit.refit.steps_per_epoch=400",
+      "dynamics_fit.on_policy_repeats=3",
+      "dynamics_fit.first.end_learning_rate=1e-4",
+      "dynamics_fit.first.num_epochs=80",
+      "dynamics_fit.first.clip_norm=10.0",
+      "dynamics_fit.refit.learning_rate=5e-4",
+      "dynamics_fit.refit.end_learning_rate=1e-4",
+      "dynamics_fit.refit.steps_per_epoch=25",
+      "dynamics_fit.refit.num_epochs=16",
+      "dynamics_fit.refit.clip_norm=10.0",
+      "controller.num_generations=80",
     ],
   )
   debug = override(

@@ -13,7 +13,9 @@ import tensorflow as tf
 
 from wm_tf.training.loop import FitConfig, FitResult, fit
 
-CONFIG = FitConfig(learning_rate=3e-3, num_epochs=15, checkpoint_every=3, log_every=2)
+CONFIG = FitConfig(
+  learning_rate=3e-3, end_learning_rate=1e-3, num_epochs=15, checkpoint_every=3, log_every=2
+)
 STEPS_PER_EPOCH = 8
 
 

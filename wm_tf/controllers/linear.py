@@ -72,7 +72,9 @@ def fit_basis(features: np.ndarray, latent_size: int, num_components: int | None
 
   Args:
     features: `float32[M, F]`; the first `latent_size` columns are the latent's.
-    latent_size: Z; these columns are standardised one by one.
+    latent_size: Z; these columns are only centred. The model has standardised them with their
+      posterior noise; by the spread of their means alone, the latents that the VAE does not use
+      would be blown up to a noise that the dream has and reality has not.
     num_components: leading principal components of the rest that are kept, whitened; all columns
       are kept and standardised one by one if None.
 
@@ -87,6 +89,7 @@ def fit_basis(features: np.ndarray, latent_size: int, num_components: int | None
     raise ValueError("Some features given to fit_basis are NaN or infinite.")
   loc = features.mean(0)
   scale = np.maximum(features.std(0), 1e-3)
+  scale[:latent_size] = 1.0
   if num_components is None:
     return loc.astype(np.float32), np.diag(1.0 / scale).astype(np.float32)
   hidden = features[:, latent_size:] - loc[latent_size:]
@@ -100,6 +103,6 @@ def fit_basis(features: np.ndarray, latent_size: int, num_components: int | None
   # The sign of an eigenvector is arbitrary; fixing it keeps refits comparable.
   vectors = vectors[:, leading] * np.sign(vectors[:, leading].sum(0) + 1e-12)
   matrix = np.zeros((features.shape[1], latent_size + num_components))
-  matrix[:latent_size, :latent_size] = np.diag(1.0 / scale[:latent_size])
+  matrix[:latent_size, :latent_size] = np.eye(latent_size)
   matrix[latent_size:, latent_size:] = vectors / np.sqrt(np.maximum(variance[leading], 1e-6))
   return loc.astype(np.float32), matrix.astype(np.float32)

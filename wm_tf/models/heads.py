@@ -90,7 +90,7 @@ class MixtureHead(keras.layers.Layer):
         (Ha & Schmidhuber 2018, appendix A.2); towards 0 the sample is the heaviest component's loc.
     """
     logits, loc, log_scale = self.parameters(h)
-    temperature = tf.reshape(tf.maximum(tf.cast(temperature, tf.float32), 1e-4), [-1, 1, 1])
+    temperature = tf.reshape(tf.maximum(tf.cast(temperature, tf.float32), 1e-6), [-1, 1, 1])
     if self.kind == "joint":
       choice = choice[:, :1]
     cumulative = tf.cumsum(tf.nn.softmax(logits / temperature), axis=-1)

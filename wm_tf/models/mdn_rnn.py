@@ -34,6 +34,8 @@ class MDNRNNConfig:
     hidden_size: LSTM units (the paper: 256 for CarRacing, 512 for Doom).
     num_mixtures: K.
     mixture_kind: `per_dimension` (the paper) or `joint`; see `MixtureHead`.
+    skip_connection: whether the mixture also sees the latent and the action directly, not only
+      through the LSTM, whose memory is then free for what is not to be seen in them.
     predict_change: whether the mixture is over the change of the latent rather than the latent.
     sample_latents: whether training sequences are samples of the VAE's posterior (the paper) or
       its means.
@@ -47,6 +49,7 @@ class MDNRNNConfig:
   hidden_size: int = 256
   num_mixtures: int = 5
   mixture_kind: str = "per_dimension"
+  skip_connection: bool = True
   predict_change: bool = True
   sample_latents: bool = True
   reward_bins: tuple[float, ...] = (-100.4, -0.4, 3.1, 6.6, 10.1, 13.6)
@@ -99,7 +102,10 @@ class MDNRNN(WorldModel):
     self.lstm = keras.layers.LSTM(config.hidden_size, return_sequences=True, name="lstm")
     self.lstm.build((None, None, input_size))
     self.mixture = MixtureHead(
-      self.latent_size, config.num_mixtures, config.mixture_kind, config.hidden_size
+      self.latent_size,
+      config.num_mixtures,
+      config.mixture_kind,
+      config.hidden_size + (input_size if config.skip_connection else 0),
     )
     self.reward = RewardHead(config.reward_bins, config.hidden_size, config.head_hidden_size)
     self.termination = TerminationHead(
@@ -161,7 +167,7 @@ class MDNRNN(WorldModel):
 
   def observe(self, state, prev_action, observation, is_first, seed=None) -> MDNRNNState:
     """As `WorldModel.observe`; deterministic (the posterior's mean), so `seed` is not used."""
-    h, c = self._step(state.z, prev_action, state.h, state.c)
+    _, (h, c) = self.lstm.cell(self._inputs(state.z, prev_action), [state.h, state.c])
     # Not a product with 0, which would keep a NaN.
     reset = lambda x: tf.where(is_first[:, tf.newaxis], 0.0, x)
     loc, _ = self._posterior(observation)
@@ -173,9 +179,10 @@ class MDNRNN(WorldModel):
     return rng.uniform(shape, choice_seed), rng.normal(shape, normal_seed)
 
   def imagine_with_noise(self, state, action, noise, temperature=1.0) -> Prediction:
-    h, c = self._step(state.z, action, state.h, state.c)
+    inputs = self._inputs(state.z, action)
+    _, (h, c) = self.lstm.cell(inputs, [state.h, state.c])
     choice, normal = noise
-    sample = self.mixture.sample(h, choice, normal, temperature)
+    sample = self.mixture.sample(self._mixture_inputs(h, inputs), choice, normal, temperature)
     if self.config.predict_change:
       z = state.z + sample * self.change_scale
     else:
@@ -205,7 +212,7 @@ class MDNRNN(WorldModel):
     z = loc
     if self.config.sample_latents:
       z += tf.exp(log_scale) * rng.normal(tf.shape(loc), seed)
-    inputs = tf.concat([self._standardise(z[:, :-1]), batch.prev_action[:, 1:]], axis=-1)
+    inputs = self._inputs(z[:, :-1], batch.prev_action[:, 1:])
     h = self.lstm(inputs)
     if self.config.predict_change:
       target = (z[:, 1:] - z[:, :-1]) / self.change_scale
@@ -214,7 +221,7 @@ class MDNRNN(WorldModel):
       target, log_jacobian = self._standardise(z[:, 1:]), 0.0
     mask = tf.cast(batch.mask[:, 1:], tf.float32)
     mean = lambda x: tf.reduce_sum(x * mask) / tf.maximum(tf.reduce_sum(mask), 1.0)
-    nll = mean(self.mixture.nll(h, target)) / self.latent_size
+    nll = mean(self.mixture.nll(self._mixture_inputs(h, inputs), target)) / self.latent_size
     reward = mean(self.reward.loss(h, batch.reward[:, 1:]))
     termination = mean(self.termination.loss(h, batch.discount[:, 1:]))
     loss = nll + self.config.reward_weight * reward + self.config.termination_weight * termination
@@ -229,10 +236,11 @@ class MDNRNN(WorldModel):
   def _standardise(self, z: tf.Tensor) -> tf.Tensor:
     return (z - self.latent_loc) / self.latent_scale
 
-  def _step(self, z, action, h, c):
-    inputs = tf.concat([self._standardise(z), action], axis=-1)
-    _, (h, c) = self.lstm.cell(inputs, [h, c])
-    return h, c
+  def _inputs(self, z: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+    return tf.concat([self._standardise(z), action], axis=-1)
+
+  def _mixture_inputs(self, h: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+    return tf.concat([h, inputs], axis=-1) if self.config.skip_connection else h
 
   def _posterior(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """`(loc, log_scale)` of frames `uint8[..., 64, 64, 3]` or of cached posteriors `[..., 2 Z]`."""

@@ -39,6 +39,7 @@ class FitConfig:
 
   Attributes:
     learning_rate: Adam's.
+    end_learning_rate: what it falls to, linearly, by the end of the last epoch; None to stay.
     clip_norm: gradients are scaled down to this global norm.
     num_epochs: epochs at most. Each ends with an evaluation, if there is held-out data.
     steps_per_epoch: batches an epoch takes at most; None for the whole dataset.
@@ -49,6 +50,7 @@ class FitConfig:
   """
 
   learning_rate: float = 1e-3
+  end_learning_rate: float | None = None
   clip_norm: float = 100.0
   num_epochs: int = 10
   steps_per_epoch: int | None = None
@@ -246,6 +248,7 @@ class _Loop:
       due = config.checkpoint_every and progress.step % config.checkpoint_every == 0
       if due and progress.step > resumed_at:
         self.save()
+      self._set_learning_rate(per_epoch)
       self._step(batch)
       self.logger.tick(progress.step, total)
       if progress.step % config.log_every == 0:
@@ -254,6 +257,15 @@ class _Loop:
       raise ValueError(
         f"train_fn({progress.epoch}) gave no batch: there is less data than one batch."
       )
+
+  def _set_learning_rate(self, per_epoch: int) -> None:
+    config, progress = self.config, self.progress
+    if config.end_learning_rate is None:
+      return
+    done = progress.epoch + (progress.batches / per_epoch if per_epoch > 0 else 0.0)
+    share = min(1.0, done / config.num_epochs)
+    rate = (1.0 - share) * config.learning_rate + share * config.end_learning_rate
+    self.optimizer.learning_rate.assign(rate)
 
   def _step(self, batch) -> None:
     progress = self.progress
