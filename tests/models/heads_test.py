@@ -144,7 +144,7 @@ def test_temperature_zero_is_the_heaviest_component(kind):
   head = _fixed_head(weights if kind == "per_dimension" else weights[0], loc, scale)
   expected = [0.0, 0.0] if kind == "per_dimension" else [0.0, -1.0]
   x = _draw(head, 1000, 0.0)
-  # What is left is 1% of the scale.
+  # What noise is left is at most 1% of the scale.
   np.testing.assert_allclose(x, np.broadcast_to(expected, x.shape), atol=0.01 * 0.51 * 4.5)
 
 
