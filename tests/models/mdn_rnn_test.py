@@ -1,5 +1,3 @@
-import itertools
-
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -8,11 +6,16 @@ from tests.contracts import WorldModelContract
 from tests.worlds import assert_same, make_batch, random_frames, rows_of, set_mixture, small_mdn_rnn
 from wm_tf import rng
 from wm_tf.imagination import observe_sequence
-from wm_tf.models.heads import MIXTURE_KINDS
 
 _SEED = rng.make_seed(3)
-_KINDS = list(itertools.product(MIXTURE_KINDS, (True, False)))
-every_kind = pytest.mark.parametrize(("kind", "change"), _KINDS)
+# Each kind with and without predicting the change, and with and without the skip connection.
+_KINDS = [
+  ("per_dimension", True, True),
+  ("per_dimension", False, False),
+  ("joint", True, False),
+  ("joint", False, True),
+]
+every_kind = pytest.mark.parametrize(("kind", "change", "skip"), _KINDS)
 
 
 class TestMDNRNN(WorldModelContract):
@@ -23,8 +26,7 @@ class TestMDNRNN(WorldModelContract):
   )
   @classmethod
   def make_model(cls, request):
-    kind, change = request.param
-    return lambda seed: small_mdn_rnn(seed, mixture_kind=kind, predict_change=change)
+    return lambda seed: _model(*request.param, seed=seed)
 
   @pytest.fixture(scope="class")
   @classmethod
@@ -34,6 +36,10 @@ class TestMDNRNN(WorldModelContract):
       return tf.reshape(flat, [*frames.shape[:2], -1])
 
     return encode
+
+
+def _model(kind, change, skip, **options):
+  return small_mdn_rnn(mixture_kind=kind, predict_change=change, skip_connection=skip, **options)
 
 
 def _latents(model, num_rows, num_steps, seed=0, log_scale=-1.5):
@@ -50,9 +56,9 @@ def _normal_log_density(x, loc, scale):
 
 
 @every_kind
-def test_nll_is_the_density_of_the_standardised_latent(kind, change):
+def test_nll_is_the_density_of_the_standardised_latent(kind, change, skip):
   """The change of variables by hand: the density of z itself, times what standardising adds."""
-  model = small_mdn_rnn(mixture_kind=kind, predict_change=change, sample_latents=False)
+  model = _model(kind, change, skip, sample_latents=False)
   generator = np.random.default_rng(5)
   rows = 4 if kind == "per_dimension" else 1
   weights = generator.dirichlet(np.ones(3), rows)
@@ -93,14 +99,10 @@ def test_a_standard_normal_has_1_419_nats():
 
 
 @every_kind
-def test_the_loss_is_of_what_is_imagined(kind, change):
+def test_the_loss_is_of_what_is_imagined(kind, change, skip):
   """Every term from the seam alone, step by step; what trained it is what dreams."""
-  model = small_mdn_rnn(
-    mixture_kind=kind,
-    predict_change=change,
-    sample_latents=False,
-    reward_weight=0.7,
-    termination_weight=0.3,
+  model = _model(
+    kind, change, skip, sample_latents=False, reward_weight=0.7, termination_weight=0.3
   )
   lengths = np.array([6, 3])
   batch = make_batch(_latents(model, 2, 6), lengths=lengths)
@@ -113,7 +115,11 @@ def test_the_loss_is_of_what_is_imagined(kind, change):
     target = (z[:, 1:] - z[:, :-1]) / model.change_scale
   else:
     target = (z[:, 1:] - model.latent_loc) / model.latent_scale
-  nll = model.mixture.nll(h, target).numpy()[mask].mean() / 4
+  seen = h
+  if skip:
+    standardised = (z[:, :-1] - model.latent_loc) / model.latent_scale
+    seen = tf.concat([h, standardised, batch.prev_action[:, 1:]], axis=-1)
+  nll = model.mixture.nll(seen, target).numpy()[mask].mean() / 4
   rewards, discounts = [], []
   for t in range(5):
     state = tf.nest.map_structure(lambda x, t=t: x[:, t], states)
@@ -199,8 +205,8 @@ def test_the_vae_is_not_trained():
 
 
 @every_kind
-def test_dreams_stay_where_the_data_is(kind, change):
-  model = small_mdn_rnn(mixture_kind=kind, predict_change=change)
+def test_dreams_stay_where_the_data_is(kind, change, skip):
+  model = _model(kind, change, skip)
   rows = 4 if kind == "per_dimension" else 1
   set_mixture(model.mixture, np.full((rows, 3), 1 / 3), np.full((4, 3), 4.0), np.full((4, 3), 2.0))
   state = model.initial_state(8)
@@ -212,9 +218,9 @@ def test_dreams_stay_where_the_data_is(kind, change):
 
 
 @every_kind
-def test_imagined_latents_come_from_the_mixture(kind, change):
+def test_imagined_latents_come_from_the_mixture(kind, change, skip):
   """By hand: a mixture of one normal for each dimension, at temperature 1.5."""
-  model = small_mdn_rnn(mixture_kind=kind, predict_change=change, num_mixtures=1)
+  model = _model(kind, change, skip, num_mixtures=1)
   loc, scale = np.array([[0.5], [-0.2], [0.1], [0.0]]), np.array([[0.5], [1.0], [0.7], [0.2]])
   set_mixture(model.mixture, np.ones((4 if kind == "per_dimension" else 1, 1)), loc, scale)
   state = rows_of(model.initial_state(1), [0] * 5)._replace(z=tf.fill([5, 4], 0.25))
