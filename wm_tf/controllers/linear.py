@@ -75,8 +75,8 @@ def fit_basis(features: np.ndarray, latent_size: int, num_components: int | None
     latent_size: Z; these columns are only centred. The model has standardised them with their
       posterior noise; by the spread of their means alone, the latents that the VAE does not use
       would be blown up to a noise that the dream has and reality has not.
-    num_components: leading principal components of the rest that are kept, whitened; all columns
-      are kept and standardised one by one if None.
+    num_components: leading principal components of the rest that are kept, whitened; if None, all
+      columns of the rest are kept and standardised one by one.
 
   Returns:
     `(loc float32[F], matrix float32[F, G])` with G = Z + num_components, or F.
