@@ -9,6 +9,7 @@ from tests import fakes
 from tests.worlds import AdditiveWorld, Always, assert_same, random_frames, rows_of
 from wm_tf import rng
 from wm_tf.agent import Agent, AgentActor
+from wm_tf.controllers import exploration
 from wm_tf.core import AgentState
 
 _SEEDS = tf.constant([[1, 2], [3, 4], [5, 6]])
@@ -160,3 +161,24 @@ def test_an_actor_may_explore():
   np.testing.assert_array_equal(
     _play(plain, frames, first, seeds), -_play(exploring, frames, first, seeds)
   )
+
+
+def test_agent_under_noise_remembers_what_it_really_did():
+  class Lists(AgentActor):
+    """Keeps the memory that each decision began with."""
+
+    def act(self, observation, is_first, seeds, infos=None):
+      self.remembered = self._state.prev_action.numpy()
+      return super().act(observation, is_first, seeds, infos)
+
+  inner = Lists(_agent())
+  actor = exploration.Noisy(inner, 0.5)
+  actor.begin(2)
+  frames, seeds = random_frames(2), np.array([5, 6])
+  did = actor.act(frames, np.array([True, True]), seeds, [{}, {}])
+  actor.act(frames, np.array([False, False]), seeds, [{}, {}])
+  remembered = actor._actor.remembered
+  np.testing.assert_array_equal(remembered, did)
+  plain = AgentActor(_agent())
+  plain.begin(2)
+  assert np.abs(plain.act(frames, np.array([True, True]), seeds) - did).max() > 0.05

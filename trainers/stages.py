@@ -198,6 +198,15 @@ class Run:
       self.spec = env_spec(config.environment)
     except (ValueError, ImportError, AttributeError) as error:
       raise config_lib.ConfigError(f"environment={config.environment}: {error}") from error
+    for group, check in (  # What would otherwise fail after hours fails now.
+      ("collect", self._explorers),
+      ("controller", self._strategy),
+      ("planner", lambda: config.planner.strategy(self.spec.action_size)),
+    ):
+      try:
+        check()
+      except ValueError as error:
+        raise config_lib.ConfigError(f"{group}: {error}") from error
     self._lock = contextlib.ExitStack()
 
   def __enter__(self) -> Run:
@@ -682,10 +691,6 @@ class Run:
       "open_es": lambda: OpenES(**common),
       "cem": lambda: CEM(num_elites=max(2, settings.population_size // 4), **common),
     }
-    if settings.strategy not in makers:
-      raise config_lib.ConfigError(
-        f"controller.strategy must be one of {', '.join(makers)}, not {settings.strategy!r}."
-      )
     return makers[settings.strategy]()
 
   def _initial_return(self) -> float:

@@ -95,3 +95,7 @@ class AgentActor:
       tf.constant(observation), self._state, tf.constant(is_first), tf.constant(seed)
     )
     return action.numpy()
+
+  def took(self, action: np.ndarray) -> None:
+    """Says that the rows took `action` (`float32[B, A]`) instead of what `act` returned."""
+    self._state = self._state._replace(prev_action=tf.constant(action))

@@ -34,6 +34,11 @@ class DreamESConfig:
   l2_penalty: float = 0.05
   disagreement_penalty: float = 0.0
 
+  def __post_init__(self):
+    for name in ("num_rollouts", "horizon"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+
 
 class Generation(NamedTuple):
   """What one generation reports: imagined returns, before penalties, of its candidates."""

@@ -99,7 +99,10 @@ class Noisy:
       rng = _rng(self, seeds[row])
       self._noise[row] = _correlated(rng, action.shape[1:], self._scale, self._correlation)
     noise = [next(sequence) for sequence in self._noise]
-    return np.clip(action + noise, -1, 1).astype(np.float32)
+    action = np.clip(action + noise, -1, 1).astype(np.float32)
+    if hasattr(self._actor, "took"):  # An agent's memory is to hold what was done, not meant.
+      self._actor.took(action)
+    return action
 
 
 class Scripted:

@@ -12,7 +12,7 @@ class LinearController(tf.Module):
   """`action = tanh(W [basis(features), 1])`.
 
   The basis is a fixed affine map `(features - loc) @ matrix`, fitted to real features by
-  `fit_basis`: it whitens them, so that one search step size suits every parameter, and can keep
+  `fit_basis`: it whitens `h`, so that one search step size suits every parameter, and can keep
   only the leading principal components of the recurrent state, so that a full covariance can be
   learned in few generations. Folded together the controller is linear in `[z, h]`.
 

@@ -63,6 +63,9 @@ class MDNRNNConfig:
       raise ValueError(
         f"dynamics.mixture_kind must be one of {MIXTURE_KINDS}, got {self.mixture_kind!r}."
       )
+    for name in ("hidden_size", "num_mixtures"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"dynamics.{name} must be positive, got {getattr(self, name)}.")
     check_reward_bins(self.reward_bins)
 
 
