@@ -39,11 +39,6 @@ class DreamESConfig:
       if getattr(self, name) < 1:
         raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
 
-  def __post_init__(self):
-    for name in ("num_rollouts", "horizon"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
-
 
 class Generation(NamedTuple):
   """What one generation reports: imagined returns, before penalties, of its candidates."""

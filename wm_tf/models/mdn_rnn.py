@@ -66,9 +66,6 @@ class MDNRNNConfig:
     for name in ("hidden_size", "num_mixtures"):
       if getattr(self, name) < 1:
         raise ValueError(f"dynamics.{name} must be positive, got {getattr(self, name)}.")
-    for name in ("hidden_size", "num_mixtures"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"dynamics.{name} must be positive, got {getattr(self, name)}.")
     check_reward_bins(self.reward_bins)
 
 
