@@ -274,16 +274,20 @@ def check_vae(quality: dict[str, float]) -> None:
 
 
 def check_dynamics(quality: dict[str, Any]) -> None:
-  """Raises `QualityGateError` unless one-step predictions beat persistence."""
+  """Raises `QualityGateError` unless dreams of up to 10 steps beat persistence."""
   if quality["one_step_error"] is None:
     raise QualityGateError(
       "The dynamics could not be judged: no held-out episode goes on after the "
       f"{BURN_IN} decisions that a dream is burnt in on. Collect more episodes, or hold more of "
       "them out (collect.held_out); --force goes on regardless."
     )
-  if not quality["one_step_error"] < quality["persistence_error"]:
+  known = [k for k in ("1", "5", "10") if quality["open_loop"].get(k) is not None]
+  error, still = (
+    sum(quality[name][k] for k in known) for name in ("open_loop", "open_loop_persistence")
+  )
+  if not error < still:
     raise QualityGateError(
-      f"The dynamics are no better than standing still: a one-step error of "
-      f"{quality['one_step_error']:.4f}, against {quality['persistence_error']:.4f} for that. "
-      "Train them longer (more epochs) or on more episodes; --force goes on regardless."
+      f"The dynamics are no better than standing still: an error of {error:.4f}, summed over "
+      f"dreams of {', '.join(known)} steps, against {still:.4f} for that. Train them longer (more "
+      "epochs) or on more episodes; --force goes on regardless."
     )
