@@ -10,18 +10,13 @@ it goes on.
 
 from __future__ import annotations
 
-import contextlib
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from serving.client import GrpcActor
 from trainers import common, summary
-from trainers.export import export_run
+from trainers.exports import export_run, serve
 from trainers.stages import Run, episode_seeds, read_json, say, write_json
 from wm_tf import report
 from wm_tf.agent import AgentActor
@@ -83,52 +78,6 @@ def run_evaluations(run: Run) -> dict[str, Any]:
       run, results, agent, played, " ".join(["python -m trainers.quickstart", *sys.argv[1:]])
     )
   return results
-
-
-@contextlib.contextmanager
-def serve(exports: Path, timeout: float = 120.0) -> Iterator[str]:
-  """Serves the exported models in a process of its own; yields `host:port`.
-
-  Args:
-    exports: folder with `planner`, `controller` and `world_model`.
-    timeout: seconds that the server may take to end.
-
-  Raises:
-    RuntimeError: if the server does not come up; with what it said.
-  """
-  names = ("planner", "controller", "world_model")
-  config = exports / "models.config"
-  entries = "".join(
-    f"  config {{ name: '{name}' base_path: '{(exports / name).resolve()}' "
-    "model_platform: 'tensorflow' }\n"
-    for name in names
-  )
-  config.write_text(f"model_config_list {{\n{entries}}}\n")
-  log = exports / "server.log"
-  with open(log, "w") as errors:
-    process = subprocess.Popen(
-      [
-        *(sys.executable, "-m", "serving.server", "--port=0", f"--model_config_file={config}"),
-        "--exit_with_stdin",  # It ends even if this process is killed.
-      ],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=errors,
-      text=True,
-      env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
-    )
-  try:
-    line = process.stdout.readline()
-    if " at " not in line:
-      raise RuntimeError(f"The model server did not start; it said: {log.read_text()[-2000:]}")
-    yield line.split(" at ")[1].split()[0]
-  finally:
-    process.terminate()
-    try:
-      process.wait(timeout)
-    except subprocess.TimeoutExpired:
-      process.kill()
-      process.wait()
 
 
 if __name__ == "__main__":
