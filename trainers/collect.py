@@ -23,7 +23,7 @@ _ITERATION = flags.DEFINE_integer(
 
 
 def main() -> None:
-  with common.open_run() as run:
+  with common.open_run(create=_ITERATION.value == 0) as run:
     run.collect(_ITERATION.value)
 
 

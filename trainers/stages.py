@@ -216,7 +216,9 @@ class Run:
       WorkdirError: if the workdir belongs to another run, or another process is at it.
     """
     if not self._create and not (self.workdir / "run.json").exists():
-      raise WorkdirError(f"{self.workdir} holds no run; name its folder by --workdir.")
+      raise WorkdirError(
+        f"{self.workdir} holds no run; name its folder by --workdir, or run trainers.collect first."
+      )
     self.workdir.mkdir(parents=True, exist_ok=True)
     with contextlib.ExitStack() as lock:
       lock.enter_context(locked(self.workdir))

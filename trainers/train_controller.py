@@ -17,7 +17,7 @@ _ITERATION = flags.DEFINE_integer(
 
 
 def main() -> None:
-  with common.open_run() as run:
+  with common.open_run(create=False) as run:
     run.train_controller(_ITERATION.value)
     common.print_scores(run.validate(_ITERATION.value))
 

@@ -17,7 +17,7 @@ _ITERATION = flags.DEFINE_integer(
 
 
 def main() -> None:
-  with common.open_run() as run:
+  with common.open_run(create=False) as run:
     common.print_figures("VAE", run.train_vae(_ITERATION.value))
 
 
