@@ -19,6 +19,7 @@ from absl import logging as absl_logging
 from trainers.stages import Run, WorkdirError, locked, read_json
 from wm_tf import config as config_lib
 from wm_tf.data.env_pool import WorkerError
+from wm_tf.data.manifest import CorruptManifestError
 from wm_tf.data.rollouts import CorruptShardError
 from wm_tf.evaluation import QualityGateError
 from wm_tf.training import checkpoints, loop
@@ -46,6 +47,7 @@ EXPECTED_ERRORS = (
   WorkdirError,
   config_lib.ConfigError,
   QualityGateError,
+  CorruptManifestError,
   CorruptShardError,
   WorkerError,
   loop.NonFiniteLossError,

@@ -12,6 +12,10 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 
 
+class CorruptManifestError(ValueError):
+  """A manifest that cannot be read."""
+
+
 class EpisodeInfo(NamedTuple):
   """What is known of an episode besides its steps.
 
@@ -73,7 +77,7 @@ def load_manifest(folder: str | os.PathLike) -> Manifest:
 
   Raises:
     FileNotFoundError: if there is none.
-    ValueError: if it cannot be read, or is of another format version.
+    CorruptManifestError: if it cannot be read, or is of another format version.
   """
   path = Path(folder) / MANIFEST
   try:
@@ -97,7 +101,7 @@ def load_manifest(folder: str | os.PathLike) -> Manifest:
   except FileNotFoundError:
     raise FileNotFoundError(f"{path} does not exist: no rollouts here; collect some.") from None
   except (ValueError, KeyError, TypeError) as error:
-    raise ValueError(
+    raise CorruptManifestError(
       f"{path} is not a manifest that can be read ({error!r}); delete the folder and collect again."
     ) from error
 
