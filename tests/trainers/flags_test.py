@@ -1,0 +1,105 @@
+"""What the trainers say to whoever asks for help, or mistypes."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.trainers.launcher import Launcher
+
+_ROOT = Path(__file__).resolve().parents[2]
+_TRAINERS = sorted(
+  path.stem
+  for path in (_ROOT / "trainers").glob("*.py")
+  if 'if __name__ == "__main__"' in path.read_text()
+)
+_NO_RUN = "holds no run; name its folder by --workdir, or run trainers.collect first."
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory) -> Launcher:
+  return Launcher(tmp_path_factory.mktemp("logs"))
+
+
+def test_there_are_all_trainers():
+  others = ["collect", "evaluate", "export", "iterate", "quickstart"]
+  assert [*others, "train_controller", "train_dynamics", "train_vae"] == _TRAINERS
+
+
+@pytest.mark.parametrize("trainer", _TRAINERS)
+def test_help_explains_and_gives_examples(launcher, trainer):
+  text = launcher.run(f"trainers.{trainer}", "--help", expected=1)  # As absl has it.
+  explanation, _, flags = text.partition("\nflags:\n")
+  assert re.match(r"(E0000.*\n)*[A-Z].{20,}\.\n\n", explanation)
+  examples = re.findall(r"^    python -m trainers\.(\w+) (.*)", explanation, re.M)
+  assert {name for name, _ in examples} == {trainer}
+  for flag in re.findall(r"--(\w+)", " ".join(arguments for _, arguments in examples)):
+    assert re.search(rf"^  --(\[no\])?{flag}: \S", flags, re.M), flag
+  for flag in ("preset", "workdir", "seed", "override", r"\[no\]force"):
+    assert re.search(rf"^  --{flag}: \S", flags, re.M), flag
+
+
+def test_quickstart_has_defaults_of_its_own(launcher):
+  text = launcher.run("trainers.quickstart", "--help", expected=1)
+  assert "(default: 'quickstart')" in text and "(default: 'runs/quickstart')" in text
+
+
+def test_runs_by_python_m():
+  done = subprocess.run(
+    [sys.executable, "-m", "trainers.iterate", "--wrkdir=x"],
+    cwd=_ROOT,
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 1
+  assert "Unknown command line flag 'wrkdir'. Did you mean: workdir" in done.stderr
+
+
+@pytest.mark.parametrize(
+  ("command", "message"),
+  [
+    ("collect --sed=1", "Unknown command line flag 'sed'. Did you mean: seed"),
+    ("quickstart --version=2", "Unknown command line flag 'version'"),
+    ("collect --preset=quikstart", "should be one of <default|quickstart|debug>"),
+    ("collect --seed=-1", "-1 is not a non-negative integer"),
+    ("collect --iteration=first", "invalid literal for int"),
+    ("collect now", "Unexpected arguments ['now']"),
+    ("collect --override=dynamics.num_mixture=4", "did you mean dynamics.num_mixtures"),
+    ("collect --override=collect.num_episodes=many", "'many' is not a value of type int"),
+    ("collect --override=collect.held_out=2", "between 0 and 1, not 2.0"),
+    ("collect --override=collect.num_workers=-1", "num_workers must be at least 0, not -1"),
+    ("collect --override=evaluate.num_episodes=0", "num_episodes must be at least 1, not 0"),
+    ("collect --override=dynamics.hidden_size=0", "hidden_size must be positive"),
+    ("collect --override=dynamics_fit.sequence_length=1", "sequence_length must be at least 2"),
+    ("collect --override=controller.dream.horizon=0", "horizon must be positive"),
+    ("collect --override=planner.num_elites=65", "num_elites must be in [2, num_candidates = 64]"),
+    ("collect --override=environment=car_race", "did you mean car_racing"),
+    ("collect --override=environment=no.such:Env", "environment=no.such:Env: No module named"),
+    (
+      "collect --override=collect.held=0 --override=collect.brownian=0"
+      " --override=collect.heuristic=0",
+      "error: collect: ",
+    ),
+    ("collect --iteration=1", _NO_RUN),
+    ("train_vae", _NO_RUN),
+    ("train_dynamics", _NO_RUN),
+    ("train_controller", _NO_RUN),
+    ("export", _NO_RUN),
+    ("evaluate", _NO_RUN),
+    ("evaluate --agent=heurstic", "holds no SavedModel.* Did you mean --agent=heuristic"),
+    ("evaluate --agent=grpc://nowhere", "'grpc://nowhere' is not of the form grpc://"),
+    ("evaluate --agent=random --seeds=1,two", "it takes distinct whole numbers"),
+    ("evaluate --agent=random --seeds=3,3", "it takes distinct whole numbers"),
+    ("evaluate --agent=random --episodes=0", "0 is not a positive integer"),
+  ],
+)
+def test_mistakes_get_one_line_that_helps(launcher, tmp_path, command, message):
+  trainer, *flags = command.split()
+  output = launcher.run(f"trainers.{trainer}", *flags, workdir=tmp_path / "run", expected=1)
+  assert re.search(message if ".*" in message else re.escape(message), output), output
+  assert "Traceback" not in output
+  assert not (tmp_path / "run").exists(), "a mistake must not claim a workdir"

@@ -1,0 +1,134 @@
+"""Trainers as processes, forked from one that has imported TensorFlow: it saves seconds each time.
+
+A trainer can be killed at a moment of its own: what it has done is what it has written, so every
+write is a moment. They are told apart by what happens to which file: `"rename vae/000/fit.json"`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import runpy
+import signal
+import sys
+from pathlib import Path
+
+_CONTEXT = multiprocessing.get_context("forkserver")
+# Nothing of these runs an operation when imported, so that no thread of TensorFlow's is lost.
+_CONTEXT.set_forkserver_preload([__name__, "trainers.common", "trainers.summary", "serving.client"])
+_TIMEOUT = 240.0  # seconds
+
+
+@dataclasses.dataclass
+class Trainer:
+  """A trainer that was started."""
+
+  process: multiprocessing.Process
+  log: Path
+
+  @property
+  def output(self) -> str:
+    """What it has printed so far."""
+    return self.log.read_text()
+
+  def wait(self) -> int:
+    """Returns its exit code, negative if a signal ended it."""
+    self.process.join(_TIMEOUT)
+    if self.process.exitcode is None:
+      self.process.kill()
+      self.process.join()
+      raise TimeoutError(f"It did not end:\n{self.output}")
+    return self.process.exitcode
+
+  @property
+  def exited(self) -> bool:
+    return self.process.exitcode is not None
+
+  def kill(self) -> None:
+    self.process.kill()
+    self.process.join()
+
+
+class Launcher:
+  """Starts modules as `python -m` does.
+
+  Args:
+    folder: for the logs.
+  """
+
+  def __init__(self, folder: Path):
+    self._folder, self._count = folder, 0
+
+  def start(
+    self,
+    module: str,
+    *flags: str,
+    workdir: Path | None = None,
+    kill_at: str | None = None,
+    writes: Path | None = None,
+  ) -> Trainer:
+    """Starts a trainer.
+
+    Args:
+      module: such as `trainers.collect`.
+      *flags: its flags, but for the workdir.
+      workdir: its workdir; None for a module that has none.
+      kill_at: the write, as `writes` would list it, just before which it kills itself.
+      writes: a file to list its writes in.
+    """
+    self._count += 1
+    log = self._folder / f"{self._count:03d}.log"
+    argv = [module, *([f"--workdir={workdir}"] if workdir else []), *flags]
+    process = _CONTEXT.Process(target=_main, args=(argv, log, workdir, kill_at, writes))
+    process.start()
+    return Trainer(process, log)
+
+  def run(self, module: str, *flags: str, expected: int = 0, **options) -> str:
+    """Runs a trainer; returns what it printed."""
+    trainer = self.start(module, *flags, **options)
+    code = trainer.wait()
+    assert code == expected, f"{module} ended with {code}:\n{trainer.output}"
+    return trainer.output
+
+
+def _main(
+  argv: list[str], log: Path, workdir: Path | None, kill_at: str | None, writes: Path | None
+):
+  """Becomes `python -m MODULE FLAGS`, with its output in a file."""
+  with open(log, "wb", buffering=0) as file, open(os.devnull, "rb") as nothing:
+    for number, target in ((0, nothing), (1, file), (2, file)):
+      os.dup2(target.fileno(), number)
+  if writes is not None or kill_at is not None:
+    listing = None if writes is None else open(writes, "a", buffering=1)  # noqa: SIM115
+    sys.addaudithook(_watch(str(workdir), kill_at, listing))
+  sys.argv = argv
+  runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+
+
+def _watch(workdir: str, kill_at: str | None, listing):
+  """An audit hook that sees every file that Python opens to write, renames or removes."""
+
+  def hook(event: str, args: tuple) -> None:
+    if event == "open" and isinstance(args[0], (str, os.PathLike)):
+      kind = "write" if args[2] & (os.O_WRONLY | os.O_RDWR) else ""
+    else:
+      kind = {"os.rename": "rename", "os.remove": "remove"}.get(event, "")
+    if not kind:
+      return
+    path = os.path.relpath(os.fsdecode(args[1 if kind == "rename" else 0]), workdir)
+    if path.startswith("..") or path == ".lock":
+      return
+    if listing is not None:
+      listing.write(f"{kind} {path}\n")
+    if f"{kind} {path}" == kill_at:
+      print(f"killed beside {_children()}", flush=True)
+      os.kill(os.getpid(), signal.SIGKILL)
+
+  return hook
+
+
+def _children() -> list[int]:
+  """This process's child processes."""
+  tasks = Path("/proc/self/task").glob("*/children")
+  return [int(pid) for task in tasks for pid in task.read_text().split()]

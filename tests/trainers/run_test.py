@@ -1,0 +1,362 @@
+"""Whole runs of the debug preset on the real environment: results, resuming, workdirs."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.trainers.launcher import Launcher
+
+_ROOT = Path(__file__).resolve().parents[2]
+_RUN = ("--preset=debug", "--force")
+_SCORES = (
+  "random",
+  "heuristic",
+  "controller_in_model",
+  "controller_in_environment",
+  "planner_in_environment",
+)
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory) -> Launcher:
+  return Launcher(tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture(scope="module")
+def finished(launcher, tmp_path_factory) -> Path:
+  """The workdir of a quickstart that nothing interrupted; not to be changed."""
+  workdir = tmp_path_factory.mktemp("finished") / "run"
+  output = launcher.run(
+    "trainers.quickstart", *_RUN, workdir=workdir, writes=workdir.with_name("writes")
+  )
+  workdir.with_name("output").write_text(output)
+  return workdir
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+  """A finished workdir of the test's own."""
+  return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def _read(path: Path):
+  return json.loads(path.read_text())
+
+
+def _wait_until(condition, timeout: float = 120.0) -> None:
+  end = time.monotonic() + timeout
+  while not condition():
+    assert time.monotonic() < end
+    time.sleep(0.02)
+
+
+# --- What a quickstart leaves ------------------------------------------------------------------
+
+
+def test_results_hold_every_figure(finished):
+  results = _read(finished / "results.json")
+  for name in _SCORES:
+    score = results[name]
+    assert {"mean", "std", "n", "seeds", "seconds"} <= score.keys()
+    assert score["n"] == len(score["seeds"]) == len(score["returns"]) > 0
+    assert score["mean"] == pytest.approx(np.mean(score["returns"]), abs=1e-2)
+    assert score["std"] == pytest.approx(np.std(score["returns"]), abs=1e-2)
+    assert score["seconds"] > 0
+  assert results["vae"].keys() == {"sse", "sse_mean_image", "kl", "active_dimensions"}
+  assert np.isfinite(results["dynamics"]["nll_per_dimension"])
+  assert results["heuristic"]["mean"] > 500 > results["random"]["mean"]  # The real environment.
+  agents = ("random", "heuristic", "controller_in_environment")
+  assert len({tuple(results[name]["seeds"]) for name in agents}) == 1
+
+
+def test_evaluation_seeds_are_never_trained_or_chosen_on(finished):
+  results = _read(finished / "results.json")
+  evaluated = {
+    s for name in _SCORES if name != "controller_in_model" for s in results[name]["seeds"]
+  }
+  manifests = [_read(path) for path in finished.glob("data/*/manifest.json")]
+  collected = {e["seed"] for m in manifests for shard in m["shards"] for e in shard["episodes"]}
+  validations = [_read(p) for p in sorted(finished.glob("controller/*/validation.json"))]
+  validated = {s for v in validations for s in v["controller_in_environment"]["seeds"]}
+  assert len(manifests) == 4 and len(collected) == results["data"]["episodes"] == 8
+  assert len(validated) == 1 and validations == results["iterations"]
+  assert not evaluated & (collected | validated) and not validated & collected
+
+
+def test_report_shows_all_without_a_network(finished):
+  page = (finished / "report.html").read_text()
+  # Pages may be linked to; nothing is loaded but from the page itself.
+  assert "default-src 'none'" in page
+  assert not re.search(
+    r"""(src|srcset|data)\s*=\s*["'](?!data:)|url\((?!#)|@import|<link\b""", page
+  )
+  for name, kind in (("film_strip.png", "png"), ("animation.gif", "gif")):
+    assert (finished / "figures" / name).stat().st_size > 1000
+    assert f"data:image/{kind};base64," in page
+  results = _read(finished / "results.json")
+  for name in _SCORES:
+    assert f"{results[name]['mean']:.0f}".lstrip("-") in page
+
+
+def test_output_shows_rates_and_the_table(finished):
+  output = finished.with_name("output").read_text()
+  for label in ("collect 000", "fit VAE 000", "encode 000", "fit dynamics 000", "evolve 000"):
+    assert re.search(rf"^{label}: .*/s, .* elapsed", output, re.M), label
+  for label in ("validate 001", "random", "heuristic", "controller", "served planner"):
+    assert re.search(rf"^{label}: .* episode/s, .* elapsed, return=", output, re.M), label
+  assert "served planner, in the environment" in output and "report.html" in output
+
+
+_ONLY_TENSORFLOW = """
+import sys
+import numpy as np
+import tensorflow as tf
+
+exports, frames, answers = sys.argv[1:]
+frames, found = np.load(frames), {}
+for name in ("controller", "planner", "world_model"):
+  model = tf.saved_model.load(f"{exports}/{name}/1")
+  seed = tf.constant([[1, 2]])
+  state = model.signatures["initial_state"](seed=seed)
+  for step, frame in enumerate(frames if name != "world_model" else ()):
+    outputs = model.signatures["act"](frame=frame[None], seed=seed + step, **state)
+    state = {key: outputs[key] for key in state}
+    found[f"{name}/{step}"] = outputs["agent_action"]
+assert not [name for name in sys.modules if name.split(".")[0] in ("wm_tf", "trainers", "serving")]
+np.savez(answers, **found)
+"""
+
+
+def test_exports_act_alike_where_only_tensorflow_is(finished, tmp_path):
+  import tensorflow as tf
+
+  from trainers.stages import Run
+  from wm_tf import config
+  from wm_tf.data import rollouts
+
+  (episode, _), *_ = rollouts.read_episodes(finished / "data" / "000")
+  np.save(tmp_path / "frames.npy", episode.observation[:3])
+  # -I: neither the working directory nor PYTHONPATH leads to the project.
+  subprocess.run(
+    [sys.executable, "-I", "-c", _ONLY_TENSORFLOW, str(finished / "export"), "frames.npy", "a.npz"],
+    cwd=tmp_path,
+    check=True,
+  )
+  found = np.load(tmp_path / "a.npz")
+  best = _read(finished / "results.json")["chosen_iteration"]
+  run = Run(finished, config.make_config("debug"), seed=0)
+  for name in ("controller", "planner"):
+    agent = run.agent(name, best)
+    state = agent.initial_state(1)
+    for step, frame in enumerate(episode.observation[:3]):
+      action, state = agent.act(tf.constant(frame[np.newaxis]), state, tf.constant([[1, 2]]) + step)
+      np.testing.assert_allclose(found[f"{name}/{step}"], action, atol=1e-5)
+
+
+# --- The other trainers ------------------------------------------------------------------------
+
+
+def test_every_trainer_finds_its_part_done(launcher, finished, copy):
+  for name in ("collect", "train_vae", "train_dynamics", "train_controller"):
+    output = launcher.run(f"trainers.{name}", *_RUN, "--iteration=1", workdir=copy)
+    assert re.search(r"1 of 1 episodes are there|done before", output), output
+  assert "000: done before" in launcher.run("trainers.iterate", *_RUN, workdir=copy)
+  assert "Exported to" in launcher.run("trainers.export", *_RUN, workdir=copy)
+  output = launcher.run("trainers.quickstart", *_RUN, workdir=copy)
+  assert "controller_in_environment: measured before" in output and "Exported" not in output
+  assert _contents(copy) == _contents(finished)
+
+
+def test_evaluates_any_agent_with_the_figures_of_the_quickstart(launcher, finished, tmp_path):
+  results = _read(finished / "results.json")
+  evaluate = lambda agent, *flags: (
+    launcher.run(
+      "trainers.evaluate",
+      "--preset=debug",
+      f"--agent={agent}",
+      f"--output={tmp_path / 'output.json'}",
+      *flags,
+      workdir=finished,
+    ),
+    _read(tmp_path / "output.json"),
+  )
+  seeds = results["planner_in_environment"]["seeds"]
+  first = f"--seeds={seeds[0]}"
+  for name in ("random", "heuristic"):
+    _, found = evaluate(name, first)
+    assert found[name]["returns"] == results[name]["returns"][:1]
+
+  printed, found = evaluate("controller", "--episodes=2")
+  for name in ("controller_in_model", "controller_in_environment"):
+    assert found[name]["returns"] == results[name]["returns"]
+  gap = found["controller_in_model"]["mean"] - found["controller_in_environment"]["mean"]
+  assert re.search(rf"gap \(model - environment\) +{gap:.1f}\n", printed)
+
+  gif = tmp_path / "new" / "drive.gif"
+  printed, found = evaluate("planner", first, "--noin_model", f"--render={gif}")
+  assert found.keys() == {"planner_in_environment"} and "gap" not in printed
+  assert gif.read_bytes().startswith(b"GIF89a") and gif.stat().st_size > 10_000
+
+  _, found = evaluate(
+    finished / "export" / "controller", f"--seeds={','.join(map(str, results['random']['seeds']))}"
+  )
+  assert (
+    found["controller_in_environment"]["returns"] == results["controller_in_environment"]["returns"]
+  )
+
+  server = launcher.start(
+    "serving.server",
+    "--port=0",
+    "--model_name=planner",
+    f"--model_base_path={finished / 'export' / 'planner'}",
+  )
+  try:
+    _wait_until(lambda: " at " in server.output or not server.process.is_alive())
+    address = re.search(r" at (\S+:\d+)", server.output)[1]
+    _, found = evaluate(f"grpc://{address}/planner", first)
+  finally:
+    server.kill()
+  assert found["planner_in_environment"]["returns"] == results["planner_in_environment"]["returns"]
+
+
+# --- Resuming ----------------------------------------------------------------------------------
+
+
+def _contents(workdir: Path) -> dict[str, object]:
+  """What must not depend on interruptions: every file, but for times, logs and absolute paths."""
+
+  def timeless(value):
+    if isinstance(value, dict):
+      return {key: timeless(part) for key, part in value.items() if key != "seconds"}
+    return [timeless(part) for part in value] if isinstance(value, list) else value
+
+  contents = {}
+  for path in sorted(path for path in workdir.rglob("*") if path.is_file()):
+    name = str(path.relative_to(workdir))
+    if "tensorboard" in name or name in ("export/server.log", "export/models.config"):
+      continue
+    if name in (".lock", "seconds.json", "report.html") or re.search(
+      "variables|requests|pb$", name
+    ):
+      contents[name] = None  # It holds times, or TensorFlow does not write it the same twice.
+    elif path.suffix == ".json":
+      contents[name] = timeless(_read(path))
+    else:
+      contents[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+  return contents
+
+
+def test_ends_the_same_however_often_it_is_killed(launcher, finished, tmp_path):
+  """One run, by all the trainers in turn, each killed at a random write and started again."""
+  writes = finished.with_name("writes").read_text().splitlines()
+  chance = random.Random(int(os.environ.get("KILL_SEED", 0)))
+  workdir = tmp_path / "run"
+  for trainer, within in (
+    ("collect", r"data/000"),
+    ("train_vae", r"vae/000"),
+    ("train_dynamics", r"(latents|dynamics)/000"),
+    ("train_controller", r"controller/000/"),
+    ("iterate", r"(data|vae)/001"),
+    ("iterate", r"(latents|dynamics|controller)/001"),
+    ("quickstart", r"rename results.json"),  # What the random policy scored.
+    ("quickstart", r"rename export/"),
+    ("quickstart", r"rename results.json"),  # What the served planner scored.
+  ):
+    moment = chance.choice([line for line in writes if re.search(within, line)])
+    output = launcher.run(
+      f"trainers.{trainer}", *_RUN, workdir=workdir, kill_at=moment, expected=-9
+    )
+    children = [int(pid) for pid in re.findall(r"\d+", output.splitlines()[-1])]
+    if trainer not in ("iterate", "quickstart"):  # Those are killed again before they are done.
+      launcher.run(f"trainers.{trainer}", *_RUN, workdir=workdir)
+  (server,) = children  # The model server, which must not stay behind.
+  _wait_until(lambda: not Path(f"/proc/{server}").exists())
+  output = launcher.run("trainers.quickstart", *_RUN, workdir=workdir)
+  assert "fit vae 001: done before" in output and "random: measured before" in output
+  assert _contents(workdir) == _contents(finished)
+
+
+# --- Workdirs ----------------------------------------------------------------------------------
+
+
+def test_a_workdir_of_another_run_is_refused(launcher, finished):
+  refused = lambda *flags: launcher.run("trainers.iterate", *flags, workdir=finished, expected=1)
+  output = refused(*_RUN, "--override=controller.population_size=9")
+  assert "holds a run with controller.population_size = 8, and now it is 9" in output
+  assert "holds a run with seed = 0, and now it is 1" in refused(*_RUN, "--seed=1")
+  assert "preset = 'debug', and now it is 'default' (" in refused()
+  assert "Traceback" not in output
+
+
+def test_quickstart_sets_a_run_of_another_seed_aside_and_takes_it_up_again(
+  launcher, finished, copy
+):
+  aside = copy.with_name("run.seed0")
+  other = launcher.start("trainers.quickstart", *_RUN, "--seed=1", workdir=copy)
+  began = lambda: aside.exists() and (copy / "data" / "000" / "manifest.json").exists()
+  _wait_until(lambda: began() or other.exited)
+  other.kill()
+  assert f"The run of seed 0 in {copy} is now in {aside}." in other.output
+  assert _contents(aside) == _contents(finished)
+  assert _read(copy / "run.json")["seed"] == 1
+
+  output = launcher.run("trainers.quickstart", *_RUN, workdir=copy)
+  assert f"The run of seed 0 in {aside} is now in {copy}." in output
+  assert _contents(copy) == _contents(finished)
+  assert _read(copy.with_name("run.seed1") / "run.json")["seed"] == 1
+
+
+def test_a_second_process_is_refused(launcher, tmp_path):
+  first = launcher.start("trainers.collect", *_RUN, workdir=tmp_path / "run")
+  _wait_until(lambda: (tmp_path / "run" / "run.json").exists() or first.exited)
+  for trainer, flags in (("collect", ()), ("quickstart", ("--seed=1",))):
+    output = launcher.run(
+      f"trainers.{trainer}", *_RUN, *flags, workdir=tmp_path / "run", expected=1
+    )
+    assert f"is in use by process {first.process.pid}." in output
+  first.kill()
+
+
+def test_a_failed_quality_gate_ends_a_run_unless_forced(launcher, finished):
+  for trainer in ("train_vae", "iterate"):
+    output = launcher.run(f"trainers.{trainer}", "--preset=debug", workdir=finished, expected=1)
+    assert "error: The VAE has not learned" in output and "--force goes on" in output
+    assert "Traceback" not in output
+  output = launcher.run("trainers.train_vae", *_RUN, workdir=finished)
+  assert "The VAE has not learned" in output and "sse_mean_image" in output
+
+
+@pytest.mark.parametrize(
+  ("damaged", "command", "missing"),
+  [
+    ("data/000/shard-00001.tfrecord", "train_vae", "vae"),
+    ("latents/000/000/shard-00000.tfrecord", "train_controller", "controller"),
+    ("vae/000/weights.npz", "train_dynamics", "dynamics"),
+    ("dynamics/000/weights.npz", "train_controller", "controller"),
+    ("controller/000/controller.npz", "collect --iteration=1", "data/001"),
+    ("controller/001/validation.json", "export", "export"),
+    ("data/000_random/manifest.json", "train_vae", "vae"),
+    ("run.json", "iterate", "vae"),
+  ],
+)
+def test_damage_is_named(launcher, copy, damaged, command, missing):
+  shutil.rmtree(copy / missing)  # To be made again, from what is damaged.
+  content = bytearray((copy / damaged).read_bytes())
+  content[len(content) // 2] ^= 0xFF
+  (copy / damaged).write_bytes(content)
+  trainer, *flags = command.split()
+  output = launcher.run(f"trainers.{trainer}", *_RUN, *flags, workdir=copy, expected=1)
+  message = output[output.index("error: ") :]
+  assert str(copy / damaged) in message and "Traceback" not in output
