@@ -16,7 +16,8 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 from absl import app, flags
 from absl import logging as absl_logging
 
-from trainers.stages import Run, WorkdirError, locked, read_json
+from trainers.stages import Run
+from trainers.workdir import WorkdirError, locked, read_json
 from wm_tf import config as config_lib
 from wm_tf.data.env_pool import WorkerError
 from wm_tf.data.manifest import CorruptManifestError

@@ -17,7 +17,8 @@ from pathlib import Path
 from absl import flags
 
 from trainers import common
-from trainers.stages import episode_seeds, evaluate, play, scripted_actor, write_json
+from trainers.playing import episode_seeds, evaluate, play, scripted_actor
+from trainers.workdir import write_json
 from wm_tf import report
 from wm_tf.agent import AgentActor
 from wm_tf.data.collect import Actor

@@ -9,7 +9,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from trainers.stages import Run, say
+from trainers.stages import Run
+from trainers.workdir import say
 from wm_tf import config as config_lib
 from wm_tf import export
 

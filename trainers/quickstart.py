@@ -17,7 +17,9 @@ from typing import Any
 from serving.client import GrpcActor
 from trainers import common, summary
 from trainers.exports import export_run, serve
-from trainers.stages import Run, episode_seeds, read_json, say, write_json
+from trainers.playing import episode_seeds
+from trainers.stages import Run
+from trainers.workdir import read_json, say, write_json
 from wm_tf import report
 from wm_tf.agent import AgentActor
 

@@ -14,15 +14,13 @@ workdir/
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import hashlib
 import json
 import logging
 import os
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +28,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainers.playing import episode_seeds, evaluate, num_workers, play, scripted_actor, summarize
+from trainers.workdir import WorkdirError, locked, read_json, say, write_json
 from wm_tf import config as config_lib
 from wm_tf import evaluation, rng
 from wm_tf.agent import Agent, AgentActor
@@ -37,10 +37,9 @@ from wm_tf.controllers import exploration
 from wm_tf.controllers.dream_es import DreamES
 from wm_tf.controllers.linear import LinearController, fit_basis
 from wm_tf.controllers.planner import Planner
-from wm_tf.core import Episode, EvalResult
+from wm_tf.core import Episode
 from wm_tf.data import datasets, rollouts
-from wm_tf.data.collect import Actor, collect, run_episodes
-from wm_tf.data.env_pool import EnvPool
+from wm_tf.data.collect import Actor, collect
 from wm_tf.envs import env_spec, make_env, make_heuristic
 from wm_tf.imagination import recently_rewarded, sample_states
 from wm_tf.models.mdn_rnn import MDNRNN
@@ -51,118 +50,6 @@ from wm_tf.search.open_es import OpenES
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import make_loggers, progress
 from wm_tf.training.loop import fit
-
-
-class WorkdirError(RuntimeError):
-  """A workdir that belongs to another run, or lacks what a stage needs."""
-
-
-# Every purpose has seeds of its own: what an agent is judged on is never trained or chosen on.
-_PURPOSES = ("collect", "collect_random", "validation", "evaluation", "dream")
-_SEEDS_PER_PURPOSE = 1 << 27
-
-
-def episode_seeds(purpose: str, run_seed: int, num: int, iteration: int = 0) -> list[int]:
-  """Returns `num` distinct seeds of a purpose; those of different purposes never meet."""
-  index = _PURPOSES.index(purpose)
-  generator = np.random.default_rng([run_seed, index, iteration])
-  chosen: dict[int, None] = {}
-  while len(chosen) < num:
-    chosen[index * _SEEDS_PER_PURPOSE + int(generator.integers(_SEEDS_PER_PURPOSE))] = None
-  return list(chosen)
-
-
-def summarize(result: EvalResult, seconds: float) -> dict[str, Any]:
-  """An `EvalResult` as `results.json` has it."""
-  returns = result.episode_return.astype(np.float64)
-  return {
-    "mean": float(returns.mean()),
-    "std": float(returns.std()),
-    "n": len(returns),
-    "seeds": result.seeds.tolist(),
-    "seconds": round(seconds, 1),
-    "returns": [round(float(value), 3) for value in returns],
-  }
-
-
-def evaluate(
-  config: config_lib.ExperimentConfig, actor: Actor, seeds: Sequence[int], label: str
-) -> dict[str, Any]:
-  """Plays full official episodes; returns what `results.json` has."""
-  started = time.monotonic()
-  factory = functools.partial(make_env, config.environment)
-  with (
-    EnvPool(factory, min(len(seeds), num_workers(config))) as pool,
-    progress(len(seeds), label, unit="episode") as bar,
-  ):
-    result = evaluation.evaluate_in_environment(
-      pool, actor, seeds, lambda info: bar.update(1, {"return": info.episode_return})
-    )
-  return summarize(result, time.monotonic() - started)
-
-
-def play(config: config_lib.ExperimentConfig, actor: Actor, seed: int) -> Episode:
-  """Plays one official episode and keeps its frames."""
-  with EnvPool(functools.partial(make_env, config.environment), 1) as pool:
-    ((episode, _),) = run_episodes(pool, actor, [seed])
-  return episode
-
-
-def scripted_actor(name: str, environment: str) -> Actor:
-  """The baselines of an environment: `random` (Brownian) and `heuristic`."""
-  if name == "random":
-    return exploration.Brownian(env_spec(environment).action_size)
-  return exploration.Scripted(make_heuristic(environment))
-
-
-def num_workers(config: config_lib.ExperimentConfig) -> int:
-  """Environment processes: twice the processors, since they wait for each other at each step."""
-  return config.collect.num_workers or 2 * (os.cpu_count() or 1)
-
-
-def write_json(path: Path, value: Any) -> None:
-  with checkpoints.atomic_open(path) as file:
-    file.write(json.dumps(value, indent=1).encode() + b"\n")
-
-
-def read_json(path: Path) -> Any:
-  """Reads what `write_json` wrote.
-
-  Raises:
-    WorkdirError: if it is damaged.
-  """
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise WorkdirError(f"{path} is damaged ({error}). Remove it; it is made anew.") from error
-
-
-def say(text: str) -> None:
-  """Prints a line beside the progress bars."""
-  print(text, file=sys.stderr, flush=True)
-
-
-@contextlib.contextmanager
-def locked(workdir: Path) -> Iterator[None]:
-  """Holds a workdir, which two processes would wreck.
-
-  Raises:
-    WorkdirError: if another process holds it; with its pid.
-  """
-  descriptor = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-  try:
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      owner = os.read(descriptor, 32).decode().strip() or "?"
-      raise WorkdirError(
-        f"{workdir} is in use by process {owner}. Wait for it, or use another --workdir."
-      ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-    yield
-  finally:
-    os.close(descriptor)
 
 
 class Run:
@@ -296,7 +183,9 @@ class Run:
     self, folder: Path, iteration: int, num_episodes: int, there: int, random_start: bool
   ) -> None:
     settings = self.config.collect
-    options = {"stop_after_idle_decisions": settings.stop_after_idle_decisions}
+    options = {}  # An environment need not know options that are not asked for.
+    if settings.stop_after_idle_decisions:
+      options["stop_after_idle_decisions"] = settings.stop_after_idle_decisions
     if random_start:
       options["random_start"] = True
     if iteration == 0:

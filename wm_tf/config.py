@@ -43,7 +43,8 @@ class CollectConfig:
     episodes_per_iteration: episodes of every later collection, played by the current controller.
     controller_noise: scale of the noise on the controller's actions.
     random_start: share of training episodes that start at a random place (environments that can).
-    stop_after_idle_decisions: ends a training episode that has brought nothing for so long.
+    stop_after_idle_decisions: ends a training episode that has brought nothing for so long; 0 for
+      never (environments that can).
     held_out: share of the episodes kept for validation, by seed.
     episodes_per_shard: episodes that are written together; a killed collection goes on after them.
     num_workers: environment processes; 0 for twice the number of processors.
