@@ -33,7 +33,9 @@ _WORKDIR = flags.DEFINE_string(
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything that is random.", lower_bound=0)
 _OVERRIDE = flags.DEFINE_multi_string(
-  "override", [], "Changes one field: --override=dynamics.num_mixtures=8. May be repeated."
+  "override",
+  [],
+  "Changes one field: --override=dynamics.num_mixtures=8. A run's run.json shows all fields.",
 )
 _FORCE = flags.DEFINE_bool("force", False, "Go on past a failed quality gate, with a warning.")
 
