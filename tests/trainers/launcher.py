@@ -17,7 +17,7 @@ from pathlib import Path
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Nothing of these runs an operation when imported, so that no thread of TensorFlow's is lost.
 _CONTEXT.set_forkserver_preload([__name__, "trainers.common", "trainers.summary", "serving.client"])
-_TIMEOUT = 240.0  # seconds
+_TIMEOUT = 600.0  # seconds
 
 
 @dataclasses.dataclass
@@ -79,6 +79,7 @@ class Launcher:
     """
     self._count += 1
     log = self._folder / f"{self._count:03d}.log"
+    log.touch()
     argv = [module, *([f"--workdir={workdir}"] if workdir else []), *flags]
     process = _CONTEXT.Process(target=_main, args=(argv, log, workdir, kill_at, writes))
     process.start()
