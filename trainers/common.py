@@ -122,6 +122,8 @@ def run(main: Callable[[], None]) -> None:
   for flag in (_PRESET, _WORKDIR, _SEED, _OVERRIDE, _FORCE):  # So that --help shows them.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
 
+  sys.stdout.reconfigure(line_buffering=True)  # In order with the progress, also in a log.
+
   def wrapped(argv: list[str]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f"Unexpected arguments {argv[1:]}; flags look like --workdir=PATH.")
