@@ -1,6 +1,9 @@
 """The client against a server that serves `triv`, and against one that fails on purpose."""
 
 import concurrent.futures
+import dataclasses
+import shutil
+import subprocess
 import threading
 import time
 
@@ -9,7 +12,7 @@ import numpy as np
 import pytest
 
 from serving import protos
-from serving.client import CallError, GrpcActor, PlannerClient, Retry
+from serving.client import TLS, CallError, GrpcActor, PlannerClient, Retry
 from serving.embedded import EmbeddedServer
 
 FRAME = np.full((8, 8, 3), 100, np.uint8)
@@ -30,8 +33,8 @@ def test_the_state_travels(client):
     assert action.shape == (3,)
     assert set(client.extras) == {"agent_action", "value"}
     # The second state tensor sums brightness over the calls.
-    np.testing.assert_allclose(client._state["h"], np.full((1, 4), step + 1.0))
-    np.testing.assert_allclose(client._state["c"], np.full((1, 4), 100.0 * (step + 1)))
+    np.testing.assert_allclose(client.state["h"], np.full((1, 4), step + 1.0))
+    np.testing.assert_allclose(client.state["c"], np.full((1, 4), 100.0 * (step + 1)))
   assert client.version == 1
   client.reset(seed=6)
   np.testing.assert_allclose(client.act(FRAME), [100, 6, 0])
@@ -43,7 +46,7 @@ def test_many_environments_in_one_call(client):
   np.testing.assert_allclose(client.act(frames), [[100, 7, 0], [101, 9, 0], [102, 11, 0]])
   client.restart([False, True, False], seed=[1, 2, 3])
   np.testing.assert_allclose(client.act(frames), [[100, 7, 1], [101, 2, 0], [102, 11, 1]])
-  np.testing.assert_allclose(client._state["h"][:, 0], [2, 1, 2])
+  np.testing.assert_allclose(client.state["h"][:, 0], [2, 1, 2])
 
 
 def test_seeds_count_on_from_an_integer(client):
@@ -97,7 +100,7 @@ class Failing(grpc.GenericRpcHandler):
   """Fails the first calls with the given codes, then answers with no outputs."""
 
   def __init__(self, *codes):
-    self.codes, self.calls = list(codes), 0
+    self.codes, self.calls, self.text = list(codes), 0, "on purpose"
 
   def service(self, details):
     return grpc.unary_unary_rpc_method_handler(
@@ -107,7 +110,7 @@ class Failing(grpc.GenericRpcHandler):
   def answer(self, request, context):
     self.calls += 1
     if self.codes:
-      context.abort(self.codes.pop(0), "on purpose")
+      context.abort(self.codes.pop(0), self.text)
     return protos.PredictResponse()
 
 
@@ -222,3 +225,138 @@ def test_copies_of_an_actor_do_not_share_state(target):
 def test_wrong_addresses(address):
   with pytest.raises(ValueError, match="grpc://host:port/model"):
     GrpcActor(address)
+
+
+@pytest.mark.parametrize(
+  ("suffix", "message"),
+  [
+    ("", "Servable not found for request: Latest(nope)"),
+    ("/versions/7", "Servable not found for request: Specific(nope, 7)"),
+    ("/labels/canary", "Unrecognized servable version label: canary"),
+  ],
+)
+def test_an_address_may_name_a_version_or_a_label(target, suffix, message):
+  with pytest.raises(CallError) as caught:
+    GrpcActor(f"grpc://{target}/nope{suffix}").begin(1)
+  assert caught.value.message == message
+
+
+def test_a_version_or_a_label_but_not_both(target):
+  with pytest.raises(ValueError, match="version 1 and label 'stable'"):
+    PlannerClient(target, version=1, label="stable")
+  with PlannerClient(target, "triv", label="stable") as client, pytest.raises(CallError) as caught:
+    client.reset()
+  assert caught.value.code == grpc.StatusCode.INVALID_ARGUMENT
+  assert "label 'stable'" in str(caught.value)
+
+
+def test_extras_choose_what_comes_back(target):
+  with PlannerClient(target, "triv", extras=["value"]) as client:
+    client.reset()
+    np.testing.assert_allclose(client.act(FRAME), [100, 0, 0])
+    assert set(client.extras) == {"value"}
+    np.testing.assert_allclose(client.state["h"], np.ones((1, 4)))
+
+
+def test_a_call_that_fails_leaves_the_episode_as_it_was(client):
+  client.reset(seed=3)
+  client.act(FRAME)
+  with pytest.raises(CallError, match="DEADLINE_EXCEEDED"):
+    client.act(FRAME, timeout=-1)
+  np.testing.assert_allclose(client.act(FRAME), [100, 3, 1])
+  np.testing.assert_allclose(client.state["h"], np.full((1, 4), 2.0))
+
+
+def test_forks_share_the_connection_and_nothing_else(client):
+  client.reset(seed=3)
+  other = client.fork()
+  other.reset(seed=9)
+  other.act(FRAME)
+  np.testing.assert_allclose(client.act(FRAME), [100, 3, 0])
+  np.testing.assert_allclose(other.act(FRAME), [100, 9, 1])
+
+
+def test_a_message_over_the_limit_is_not_sent_again(failing):
+  handler, target = failing(grpc.StatusCode.RESOURCE_EXHAUSTED)
+  handler.text = "Received message larger than max (5000000 vs. 4194304)"
+  with PlannerClient(target) as client, pytest.raises(CallError, match="larger than max"):
+    client.predict("any", {})
+  assert handler.calls == 1
+
+
+def test_all_addresses_of_a_name_take_turns(failing):
+  handlers, targets = zip(*[failing() for _ in range(3)], strict=True)
+  with PlannerClient("ipv4:" + ",".join(targets)) as client:
+    deadline = time.monotonic() + 20
+    while not all(handler.calls for handler in handlers):  # They do not all connect at once.
+      client.predict("any", {})
+      assert time.monotonic() < deadline, [handler.calls for handler in handlers]
+
+
+# --- TLS --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def pems(tmp_path_factory):
+  """Two authorities, and certificates that they signed: a server's, and clients'."""
+  if shutil.which("openssl") is None:
+    pytest.skip("openssl makes the certificates, and is not installed.")
+  folder = tmp_path_factory.mktemp("pems")
+
+  def openssl(*arguments):
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+  key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+  for ca in ("ca", "foreign"):
+    openssl("req", "-x509", *key, "-keyout", f"{ca}.key", "-out", f"{ca}.pem", "-subj", f"/CN={ca}")
+  (folder / "names").write_text("subjectAltName=DNS:planner.test")
+  for name, ca in (("server", "ca"), ("client", "ca"), ("stranger", "foreign")):
+    openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+    openssl(
+      *("x509", "-req", "-in", f"{name}.csr", "-CA", f"{ca}.pem", "-CAkey", f"{ca}.key"),
+      *("-CAcreateserial", "-out", f"{name}.pem", "-extfile", "names"),
+    )
+  return folder
+
+
+def _tls(pems, ca="ca", who="client"):
+  return TLS(pems / f"{ca}.pem", pems / f"{who}.key", pems / f"{who}.pem", "planner.test")
+
+
+def test_mutual_tls(pems):
+  server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), handlers=[Failing()])
+  read = lambda name: (pems / name).read_bytes()
+  credentials = grpc.ssl_server_credentials(
+    [(read("server.key"), read("server.pem"))], read("ca.pem"), require_client_auth=True
+  )
+  target = f"127.0.0.1:{server.add_secure_port('127.0.0.1:0', credentials)}"
+  server.start()
+  one = Retry(attempts=1)
+  try:
+    with PlannerClient(target, credentials=_tls(pems)) as client:
+      assert client.predict("any", {}) == {}
+    refused = [
+      _tls(pems, ca="foreign"),  # The client does not trust the server,
+      _tls(pems, who="stranger"),  # nor the server this client,
+      TLS(pems / "ca.pem", server_name="planner.test"),  # nor one without a certificate;
+      dataclasses.replace(_tls(pems), server_name="other.test"),  # the name is another one;
+      None,  # and plain text is not understood.
+    ]
+    for tls in refused:
+      with PlannerClient(target, credentials=tls, retry=one) as client:
+        with pytest.raises(CallError) as caught:
+          client.predict("any", {})
+        assert caught.value.code == grpc.StatusCode.UNAVAILABLE
+        assert "TLS" in str(caught.value)
+  finally:
+    server.stop(0).wait()
+
+
+def test_wrong_tls_files_are_named(pems, tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"nowhere\.pem"):
+    TLS(ca="nowhere.pem").credentials()
+  (tmp_path / "text").write_text("hello")
+  with pytest.raises(ValueError, match=r"ca file .*text is not in PEM form"):
+    TLS(ca=tmp_path / "text").credentials()
+  with pytest.raises(ValueError, match="both key and certificate"):
+    TLS(key=pems / "client.key").credentials()

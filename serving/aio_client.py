@@ -1,0 +1,80 @@
+"""The client of `serving.client` for asyncio.
+
+  async with AsyncPlannerClient("localhost:8500") as client:
+    await client.reset(seed=0)
+    action = await client.act(frame)
+
+Many environments on one connection: `clients = [client.fork() for _ in range(16)]`, each with
+episodes of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import time
+from collections.abc import Iterable, Mapping
+
+import grpc
+import numpy as np
+
+from serving.client_base import ClientBase, Spec, initial_inputs
+
+
+class AsyncPlannerClient(ClientBase):
+  """As `serving.client.PlannerClient`, with coroutines; made inside a running event loop.
+
+  One client has one call in flight, since a call needs the state that the one before brought.
+  """
+
+  _grpc = grpc.aio
+
+  def fork(self) -> AsyncPlannerClient:
+    """Another client on the same connection, with episodes of its own."""
+    return copy.copy(self)
+
+  async def spec(self) -> Spec:
+    """Asks the model what environment it is for."""
+    return Spec.from_outputs(await self.predict("spec", initial_inputs(np.zeros(1, np.int64))))
+
+  async def reset(self, batch_size: int = 1, seed: int | Iterable[int] = 0) -> None:
+    """Begins new episodes in all rows: see `PlannerClient.reset`."""
+    seeds = self._seeds_of(batch_size, seed)
+    self._begin(seeds, await self.predict("initial_state", initial_inputs(seeds)))
+
+  async def act(self, frame: np.ndarray, timeout: float | None = None) -> np.ndarray | int:
+    """Chooses the next action, or one for each row: see `PlannerClient.act`."""
+    frame = np.asarray(frame)
+    inputs, wanted = self._inputs(frame)
+    return self._advance(await self.predict("act", inputs, wanted, timeout), frame.ndim == 3)
+
+  async def predict(
+    self,
+    signature: str,
+    inputs: Mapping[str, np.ndarray],
+    output_filter: Iterable[str] = (),
+    timeout: float | None = None,
+  ) -> dict[str, np.ndarray]:
+    """Calls any signature: see `PlannerClient.predict`."""
+    request = self._request(signature, inputs, output_filter)
+    deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
+    attempt = 0
+    while True:
+      try:
+        return self._answer(await self._call(request, timeout=deadline - time.monotonic()))
+      except grpc.RpcError as error:
+        wait = self._retry.next_wait(error, attempt, deadline - time.monotonic())
+        if wait is None:
+          raise self._error(error, signature) from None
+      await asyncio.sleep(wait)
+      attempt += 1
+
+  async def close(self) -> None:
+    """Closes the connection."""
+    await self._channel.close()
+
+  async def __aenter__(self):
+    return self
+
+  async def __aexit__(self, *_):
+    await self.close()
