@@ -5,6 +5,12 @@ SEED ?= 0
 PORT ?= 8500
 PYTHON ?= python3.11 python3 python
 PYTEST_ARGS ?=
+TARGET ?= localhost:$(PORT)
+MODEL ?= planner
+CLIENTS ?= 8
+SECONDS ?= 30
+SOAK_SECONDS ?= 900
+LOAD_ARGS ?=
 BENCH ?= $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))))
 
 VENV := .venv
@@ -16,7 +22,7 @@ STAMP := $(VENV)/requirements.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYGAME_HIDE_SUPPORT_PROMPT ?= 1
 
-.PHONY: help setup quickstart serve test lint format bench bazel-test clean
+.PHONY: help setup quickstart serve test lint format bench loadtest soak bazel-test clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -73,6 +79,14 @@ format: setup ## rewrite the code to ruff's format, and fix what it can
 
 bench: setup ## every benchmark (BENCH="collection search")
 	@for name in $(BENCH); do echo "== $$name"; $(PY) -m benchmarks.$$name || exit; done
+
+loadtest: setup ## N clients against a server (TARGET=, MODEL=, CLIENTS=, SECONDS=, LOAD_ARGS=)
+	$(PY) -m benchmarks.serving --target=$(TARGET) --model=$(MODEL) --clients=$(CLIENTS) \
+	  --seconds=$(SECONDS) $(LOAD_ARGS)
+
+soak: setup ## new versions every 10 s under load, each answer checked (WORKDIR=, SOAK_SECONDS=)
+	$(PY) -m benchmarks.serving --soak=$(SOAK_SECONDS) --clients=$(CLIENTS) \
+	  --export="$(WORKDIR)/export/controller" $(LOAD_ARGS)
 
 bazel-test: setup ## the same tests by Bazel, which also holds the import rules
 	bazel build //...

@@ -233,6 +233,12 @@ class ClientBase:
     self.extras: dict[str, np.ndarray] = {}
     self.version: int | None = None
 
+  @property
+  def seed(self) -> np.ndarray:
+    """`int32[B, 2]`, each row's seed and step: what the next `act` sends."""
+    self._require_reset()
+    return _seed_tensor(self._seeds, self._steps)
+
   def restart(self, rows: np.ndarray, seed: Iterable[int] | None = None) -> None:
     """Begins new episodes in some rows. Calls nobody: `reset` has fetched what it takes.
 
@@ -307,8 +313,7 @@ class ClientBase:
     if len(frames) != rows:
       raise ValueError(f"{len(frames)} frames, but reset(batch_size={rows})")
     wanted = () if self._wanted_extras is None else ("action", *self.state, *self._wanted_extras)
-    seed = _seed_tensor(self._seeds, self._steps)
-    return {"frame": frames, "seed": seed, **self.state}, wanted
+    return {"frame": frames, "seed": self.seed, **self.state}, wanted
 
   def _advance(self, outputs, single: bool) -> np.ndarray:
     """Keeps the next state; returns the action."""
