@@ -1,46 +1,21 @@
-"""Which versions of which models are loaded: polling, hot reload, and what is told about it.
-
-The life of a version: START, LOADING, AVAILABLE, UNLOADING, END. A model's new version is loaded
-and warmed up while the old one serves; only then the old one goes, and only when the last call
-that uses it has returned. A version that fails goes to END with the reason in its status, the old
-one keeps serving, and it is tried again as soon as its files change.
-"""
+"""Which models are served: the configuration, its reloads, labels, and the watch over versions."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import grpc
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
-from serving.model import Servable, ServingError, as_serving_error
+from serving.errors import ServingError, invalid
+from serving.model import Servable
+from serving.versions import ModelVersions, Version
 
-_State = get_model_status_pb2.ModelVersionStatus
 _LOG = logging.getLogger("serving")
-
-
-class _Version:
-  """One version folder, with the number of calls that use it at the moment."""
-
-  def __init__(self, fingerprint: tuple):
-    self.fingerprint = fingerprint  # Of its files, from just before they were loaded.
-    self.state = _State.LOADING
-    self.error: ServingError | None = None
-    self.servable: Servable | None = None
-    self.users = 0
-
-
-class _Model:
-  def __init__(self, config: model_server_config_pb2.ModelConfig):
-    self.config = config
-    self.versions: dict[int, _Version] = {}
-    self.aspired: dict[int, str] = {}
 
 
 class ModelManager:
@@ -49,22 +24,30 @@ class ModelManager:
   def __init__(
     self,
     config: model_server_config_pb2.ModelServerConfig,
+    load: Callable[[str], Servable] = Servable,
     poll_seconds: float = 1.0,
+    labels_before_loading: bool = False,
   ):
     """
     Args:
       config: the models, with absolute base paths that hold folders named by integers.
+      load: makes a servable from a version folder.
       poll_seconds: how often to look for new versions; 0 means once, at the start.
+      labels_before_loading: whether a label that points nowhere yet may be given to a version that
+        is not available, as `--allow_version_labels_for_unavailable_models` says.
 
     Raises:
       ServingError: if the configuration is not one that the official server takes.
     """
-    _validate(config)
-    self._models = {c.name: _Model(c) for c in config.model_config_list.config}
-    self._poll_seconds = poll_seconds
-    self._lock = threading.Lock()
+    self._load, self._poll_seconds = load, poll_seconds
+    self._labels_before_loading = labels_before_loading
+    # Replaced, never changed, so that calls read them without a lock.
+    self._models: dict[str, ModelVersions] = {}
+    self._labels: dict[str, dict[str, int]] = {}
+    self._updating = threading.Lock()
     self._stopping = threading.Event()
     self._thread = None
+    self._configure(config)
 
   def start(self, wait: bool = True) -> None:
     """Loads every model, then watches for new versions in a thread.
@@ -76,51 +59,78 @@ class ModelManager:
     Raises:
       ServingError: if a version does not load (the official server does not start either).
     """
-    for name, model in self._models.items():
-      while not self._find_versions(name, model):
-        message = (
-          f"No versions of servable {name} found under base path {model.config.base_path}. Did"
-          " you forget to name your leaf directory as a number (eg. '/1/')?"
-        )
+    for model in self._models.values():
+      while not model.find():
         if not wait:
-          raise ServingError(grpc.StatusCode.NOT_FOUND, message)
-        _LOG.warning("%s Waiting for one.", message)
+          raise model.problem
         if self._stopping.wait(self._poll_seconds or 1.0):
-          raise ServingError(grpc.StatusCode.CANCELLED, f"stopped while waiting for model {name}")
-    for name, model in self._models.items():
-      self._update(name, model)
-    self._raise_if_unavailable()
-    if self._poll_seconds > 0:
-      self._thread = threading.Thread(target=self._watch, name="model-versions", daemon=True)
-      self._thread.start()
+          message = f"stopped while waiting for model {model.name}"
+          raise ServingError(grpc.StatusCode.CANCELLED, message)
+    for model in self._models.values():
+      model.update()
+    _raise_if_unavailable(self._models.values(), "servable")
+    self._thread = threading.Thread(target=self._watch, name="model-versions", daemon=True)
+    self._thread.start()
 
   def stop(self) -> None:
     """Ends the watching and unloads everything that no call uses any more."""
     self._stopping.set()
     if self._thread is not None:
       self._thread.join()
-    for name, model in self._models.items():
-      model.aspired = {}
-      self._update(name, model)
+    with self._updating:
+      for model in self._models.values():
+        model.configure(None)
+        model.find()
+        model.update()
 
-  @contextlib.contextmanager
-  def acquire(self, spec: model_pb2.ModelSpec) -> Iterator[tuple[int, Servable]]:
-    """Resolves a ModelSpec and holds that version while the block runs.
+  def reload(self, config: model_server_config_pb2.ModelServerConfig) -> None:
+    """Changes to another list of models, versions and labels; models that are not in it go.
 
-    Yields:
-      `(version, servable)`.
+    Models that are new in the list are available when this returns. A configuration that is refused
+    changes nothing.
+
+    Raises:
+      ServingError: if the configuration is wrong, or a new model cannot be loaded. Such a model
+        stays in the list, and is taken as soon as it can be loaded.
+    """
+    if config.WhichOneof("config") != "model_config_list":
+      raise invalid(
+        "ServerModelConfig type not supported by HandleReloadConfigRequest."
+        " Only ModelConfigList is currently supported"
+      )
+    with self._updating:
+      before = {name for name, model in self._models.items() if model.configured}
+      self._configure(config)
+      for model in self._models.values():
+        model.find()
+        model.update()
+      listed = [self._models[c.name] for c in config.model_config_list.config]
+      _raise_if_unavailable([m for m in listed if m.name not in before], "model")
+
+  def acquire(self, spec: model_pb2.ModelSpec) -> Version:
+    """Resolves a ModelSpec to a version, which is held until the `with` block over it ends.
 
     Raises:
       ServingError: with the official server's code and message.
     """
-    with self._lock:
-      number, version = self._resolve(spec)
-      version.users += 1
-    try:
-      yield number, version.servable
-    finally:
-      with self._lock:
-        version.users -= 1
+    name = spec.name
+    if not name:
+      raise invalid("ModelSpec has no name specified.")
+    model = self._models.get(name)
+    choice = spec.WhichOneof("version_choice")
+    if choice is None:
+      number, request = None, f"Latest({name})"
+    else:
+      number = spec.version.value if choice == "version" else self._labelled(spec)
+      request = f"Specific({name}, {number})"
+    version = model.acquire(number) if model is not None else None
+    if version is None:
+      raise ServingError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {request}")
+    return version
+
+  def knows(self, name: str) -> bool:
+    """Whether there is, or was, a model of this name."""
+    return name in self._models
 
   def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
     """The state of one version, or of all of them, newest first; ended ones stay listed.
@@ -129,141 +139,78 @@ class ModelManager:
       ServingError: if there is no such model or version.
     """
     response = get_model_status_pb2.GetModelStatusResponse()
-    with self._lock:
-      model = self._models.get(spec.name)
-      versions = model.versions if model else {}
-      numbers = sorted(versions, reverse=True)
-      if spec.HasField("version"):
-        numbers = [n for n in numbers if n == spec.version.value]
-      if not numbers:
-        which = f"version {spec.version.value}" if spec.HasField("version") else "any versions"
-        raise ServingError(
-          grpc.StatusCode.NOT_FOUND, f"Could not find {which} of model {spec.name}"
-        )
-      for number in numbers:
-        status = response.model_version_status.add(version=number, state=versions[number].state)
-        status.status.SetInParent()
-        if error := versions[number].error:
-          status.status.error_code = error.code.value[0]
-          status.status.error_message = error.message
+    model = self._models.get(spec.name)
+    statuses = model.statuses() if model is not None else []
+    which = "any versions"
+    if spec.HasField("version"):
+      number, which = spec.version.value, f"version {spec.version.value}"
+      statuses = [status for status in statuses if status.number == number]
+    if not statuses:
+      raise ServingError(grpc.StatusCode.NOT_FOUND, f"Could not find {which} of model {spec.name}")
+    for number, state, error in statuses:
+      status = response.model_version_status.add(version=number, state=state)
+      status.status.SetInParent()
+      if error is not None:
+        status.status.error_code = error.code.value[0]
+        status.status.error_message = error.message
     return response
 
-  def _resolve(self, spec) -> tuple[int, _Version]:
-    if not spec.name:
-      raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, "ModelSpec has no name specified.")
-    choice = spec.WhichOneof("version_choice")
-    if choice == "version_label":
-      raise ServingError(
-        grpc.StatusCode.INVALID_ARGUMENT,
-        f"Unrecognized servable version label: {spec.version_label}",
-      )
-    model = self._models.get(spec.name)
-    available = {
-      number: version
-      for number, version in (model.versions if model else {}).items()
-      if version.state == _State.AVAILABLE
-    }
-    if choice == "version":
-      number, request = spec.version.value, f"Specific({spec.name}, {spec.version.value})"
-    else:
-      number, request = max(available, default=None), f"Latest({spec.name})"
-    if number not in available:
-      raise ServingError(grpc.StatusCode.NOT_FOUND, f"Servable not found for request: {request}")
-    return number, available[number]
+  def _labelled(self, spec: model_pb2.ModelSpec) -> int:
+    number = self._labels.get(spec.name, {}).get(spec.version_label)
+    if number is None:
+      raise invalid(f"Unrecognized servable version label: {spec.version_label}")
+    return number
+
+  def _configure(self, config: model_server_config_pb2.ModelServerConfig) -> None:
+    """Takes a configuration on, or refuses it whole."""
+    configs = {c.name: c for c in config.model_config_list.config}
+    _validate(config)
+    self._check_labels(configs)
+    models = dict(self._models)  # Those that go stay known, for their status.
+    for name in configs:
+      models.setdefault(name, ModelVersions(name, self._load))
+    for name, model in models.items():
+      model.configure(configs.get(name))
+    self._models = models
+    self._labels = {name: dict(c.version_labels) for name, c in configs.items()}
+
+  def _check_labels(self, configs) -> None:
+    for name, config in configs.items():
+      model, old = self._models.get(name), self._labels.get(name, {})
+      for label, number in config.version_labels.items():
+        if model is not None and model.is_available(number):
+          continue
+        # A label in use must not be pointed at nothing, whatever the flag says.
+        if self._labels_before_loading and old.get(label, number) == number:
+          continue
+        raise ServingError(
+          grpc.StatusCode.FAILED_PRECONDITION,
+          f"Request to assign label to version {number} of model {name},"
+          " which is not currently available for inference",
+        )
 
   def _watch(self) -> None:
-    while not self._stopping.wait(self._poll_seconds):
-      for name, model in self._models.items():
-        try:
-          self._find_versions(name, model)
-          self._update(name, model)
-        except Exception:  # The watch must outlive whatever happens to a file system.
-          _LOG.exception("Looking for versions of model %s failed", name)
+    while not self._stopping.wait(self._poll_seconds or 1.0):
+      with self._updating:
+        for model in self._models.values():
+          try:
+            if self._poll_seconds:
+              model.find()
+              model.update()
+            else:
+              model.free()
+          except Exception:  # The watch must outlive whatever happens to a file system.
+            _LOG.exception("Looking for versions of model %s failed", model.name)
 
-  def _find_versions(self, name: str, model: _Model) -> bool:
-    """Sets the versions that should be served; a base path that is gone changes nothing."""
-    base = model.config.base_path
-    try:
-      found = {
-        int(entry.name): entry.path
-        for entry in os.scandir(base)
-        if entry.name.isascii() and entry.name.isdigit() and entry.is_dir()
-      }
-    except OSError as error:
-      _LOG.warning("Could not find base path %s for servable %s: %s", base, name, error)
-      return False
-    policy = model.config.model_version_policy
-    match policy.WhichOneof("policy_choice"):
-      case "all":
-        wanted = set(found)
-      case "specific":
-        wanted = set(policy.specific.versions) & set(found)
-      case _:
-        wanted = set(sorted(found)[-max(policy.latest.num_versions, 1) :])
-    model.aspired = {number: found[number] for number in wanted}
-    return bool(wanted)
 
-  def _update(self, name: str, model: _Model) -> None:
-    """Loads what is aspired and not loaded, then retires what is not aspired."""
-    for number, path in sorted(model.aspired.items()):
-      version = model.versions.get(number)
-      # One that was unloaded is wanted again, or one that failed has changed on disk.
-      if version is None or (
-        version.state == _State.END
-        and (version.error is None or version.fingerprint != _fingerprint(path))
-      ):
-        self._load(name, number, model, path)
-    if all(model.versions[n].state == _State.AVAILABLE for n in model.aspired):
-      with self._lock:
-        for number, version in model.versions.items():
-          if number not in model.aspired and version.state == _State.AVAILABLE:
-            version.state = _State.UNLOADING
-    self._free(name, model)
-
-  def _load(self, name, number, model, path) -> None:
-    # Taken before loading: a file that arrives meanwhile gives a failed version another try.
-    version = _Version(_fingerprint(path))
-    with self._lock:
-      model.versions[number] = version
-    _LOG.info("Loading servable {name: %s version: %d}", name, number)
-    try:
-      servable = Servable(path)
-    except Exception as error:
-      error = as_serving_error(error)
-      _LOG.error("Loading servable {name: %s version: %d} failed: %s", name, number, error)
-      with self._lock:
-        version.state, version.error = _State.END, error
-      return
-    with self._lock:
-      version.servable, version.state = servable, _State.AVAILABLE
-    _LOG.info("Successfully loaded servable version {name: %s version: %d}", name, number)
-
-  def _free(self, name: str, model: _Model) -> None:
-    """Frees the retired versions that no call uses any more."""
-    freed = []
-    with self._lock:
-      for number, version in model.versions.items():
-        if version.state == _State.UNLOADING and version.users == 0:
-          freed.append(version.servable)
-          version.servable, version.state = None, _State.END
-          _LOG.info("Unloaded servable version {name: %s version: %d}", name, number)
-    for servable in freed:
-      servable.close()
-    if freed:
-      gc.collect()  # A TensorFlow graph is full of cycles, and as large as its model.
-
-  def _raise_if_unavailable(self) -> None:
-    failed = [
-      f"{{{{name: {name} version: {number}}} due to error: {version.error}}}, "
-      for name, model in self._models.items()
-      for number, version in model.versions.items()
-      if version.state != _State.AVAILABLE
-    ]
-    if failed:
-      raise ServingError(
-        grpc.StatusCode.UNKNOWN,
-        f"{len(failed)} servable(s) did not become available: {{{''.join(failed)}}}",
-      )
+def _raise_if_unavailable(models, kind: str) -> None:
+  """Tells of every version that should be served and did not load."""
+  failed = [f"{{{failure}}}, " for model in models for failure in model.failures()]
+  if failed:
+    raise ServingError(
+      grpc.StatusCode.UNKNOWN,
+      f"{len(failed)} {kind}(s) did not become available: {{{''.join(failed)}}}",
+    )
 
 
 def model_config(models: dict[str, str]) -> model_server_config_pb2.ModelServerConfig:
@@ -279,36 +226,23 @@ def model_config(models: dict[str, str]) -> model_server_config_pb2.ModelServerC
 def _validate(config: model_server_config_pb2.ModelServerConfig) -> None:
   names = set()
   for model in config.model_config_list.config:
-    problem = None
     if model.name in names:
-      problem = f"Illegal to list model {model.name} multiple times in config list"
-    elif not os.path.isabs(model.base_path):
-      problem = (
+      raise invalid(f"Illegal to list model {model.name} multiple times in config list")
+    names.add(model.name)
+  for model in config.model_config_list.config:
+    if not os.path.isabs(model.base_path):
+      raise invalid(
         f"Expected model {model.name} to have an absolute path or URI;"
         f" got base_path()={model.base_path}"
       )
-    elif model.model_platform != "tensorflow":
-      problem = (
-        f'Model {model.name} needs model_platform: "tensorflow" in its configuration;'
-        f" got {model.model_platform!r}"
+  for model in config.model_config_list.config:
+    if not model.model_platform:
+      raise invalid(
+        "Illegal setting neither ModelServerConfig::model_type (deprecated) nor"
+        f" ModelServerConfig::model_platform, model name is {model.name}"
       )
-    if problem:
-      raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, problem)
-    names.add(model.name)
-    for version in model.version_labels.values():  # Nothing is loaded yet, so: as the official one.
-      raise ServingError(
-        grpc.StatusCode.FAILED_PRECONDITION,
-        f"Request to assign label to version {version} of model {model.name},"
-        " which is not currently available for inference",
+    if model.model_platform != "tensorflow":
+      raise invalid(
+        f"Model {model.name} requests unsupported platform {model.model_platform};"
+        ' here it is model_platform: "tensorflow"'
       )
-
-
-def _fingerprint(path: str) -> tuple:
-  """Sizes and times of all files in a version folder."""
-  files = []
-  for folder, _, names in os.walk(path):
-    for name in names:
-      with contextlib.suppress(OSError):
-        info = os.stat(os.path.join(folder, name))
-        files.append((folder, name, info.st_size, info.st_mtime_ns))
-  return tuple(sorted(files))

@@ -8,57 +8,49 @@ call (0.04 ms against 0.18 ms for a 12 KB frame), and frees everything when a ve
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import threading
+import time
+from collections.abc import Callable, Sequence
 
 import grpc
+import numpy as np
 import tensorflow as tf
-from tensorflow.core.protobuf import config_pb2
-from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+from tensorflow.core.protobuf import config_pb2, saved_model_pb2
+from tensorflow_serving.apis import predict_pb2
 
 from serving import tensors
+from serving.errors import ServingError, as_serving_error, invalid
 
-WARMUP_FILE = os.path.join("assets.extra", "tf_serving_warmup_requests")
 DEFAULT_SIGNATURE = "serving_default"
 # Each distinct output_filter compiles a pruned graph of its own; clients must not fill the memory.
 _MAX_CALLABLES = 64
-_MAX_WARMUP_RECORDS = 1000
-_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+# Runs feeds, in the order of their names, to fetches.
+Run = Callable[..., Sequence[np.ndarray]]
 
 
-class ServingError(Exception):
-  """A failure with its gRPC status.
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """How servables are loaded and run.
 
   Attributes:
-    code: a `grpc.StatusCode`.
-    message: the text a client receives.
+    tags: of the meta graph to load.
+    session_config: a `tf.compat.v1.ConfigProto`; TensorFlow's defaults if None.
+    warm_up: replays the recorded requests of a version folder before the servable can be called;
+      None leaves it cold.
+    batch: wraps what runs a signature, to put calls together; None runs each alone.
+    check_method_names: whether a signature must be of the method that calls it, as
+      `--enable_signature_method_name_check` says.
   """
 
-  def __init__(self, code: grpc.StatusCode, message: str):
-    super().__init__(message)
-    self.code = code
-    self.message = message
-
-  def __str__(self):
-    return f"{self.code.name}: {self.message}"
-
-
-def as_serving_error(error: Exception) -> ServingError:
-  """Gives any exception its status: TensorFlow's own codes are gRPC's; the rest is INTERNAL."""
-  if isinstance(error, ServingError):
-    return error
-  if isinstance(error, tf.errors.OpError):
-    return ServingError(_CODES[error.error_code], error.message)
-  return ServingError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")
-
-
-def _invalid(message: str) -> ServingError:
-  return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
-
-
-def _keys(mapping) -> str:
-  return "{" + ",".join(sorted(mapping)) + "}"
+  tags: tuple[str, ...] = ("serve",)
+  session_config: config_pb2.ConfigProto | None = None
+  warm_up: Callable[[Servable], None] | None = None
+  batch: Callable[[Run], Run] | None = None
+  check_method_names: bool = False
 
 
 class Servable:
@@ -67,43 +59,47 @@ class Servable:
   Attributes:
     path: the version folder.
     signatures: `{name: SignatureDef}`, as they lie in the SavedModel.
+    options: as they were given.
   """
 
-  def __init__(self, path: str, tags: tuple[str, ...] = ("serve",)):
+  def __init__(self, path: str, options: Options = Options()):
     """Loads the variables and warms up; afterwards `predict` is ready to be called.
 
     Args:
       path: a version folder, which holds `saved_model.pb`.
-      tags: those of the meta graph to load.
+      options: see `Options`.
 
     Raises:
       ServingError: if anything in the folder is missing or damaged, or a warmup request fails.
     """
-    self.path = path
-    self._callables = {}
+    self.path, self.options = path, options
+    self._callables: dict[tuple, Run] = {}
+    self._plans: dict[tuple, _Plan] = {}
     self._lock = threading.Lock()
     graph = tf.Graph()
-    self._session = tf.compat.v1.Session(
-      graph=graph, config=tf.compat.v1.ConfigProto(allow_soft_placement=True)
-    )
+    config = options.session_config or tf.compat.v1.ConfigProto(allow_soft_placement=True)
+    self._session = tf.compat.v1.Session(graph=graph, config=config)
     try:
       with graph.as_default(), _no_deprecation_warnings():
-        meta_graph = tf.compat.v1.saved_model.loader.load(self._session, list(tags), path)
+        loader = tf.compat.v1.saved_model.loader
+        meta_graph = loader.load(self._session, list(options.tags), path)
       self.signatures = dict(meta_graph.signature_def)
-      self._warm_up()
+      if options.warm_up is not None:
+        options.warm_up(self)
     except Exception as error:
       self.close()
       if isinstance(error, OSError | ValueError):  # Files are missing, or the graph is cut short.
         error = ServingError(grpc.StatusCode.NOT_FOUND, str(error))
       error = as_serving_error(error)
-      raise ServingError(error.code, f"{path}: {error.message}") from error
+      message = f"{path}: {error.message}{_version_hint(path)}"
+      raise ServingError(error.code, message) from error
 
   def predict(
     self,
     request: predict_pb2.PredictRequest,
     response: predict_pb2.PredictResponse,
     as_content: bool = False,
-  ) -> None:
+  ) -> float:
     """Runs one request; checks and messages are those of `predict_util.cc`, in its order.
 
     Args:
@@ -111,139 +107,228 @@ class Servable:
       response: receives the outputs and the signature's name.
       as_content: answer raw bytes instead of typed fields.
 
+    Returns:
+      The seconds that TensorFlow took.
+
     Raises:
       ServingError: with the official server's code and message.
     """
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    # Nothing of a signature is looked at twice: a plan is made once for each set of outputs.
+    plan = self._plans.get((name, *request.output_filter))
+    if plan is None:
+      plan = self._plan(name, request)
+    response.model_spec.signature_name = name
+    feeds = plan.feeds(request.inputs)
+    start = time.perf_counter()
+    try:
+      values = plan.run(*feeds)
+    except tf.errors.OpError as error:
+      raise as_serving_error(error) from error
+    seconds = time.perf_counter() - start
+    outputs = response.outputs
+    for alias, position in plan.outputs:
+      tensors.encode(values[position], outputs[alias], as_content)
+    return seconds
+
+  def run(self, feeds: dict[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
+    """Runs the graph from tensors to tensors, both by the names that signatures give them.
+
+    Raises:
+      ServingError: if an op fails.
+    """
+    names, wanted = sorted(feeds), sorted(set(fetches))
+    try:
+      values = self._callable(names, wanted)(*(feeds[name] for name in names))
+    except tf.errors.OpError as error:
+      raise as_serving_error(error) from error
+    return [values[wanted.index(name)] for name in fetches]
+
+  def close(self) -> None:
+    """Frees the model. No call may be running."""
+    self._plans.clear()
+    self._callables.clear()
+    self._session.close()
+
+  def _plan(self, name: str, request: predict_pb2.PredictRequest) -> _Plan:
     signature = self.signatures.get(name)
     if signature is None:
       raise ServingError(
         grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.'
       )
-    response.model_spec.signature_name = name
-    feeds = self._feeds(signature, request.inputs)
-    outputs = self._outputs(signature, request.output_filter)
-    run = self._callable(name, signature, outputs)
-    try:
-      values = run(*feeds)
-    except tf.errors.OpError as error:
-      raise as_serving_error(error) from error
-    # Two outputs may be the same tensor, which is fetched once.
-    by_tensor = dict(zip(_fetches(signature, outputs), values, strict=True))
-    for alias in outputs:
-      value = by_tensor[signature.outputs[alias].name]
-      tensors.encode(value, response.outputs[alias], as_content)
+    if self.options.check_method_names:
+      _check_method_name(signature)
+    _check_input_size(signature, request.inputs)
+    plan = _Plan(signature, self._callable)
+    plan.arrays(request.inputs)  # What is wrong with the inputs is told before the outputs.
+    plan.choose(request.output_filter)
+    with self._lock:
+      if len(self._plans) >= _MAX_CALLABLES:
+        # The oldest one goes; whoever is still running it holds a reference.
+        self._plans.pop(next(iter(self._plans)))
+      self._plans[(name, *request.output_filter)] = plan
+    return plan
 
-  def close(self) -> None:
-    """Frees the model. No call may be running."""
-    self._callables.clear()
-    self._session.close()
+  def _callable(self, feeds: Sequence[str], fetches: Sequence[str]) -> Run:
+    """A compiled entry point from feeds to fetches."""
+    key = tuple(feeds), tuple(fetches)
+    with self._lock:
+      run = self._callables.get(key)
+      if run is None:
+        if len(self._callables) >= _MAX_CALLABLES:
+          self._callables.pop(next(iter(self._callables)))
+        options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
+        # Session.run costs four times as much. The method is private in name only: TensorFlow's
+        # other packages (tf_keras, estimators) have called it for years.
+        run = self._session._make_callable_from_options(options)
+        if self.options.batch is not None:
+          run = self.options.batch(run)
+        self._callables[key] = run
+    return run
 
-  def _feeds(self, signature, inputs) -> list:
-    """The request's arrays in the order of `_feed_names`."""
-    if len(inputs) > len(signature.inputs) or (
-      len(inputs) < len(signature.inputs) and not signature.defaults
-    ):
-      sent, wanted = set(inputs), set(signature.inputs)
-      raise _invalid(
-        f"input size does not match signature: {len(sent)}!={len(wanted)}"
-        f" len({_keys(sent)}) != len({_keys(wanted)})."
-        f" Sent extra: {_keys(sent - wanted)}. Missing but required: {_keys(wanted - sent)}."
+
+class _Plan:
+  """How a signature's inputs become feeds, and which fetches its outputs are.
+
+  Attributes:
+    run: from feeds to fetches.
+    outputs: `(alias, position among the fetches)` of those outputs that are wanted.
+  """
+
+  def __init__(self, signature, make_callable: Callable[[Sequence[str], Sequence[str]], Run]):
+    self._signature, self._make_callable = signature, make_callable
+    by_tensor = sorted((info.name, alias, info.dtype) for alias, info in signature.inputs.items())
+    self._feed_names = [name for name, _, _ in by_tensor]
+    # `alias -> position` in the order in which errors are told, and the dtype of each position.
+    self._positions = {alias: i for i, (_, alias, _) in enumerate(by_tensor)}
+    self._aliases = sorted(self._positions)
+    self._dtypes = [dtype for _, _, dtype in by_tensor]
+    self.run: Run | None = None
+    self.outputs: list[tuple[str, int]] = []
+
+  def feeds(self, inputs) -> list[np.ndarray]:
+    """The arrays of a request, in the order of the feeds.
+
+    Raises:
+      ServingError: if inputs are missing, superfluous, damaged or of another dtype.
+    """
+    arrays, wrong = self.arrays(inputs)
+    if wrong:
+      position, dtype = min(wrong)
+      raise invalid(
+        f"Expects arg[{position}] to be {tensors.dtype_name(self._dtypes[position])}"
+        f" but {tensors.dtype_name(dtype)} is provided"
       )
-    arrays = {}
-    for alias, info in sorted(signature.inputs.items()):
+    return arrays
+
+  def arrays(self, inputs) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
+    """As `feeds`, and `(position, dtype)` of those that have another dtype than they should."""
+    positions, dtypes, decode = self._positions, self._dtypes, tensors.decode
+    exact = len(inputs) == len(positions)
+    if not exact:
+      _check_input_size(self._signature, inputs)
+    arrays, wrong = [None] * len(positions), []
+    for alias in self._aliases:
       if alias in inputs:
         proto = inputs[alias]
-      elif alias in signature.defaults:
-        proto = signature.defaults[alias]
+      elif alias in self._signature.defaults:
+        proto, exact = self._signature.defaults[alias], False
       else:
-        raise _invalid(
-          f"Signature input alias: {alias}(feed name: {info.name}) not found in request and no"
-          f" default value provided. Inputs expected to be in the request {_keys(inputs)}, or"
-          f" default input alias set: {','.join(sorted(signature.defaults))}"
-        )
+        raise self._lacks(alias, inputs)
       try:
-        arrays[info.name] = proto.dtype, tensors.decode(proto)
+        array = decode(proto)
       except ValueError as error:
-        raise _invalid(f"tensor parsing error: {alias}") from error
-    if unknown := set(inputs) - set(signature.inputs):
+        raise invalid(f"tensor parsing error: {alias}") from error
+      position = positions[alias]
+      arrays[position] = array
+      if proto.dtype != dtypes[position]:
+        wrong.append((position, proto.dtype))
+    if not exact:
+      self._check_unknown(inputs)
+    return arrays, wrong
+
+  def choose(self, output_filter: Sequence[str]) -> None:
+    """Sets the outputs to fetch: those named, or all.
+
+    Raises:
+      ServingError: if there is no such output, or one is named twice.
+    """
+    known = self._signature.outputs
+    seen = set()
+    for alias in output_filter:
+      if alias not in known:
+        raise invalid(
+          f"output tensor alias not found in signature: {alias}"
+          f" Outputs expected to be in the set {_keys(known)}."
+        )
+      if alias in seen:
+        raise invalid(f"duplicate output tensor alias: {alias}")
+      seen.add(alias)
+    # Two outputs may be the same tensor, which is fetched once.
+    wanted = sorted(seen or known)
+    fetches = sorted({known[alias].name for alias in wanted})
+    self.outputs = [(alias, fetches.index(known[alias].name)) for alias in wanted]
+    self.run = self._make_callable(self._feed_names, fetches)
+
+  def _lacks(self, alias: str, inputs) -> ServingError:
+    signature = self._signature
+    return invalid(
+      f"Signature input alias: {alias}(feed name: {signature.inputs[alias].name}) not found in"
+      f" request and no default value provided. Inputs expected to be in the request"
+      f" {_keys(inputs)}, or default input alias set: {','.join(sorted(signature.defaults))}"
+    )
+
+  def _check_unknown(self, inputs) -> None:
+    if unknown := set(inputs) - set(self._positions):
       used = ", ".join(sorted(set(inputs) - unknown))
-      raise _invalid(
+      raise invalid(
         f"Inputs contains invalid name. Used request inputs: {used}, request input: "
         + ", ".join(sorted(inputs))
       )
-    feeds = []
-    expected = {info.name: info.dtype for info in signature.inputs.values()}
-    for i, name in enumerate(_feed_names(signature)):
-      dtype, array = arrays[name]
-      if dtype != expected[name]:
-        raise _invalid(
-          f"Expects arg[{i}] to be {tensors.dtype_name(expected[name])}"
-          f" but {tensors.dtype_name(dtype)} is provided"
-        )
-      feeds.append(array)
-    return feeds
-
-  def _outputs(self, signature, output_filter) -> tuple[str, ...]:
-    """The names of the outputs to fetch."""
-    seen = set()
-    for alias in output_filter:
-      if alias not in signature.outputs:
-        raise _invalid(
-          f"output tensor alias not found in signature: {alias}"
-          f" Outputs expected to be in the set {_keys(signature.outputs)}."
-        )
-      if alias in seen:
-        raise _invalid(f"duplicate output tensor alias: {alias}")
-      seen.add(alias)
-    return tuple(sorted(seen or signature.outputs))
-
-  def _callable(self, name, signature, outputs):
-    """A compiled entry point for these outputs of a signature."""
-    key = name, outputs
-    run = self._callables.get(key)
-    if run is None:
-      with self._lock:
-        run = self._callables.get(key)
-        if run is None:
-          if len(self._callables) >= _MAX_CALLABLES:
-            # The oldest one goes; whoever is still running it holds a reference.
-            self._callables.pop(next(iter(self._callables)))
-          options = config_pb2.CallableOptions(
-            feed=_feed_names(signature), fetch=_fetches(signature, outputs)
-          )
-          # Session.run costs four times as much. The method is private in name only: TensorFlow's
-          # other packages (tf_keras, estimators) have called it for years.
-          run = self._session._make_callable_from_options(options)
-          self._callables[key] = run
-    return run
-
-  def _warm_up(self) -> None:
-    """Replays the requests that the export recorded: first calls are 10 to 100 times slower."""
-    path = os.path.join(self.path, WARMUP_FILE)
-    if not os.path.exists(path):
-      return
-    records = tf.data.TFRecordDataset(path).take(_MAX_WARMUP_RECORDS + 1).as_numpy_iterator()
-    for i, record in enumerate(records):
-      if i == _MAX_WARMUP_RECORDS:
-        raise _invalid(f"Number of warmup records exceeds the maximum ({i}) at {WARMUP_FILE}")
-      log = prediction_log_pb2.PredictionLog.FromString(record)
-      if not log.HasField("predict_log"):
-        raise ServingError(
-          grpc.StatusCode.UNIMPLEMENTED, f"{WARMUP_FILE}: record {i} is not a predict_log"
-        )
-      try:
-        self.predict(log.predict_log.request, predict_pb2.PredictResponse())
-      except ServingError as error:
-        raise ServingError(error.code, f"{WARMUP_FILE}: record {i}: {error.message}") from error
 
 
-def _feed_names(signature) -> list[str]:
-  return sorted(info.name for info in signature.inputs.values())
+def _check_input_size(signature, inputs) -> None:
+  if len(inputs) > len(signature.inputs) or (
+    len(inputs) < len(signature.inputs) and not signature.defaults
+  ):
+    sent, wanted = set(inputs), set(signature.inputs)
+    raise invalid(
+      f"input size does not match signature: {len(sent)}!={len(wanted)}"
+      f" len({_keys(sent)}) != len({_keys(wanted)})."
+      f" Sent extra: {_keys(sent - wanted)}. Missing but required: {_keys(wanted - sent)}."
+    )
 
 
-def _fetches(signature, outputs) -> list[str]:
-  return sorted({signature.outputs[alias].name for alias in outputs})
+def _check_method_name(signature) -> None:
+  methods = [f"tensorflow/serving/{name}" for name in ("predict", "classify", "regress")]
+  if signature.method_name not in methods:
+    raise ServingError(
+      grpc.StatusCode.INTERNAL,
+      "Expected prediction signature method_name to be one of"
+      f" {{{', '.join(methods)}}}. Was: {signature.method_name}",
+    )
+
+
+def _keys(mapping) -> str:
+  return "{" + ",".join(sorted(mapping)) + "}"
+
+
+def _version_hint(path: str) -> str:
+  """Says so if a SavedModel was written by a newer TensorFlow; nothing if that cannot be told."""
+  try:
+    with open(os.path.join(path, "saved_model.pb"), "rb") as file:
+      saved = saved_model_pb2.SavedModel.FromString(file.read())
+    written = saved.meta_graphs[0].meta_info_def.tensorflow_version
+    number = lambda version: tuple(int(part) for part in version.split(".")[:2])
+    newer = number(written) > number(tf.__version__)
+  except Exception:  # Missing, cut short, or a version that is no number.
+    return ""
+  if not newer:
+    return ""
+  return (
+    f" (It was written by TensorFlow {written}, and this server runs {tf.__version__}: serve with"
+    " the same or a newer minor version than exported.)"
+  )
 
 
 @contextlib.contextmanager

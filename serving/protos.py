@@ -60,28 +60,40 @@ MESSAGES = {
   },
   "PredictResponse": {"outputs": (1, "map TensorProto"), "model_spec": (2, "ModelSpec")},
 }
-_PACKAGE = "wm_tf.serving"
 PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
-def _file() -> descriptor_pb2.FileDescriptorProto:
-  file = descriptor_pb2.FileDescriptorProto(
-    name="serving/protos.proto", package=_PACKAGE, syntax="proto3"
-  )
-  for name, fields in MESSAGES.items():
+def declare(file_name: str, package: str, messages: dict[str, dict]) -> dict[str, type]:
+  """Makes message classes in a descriptor pool of their own.
+
+  Args:
+    file_name: of the `.proto` file that there might be.
+    package: of the messages.
+    messages: as `MESSAGES`.
+
+  Returns:
+    The classes by name.
+  """
+  file = descriptor_pb2.FileDescriptorProto(name=file_name, package=package, syntax="proto3")
+  for name, fields in messages.items():
     message = file.message_type.add(name=name)
     for field, (number, kind) in fields.items():
       if kind.startswith("map "):
         entry = message.nested_type.add(name=f"{field.title()}Entry")
         entry.options.map_entry = True
-        _add_field(entry, "key", 1, "string")
-        _add_field(entry, "value", 2, kind.removeprefix("map "))
+        _add_field(entry, package, "key", 1, "string")
+        _add_field(entry, package, "value", 2, kind.removeprefix("map "))
         kind = f"*{name}.{entry.name}"
-      _add_field(message, field, number, kind)
-  return file
+      _add_field(message, package, field, number, kind)
+  pool = descriptor_pool.DescriptorPool()
+  pool.Add(file)
+  return {
+    name: message_factory.GetMessageClass(pool.FindMessageTypeByName(f"{package}.{name}"))
+    for name in messages
+  }
 
 
-def _add_field(message, name, number, kind) -> None:
+def _add_field(message, package, name, number, kind) -> None:
   repeated, kind = kind.startswith("*"), kind.removeprefix("*")
   field = message.field.add(
     name=name, number=number, label=_F.LABEL_REPEATED if repeated else _F.LABEL_OPTIONAL
@@ -89,15 +101,10 @@ def _add_field(message, name, number, kind) -> None:
   if kind in _TYPES:
     field.type = _TYPES[kind]
   else:
-    field.type, field.type_name = _F.TYPE_MESSAGE, f".{_PACKAGE}.{kind}"
+    field.type, field.type_name = _F.TYPE_MESSAGE, f".{package}.{kind}"
 
 
-_pool = descriptor_pool.DescriptorPool()
-_pool.Add(_file())
-_classes = {
-  name: message_factory.GetMessageClass(_pool.FindMessageTypeByName(f"{_PACKAGE}.{name}"))
-  for name in MESSAGES
-}
+_classes = declare("serving/protos.proto", "wm_tf.serving", MESSAGES)
 TensorProto = _classes["TensorProto"]
 PredictRequest = _classes["PredictRequest"]
 PredictResponse = _classes["PredictResponse"]

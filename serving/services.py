@@ -4,67 +4,74 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 import grpc
+from google.protobuf.message import DecodeError
 from tensorflow_serving.apis import (
+  classification_pb2,
   get_model_metadata_pb2,
   get_model_status_pb2,
+  inference_pb2,
+  model_management_pb2,
   predict_pb2,
+  regression_pb2,
 )
 
+from serving import examples
+from serving.errors import ServingError, as_serving_error, invalid
 from serving.manager import ModelManager
-from serving.model import ServingError, as_serving_error
+from serving.metrics import Metrics
 
 _LOG = logging.getLogger("serving")
-_MESSAGE_LIMIT = 1024
 _SIGNATURE_DEF = "signature_def"
 
 
-class Services(grpc.GenericRpcHandler):
-  """Answers by full method name; whatever it does not know is UNIMPLEMENTED with no text.
+class Api:
+  """What a server can be asked, whatever the protocol: messages in, messages out."""
 
-  Written as one generic handler rather than as the generated servicers, so that every method gets
-  the same treatment of errors and of overload, and an unknown method the official answer.
-  """
-
-  def __init__(self, manager: ModelManager, max_threads: int, tensor_content: bool = False):
+  def __init__(self, manager: ModelManager, metrics: Metrics, tensor_content: bool = False):
     """
     Args:
       manager: the models.
-      max_threads: calls that may run at once; further ones get RESOURCE_EXHAUSTED.
-      tensor_content: reply with `tensor_content` instead of typed fields.
+      metrics: counts runs in TensorFlow.
+      tensor_content: reply to Predict with `tensor_content` instead of typed fields.
     """
-    self._manager = manager
+    self.manager, self.metrics = manager, metrics
     self._tensor_content = tensor_content
-    self._slots = threading.BoundedSemaphore(max_threads)
-    prediction, model = (
-      "/tensorflow.serving.PredictionService/",
-      "/tensorflow.serving.ModelService/",
-    )
-    self._handlers = {
-      prediction + "Predict": self._handler(self.predict, predict_pb2.PredictRequest),
-      prediction + "GetModelMetadata": self._handler(
-        self.get_model_metadata, get_model_metadata_pb2.GetModelMetadataRequest
-      ),
-      model + "GetModelStatus": self._handler(
-        self.get_model_status, get_model_status_pb2.GetModelStatusRequest
-      ),
-    }
-    self._unknown = grpc.unary_unary_rpc_method_handler(
-      lambda request, context: context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
-    )
-
-  def service(self, handler_call_details):
-    return self._handlers.get(handler_call_details.method, self._unknown)
 
   def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
     """Runs a signature."""
     _require_spec(request)
     response = predict_pb2.PredictResponse()
-    with self._manager.acquire(request.model_spec) as (version, servable):
+    with self.manager.acquire(request.model_spec) as version:
       response.model_spec.name = request.model_spec.name
-      response.model_spec.version.value = version
-      servable.predict(request, response, self._tensor_content)
+      response.model_spec.version.value = version.number
+      seconds = version.servable.predict(request, response, self._tensor_content)
+    self.metrics.runtime_latency.observe(seconds, request.model_spec.name, "Predict", "TF1")
+    return response
+
+  def classify(
+    self, request: classification_pb2.ClassificationRequest
+  ) -> classification_pb2.ClassificationResponse:
+    """Runs a signature from examples to classes and scores."""
+    return self._over_examples(
+      request, classification_pb2.ClassificationResponse(), examples.classify
+    )
+
+  def regress(self, request: regression_pb2.RegressionRequest) -> regression_pb2.RegressionResponse:
+    """Runs a signature from examples to numbers."""
+    return self._over_examples(request, regression_pb2.RegressionResponse(), examples.regress)
+
+  def multi_inference(
+    self, request: inference_pb2.MultiInferenceRequest
+  ) -> inference_pb2.MultiInferenceResponse:
+    """Runs several signatures of the last two kinds over the same examples."""
+    response = inference_pb2.MultiInferenceResponse()
+    # Without tasks there is no spec either, and the complaint is about its name.
+    spec = request.tasks[0].model_spec if request.tasks else predict_pb2.PredictRequest().model_spec
+    with self.manager.acquire(spec) as version:
+      examples.multi_inference(version.servable, version.number, request, response)
     return response
 
   def get_model_metadata(
@@ -73,21 +80,16 @@ class Services(grpc.GenericRpcHandler):
     """Returns a version's signatures."""
     _require_spec(request)
     if not request.metadata_field:
-      raise ServingError(
-        grpc.StatusCode.INVALID_ARGUMENT,
-        "GetModelMetadataRequest must specify at least one metadata_field",
-      )
+      raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
     for field in request.metadata_field:
       if field != _SIGNATURE_DEF:
-        raise ServingError(
-          grpc.StatusCode.INVALID_ARGUMENT, f"Metadata field {field} is not supported"
-        )
+        raise invalid(f"Metadata field {field} is not supported")
     response = get_model_metadata_pb2.GetModelMetadataResponse()
     signatures = get_model_metadata_pb2.SignatureDefMap()
-    with self._manager.acquire(request.model_spec) as (version, servable):
+    with self.manager.acquire(request.model_spec) as version:
       response.model_spec.name = request.model_spec.name
-      response.model_spec.version.value = version
-      for name, signature in servable.signatures.items():
+      response.model_spec.version.value = version.number
+      for name, signature in version.servable.signatures.items():
         signatures.signature_def[name].CopyFrom(signature)
     response.metadata[_SIGNATURE_DEF].Pack(signatures)
     return response
@@ -97,30 +99,133 @@ class Services(grpc.GenericRpcHandler):
   ) -> get_model_status_pb2.GetModelStatusResponse:
     """Returns the states of a model's versions."""
     _require_spec(request)
-    return self._manager.status(request.model_spec)
+    return self.manager.status(request.model_spec)
 
-  def _handler(self, method, request_type):
-    def call(request, context):
-      if not self._slots.acquire(blocking=False):
+  def handle_reload_config_request(
+    self, request: model_management_pb2.ReloadConfigRequest
+  ) -> model_management_pb2.ReloadConfigResponse:
+    """Changes what is served."""
+    before = {name: self.metrics.value(name) for name in request.metric_names}
+    self.manager.reload(request.config)
+    response = model_management_pb2.ReloadConfigResponse()
+    response.status.SetInParent()
+    for name, value in before.items():
+      increase = self.metrics.value(name) - value
+      response.metric.add(name=name, int64_value_increase=increase)
+    return response
+
+  def record(self, model: str, code: grpc.StatusCode) -> None:
+    """Counts a request that named a model; names that were never served are put together."""
+    known = model if self.manager.knows(model) else ""
+    self.metrics.request_count.add(known, code.name)
+
+  def _over_examples(self, request, response, run):
+    _require_spec(request)
+    with self.manager.acquire(request.model_spec) as version:
+      response.model_spec.name = request.model_spec.name
+      response.model_spec.version.value = version.number
+      run(version.servable, request, response)
+    return response
+
+
+class Services(grpc.GenericRpcHandler):
+  """Answers by full method name.
+
+  Written as one generic handler rather than as the generated servicers, so that every method gets
+  the same treatment of damaged bytes, of errors and of overload.
+  """
+
+  def __init__(self, api: Api, max_threads: int):
+    """
+    Args:
+      api: what answers.
+      max_threads: calls that may run at once; further ones get RESOURCE_EXHAUSTED.
+    """
+    self._api = api
+    self._slots = threading.BoundedSemaphore(max_threads)
+    prediction, model = (
+      "/tensorflow.serving.PredictionService/",
+      "/tensorflow.serving.ModelService/",
+    )
+    self._handlers = {
+      prediction + "Predict": self._handler(api.predict, predict_pb2.PredictRequest, True),
+      prediction + "Classify": self._handler(
+        api.classify, classification_pb2.ClassificationRequest, True
+      ),
+      prediction + "Regress": self._handler(api.regress, regression_pb2.RegressionRequest, True),
+      prediction + "MultiInference": self._handler(
+        api.multi_inference, inference_pb2.MultiInferenceRequest
+      ),
+      prediction + "GetModelMetadata": self._handler(
+        api.get_model_metadata, get_model_metadata_pb2.GetModelMetadataRequest
+      ),
+      model + "GetModelStatus": self._handler(
+        api.get_model_status, get_model_status_pb2.GetModelStatusRequest
+      ),
+      model + "HandleReloadConfigRequest": self._handler(
+        api.handle_reload_config_request, model_management_pb2.ReloadConfigRequest
+      ),
+    }
+
+  def service(self, handler_call_details):
+    return self._handlers.get(handler_call_details.method)
+
+  def _handler(self, method, request_type, counted=False):
+    """Bytes to bytes, with every failure given its status.
+
+    Args:
+      method: of the `Api`.
+      request_type: the message that it takes.
+      counted: whether the metrics count the call under its model.
+    """
+    name = method.__name__.title()
+    parse, slots, api = request_type.FromString, self._slots, self._api
+    observe = api.metrics.request_latency.observe
+
+    def call(data, context):
+      if not slots.acquire(blocking=False):
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+      start, model = time.perf_counter(), ""
       try:
-        return method(request)
+        try:
+          request = parse(data)
+        except DecodeError as error:
+          raise ServingError(
+            grpc.StatusCode.INTERNAL,  # As gRPC's own list of codes has it.
+            f"The request is not a {request_type.DESCRIPTOR.full_name}: it cannot be parsed.",
+          ) from error
+        if counted:
+          model = request.model_spec.name
+        reply = method(request).SerializeToString()
+        if counted:
+          observe(time.perf_counter() - start, model, name, "GRPC")
+          api.record(model, grpc.StatusCode.OK)
+        return reply
       except Exception as error:
         failure = as_serving_error(error)
-        if failure.code == grpc.StatusCode.INTERNAL:
-          _LOG.exception("%s failed", method.__name__)
+        if not isinstance(error, ServingError):
+          _LOG.exception("%s failed", name)
+        if counted:
+          api.record(model, failure.code)
       finally:
-        self._slots.release()
-      message = failure.message
-      if len(message) > _MESSAGE_LIMIT:
-        message = message[:_MESSAGE_LIMIT] + "...TRUNCATED"
-      context.abort(failure.code, message)
+        slots.release()
+      context.abort(failure.code, failure.details)
 
-    return grpc.unary_unary_rpc_method_handler(
-      call, request_type.FromString, lambda response: response.SerializeToString()
+    return grpc.unary_unary_rpc_method_handler(call)
+
+
+class Unimplemented(grpc.GenericRpcHandler):
+  """The official answer to methods that nobody knows: UNIMPLEMENTED, with no text."""
+
+  def __init__(self):
+    self._handler = grpc.unary_unary_rpc_method_handler(
+      lambda request, context: context.abort(grpc.StatusCode.UNIMPLEMENTED, "")
     )
+
+  def service(self, handler_call_details):
+    return self._handler
 
 
 def _require_spec(request) -> None:
   if not request.HasField("model_spec"):
-    raise ServingError(grpc.StatusCode.INVALID_ARGUMENT, "Missing ModelSpec")
+    raise invalid("Missing ModelSpec")

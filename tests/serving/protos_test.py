@@ -31,7 +31,7 @@ def _kind(field):
 
 @pytest.mark.parametrize("name", protos.MESSAGES)
 def test_every_field_is_the_official_one(name):
-  ours = protos._pool.FindMessageTypeByName(f"wm_tf.serving.{name}")
+  ours = protos._classes[name].DESCRIPTOR
   official = OFFICIAL[name].DESCRIPTOR
   for field in ours.fields:
     theirs = official.fields_by_name[field.name]

@@ -15,7 +15,7 @@ from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.embedded import EmbeddedServer
-from serving.model import ServingError
+from serving.errors import ServingError
 from tests.serving import models
 
 _Status = get_model_status_pb2.ModelVersionStatus
@@ -256,7 +256,7 @@ def test_a_broken_model_at_the_start_is_an_error(server, base):
 
 def test_a_missing_base_path_is_an_error_or_waited_for(server, tmp_path, triv, stubs_for):
   base = tmp_path / "base"
-  with pytest.raises(ServingError, match=r"No versions of servable m found under base path .*base"):
+  with pytest.raises(ServingError, match=r"Could not find base path .*base for servable m"):
     server.start({"m": base})
   found = []
   thread = threading.Thread(target=lambda: found.append(server.start({"m": base}, wait=True)))
@@ -277,7 +277,8 @@ CONFIG_ERRORS = {
   'config { name: "a" base_path: "/b" model_platform: "tensorflow" }': (
     "Illegal to list model a multiple times in config list"
   ),
-  'config { name: "a" base_path: "/a" }': "needs model_platform",
+  'config { name: "a" base_path: "/a" }': "Illegal setting neither ModelServerConfig::model_type",
+  'config { name: "a" base_path: "/a" model_platform: "torch" }': "unsupported platform torch",
   'config { name: "a" base_path: "/a" model_platform: "tensorflow"'
   ' version_labels { key: "stable" value: 55 } }': (
     "Request to assign label to version 55 of model a, which is not currently available"

@@ -1,0 +1,270 @@
+"""One model's versions: found in its base path, loaded, replaced while calls go on, and freed.
+
+The life of a version: START, LOADING, AVAILABLE, UNLOADING, END. A model's new version is loaded
+and warmed up while the old one serves; only then the old one goes, and only when the last call
+that uses it has returned. A version that fails goes to END with the reason in its status, the old
+one keeps serving, and it is tried again as soon as its files change.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import grpc
+from tensorflow_serving.apis import get_model_status_pb2
+from tensorflow_serving.config import model_server_config_pb2
+
+from serving.errors import ServingError, as_serving_error
+from serving.model import Servable
+
+State = get_model_status_pb2.ModelVersionStatus
+_LOG = logging.getLogger("serving")
+_MAX_VERSION = 2**63 - 1
+
+
+class VersionStatus(NamedTuple):
+  """What is told about a version.
+
+  Attributes:
+    number: of the version.
+    state: a `ModelVersionStatus.State`.
+    error: why it ended, or what is wrong with the files of one that serves; None if nothing is.
+  """
+
+  number: int
+  state: int
+  error: ServingError | None
+
+
+class Version:
+  """One version folder, with the number of calls that use it at the moment.
+
+  `with` gives back what `ModelVersions.acquire` took.
+  """
+
+  def __init__(self, number: int, path: str, lock: threading.Lock):
+    self.number, self.path = number, path
+    self.state = State.START
+    self.error: ServingError | None = None
+    self.servable: Servable | None = None
+    self.users = 0
+    self.fingerprint: tuple = ()  # Of its files, from just before they were loaded.
+    self._lock = lock
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *_):
+    with self._lock:
+      self.users -= 1
+
+
+class ModelVersions:
+  """The versions of one model. One thread at a time may call `configure`, `find` and `update`.
+
+  Attributes:
+    name: the model's.
+    problem: why no versions were found at the last look; None if some were.
+  """
+
+  def __init__(self, name: str, load: Callable[[str], Servable]):
+    """
+    Args:
+      name: the model's.
+      load: makes a servable, ready to be called, from a version folder; raises what is wrong.
+    """
+    self.name = name
+    self._load_fn = load
+    self._config: model_server_config_pb2.ModelConfig | None = None
+    self._versions: dict[int, Version] = {}
+    self._aspired: dict[int, str] = {}
+    self.problem: ServingError | None = None
+    self._lock = threading.Lock()
+
+  def configure(self, config: model_server_config_pb2.ModelConfig | None) -> None:
+    """Sets where the versions lie and which are wanted; None wants none of them any more."""
+    self._config = config
+
+  @property
+  def configured(self) -> bool:
+    """Whether any of its versions are wanted."""
+    return self._config is not None
+
+  def acquire(self, number: int | None = None) -> Version | None:
+    """Takes hold of a version, the newest one by default, for a `with` block; None if not there."""
+    with self._lock:
+      if number is None:
+        newest = [v for v in self._versions.values() if v.state == State.AVAILABLE]
+        version = max(newest, key=lambda v: v.number, default=None)
+      else:
+        version = self._versions.get(number)
+      if version is None or version.state != State.AVAILABLE:
+        return None
+      version.users += 1
+      return version
+
+  def statuses(self) -> list[VersionStatus]:
+    """All versions ever seen, newest first."""
+    with self._lock:
+      result = []
+      for number in sorted(self._versions, reverse=True):
+        version = self._versions[number]
+        serving = version.state == State.AVAILABLE
+        error = self.problem if serving and not version.error else version.error
+        result.append(VersionStatus(number, version.state, error))
+      return result
+
+  def is_available(self, number: int) -> bool:
+    """Whether a version can be called."""
+    with self._lock:
+      version = self._versions.get(number)
+      return version is not None and version.state == State.AVAILABLE
+
+  def failures(self) -> list[str]:
+    """What keeps the versions that should be served from it, one text for each."""
+    with self._lock:
+      wanted = [self._versions[number] for number in sorted(self._aspired)]
+    failed = [v for v in wanted if v.state != State.AVAILABLE]
+    texts = [f"{{name: {self.name} version: {v.number}}} due to error: {v.error}" for v in failed]
+    if not wanted and self.problem is not None:
+      texts.append(f"{{name: {self.name}}} due to error: {self.problem}")
+    return texts
+
+  def find(self) -> bool:
+    """Looks which versions there are, and decides which should be served.
+
+    What is served is never given up because nothing is found: a base path that is gone, or empty,
+    or that lacks every version that the policy names, is a mistake or a disk that is away. The
+    statuses then carry the reason.
+
+    Returns:
+      Whether the model has a version to serve.
+    """
+    if self._config is None:
+      self._aspired, self.problem = {}, None
+      return True
+    base = self._config.base_path
+    try:
+      found = dict(_folders(base))
+    except OSError as error:
+      self._give_reason(f"Could not find base path {base} for servable {self.name}: {error}")
+      return False
+    policy = self._config.model_version_policy
+    match policy.WhichOneof("policy_choice"):
+      case "all":
+        wanted = set(found)
+      case "specific":
+        wanted = set(policy.specific.versions)
+        self._note_missing(wanted - set(found))
+        wanted &= set(found)
+      case _:
+        wanted = set(sorted(found)[-max(policy.latest.num_versions, 1) :])
+    if not wanted:
+      self._give_reason(
+        f"No versions of servable {self.name} found under base path {base}. Did you forget to name"
+        " your leaf directory as a number (eg. '/1/')?"
+      )
+      return False
+    self._aspired, self.problem = {number: found[number] for number in wanted}, None
+    return True
+
+  def update(self) -> None:
+    """Loads what should be served and is not, then retires what should not be any more."""
+    todo = []
+    with self._lock:
+      for number, path in sorted(self._aspired.items()):
+        version = self._versions.get(number)
+        # One that was unloaded is wanted again, or one that failed has changed on disk.
+        if version is None or (
+          version.state == State.END
+          and (version.error is None or version.fingerprint != _fingerprint(path))
+        ):
+          self._versions[number] = version = Version(number, path, self._lock)
+          todo.append(version)
+    for version in todo:
+      self._load(version)
+    with self._lock:
+      if all(self._versions[n].state == State.AVAILABLE for n in self._aspired):
+        for number, version in self._versions.items():
+          if number not in self._aspired and version.state == State.AVAILABLE:
+            version.state = State.UNLOADING
+    self.free()
+
+  def free(self) -> None:
+    """Frees the retired versions that no call uses any more."""
+    freed = []
+    with self._lock:
+      for version in self._versions.values():
+        if version.state == State.UNLOADING and version.users == 0:
+          freed.append(version.servable)
+          version.servable, version.state = None, State.END
+          _LOG.info("Unloaded servable version {name: %s version: %d}", self.name, version.number)
+    for servable in freed:
+      servable.close()
+    if freed:
+      gc.collect()  # A TensorFlow graph is full of cycles, and as large as its model.
+
+  def _load(self, version: Version) -> None:
+    name, number = self.name, version.number
+    # Taken before loading: a file that arrives meanwhile gives a failed version another try.
+    version.fingerprint = _fingerprint(version.path)
+    version.state = State.LOADING
+    _LOG.info("Loading servable {name: %s version: %d}", name, number)
+    try:
+      servable = self._load_fn(version.path)
+    except Exception as error:
+      error = as_serving_error(error)
+      _LOG.error("Loading servable {name: %s version: %d} failed: %s", name, number, error)
+      with self._lock:
+        version.state, version.error = State.END, error
+      return
+    with self._lock:
+      version.servable, version.state = servable, State.AVAILABLE
+    _LOG.info("Successfully loaded servable version {name: %s version: %d}", name, number)
+
+  def _note_missing(self, numbers: set[int]) -> None:
+    """Gives versions that the policy names and that are not on disk a status that says so."""
+    with self._lock:
+      for number in numbers:
+        version = self._versions.get(number)
+        if version is None or (version.state == State.END and version.error is None):
+          version = Version(number, os.path.join(self._config.base_path, str(number)), self._lock)
+          version.state = State.END
+          version.error = ServingError(
+            grpc.StatusCode.NOT_FOUND,
+            f"Version {number} of servable {self.name}, which the version policy names, was not"
+            f" found in {self._config.base_path}",
+          )
+          self._versions[number] = version
+
+  def _give_reason(self, message: str) -> None:
+    if self.problem is None or self.problem.message != message:  # Once, not at every look.
+      _LOG.warning("%s", message)
+    self.problem = ServingError(grpc.StatusCode.NOT_FOUND, message)
+
+
+def _folders(base: str) -> Iterator[tuple[int, str]]:
+  """Yields `(version, path)` of the folders in a base path that are named by an integer."""
+  for entry in os.scandir(base):
+    name = entry.name
+    if name.isascii() and name.isdigit() and len(name) < 20 and entry.is_dir():
+      number = int(name)
+      if number <= _MAX_VERSION:
+        yield number, entry.path
+
+
+def _fingerprint(path: str) -> tuple:
+  """Sizes and times of all files in a version folder."""
+  files = []
+  for folder, _, names in os.walk(path):
+    for name in names:
+      with contextlib.suppress(OSError):
+        info = os.stat(os.path.join(folder, name))
+        files.append((folder, name, info.st_size, info.st_mtime_ns))
+  return tuple(sorted(files))
