@@ -28,25 +28,21 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from trainers.learners import Learner, make_learner, make_strategy
 from trainers.playing import episode_seeds, evaluate, num_workers, play, scripted_actor, summarize
 from trainers.workdir import WorkdirError, locked, read_json, say, write_json
 from wm_tf import config as config_lib
 from wm_tf import evaluation, rng
 from wm_tf.agent import Agent, AgentActor
 from wm_tf.controllers import exploration
-from wm_tf.controllers.dream_es import DreamES
-from wm_tf.controllers.linear import LinearController, fit_basis
 from wm_tf.controllers.planner import Planner
-from wm_tf.core import Episode
+from wm_tf.core import Episode, Nest
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.collect import Actor, collect
 from wm_tf.envs import env_spec, make_env, make_heuristic
 from wm_tf.imagination import recently_rewarded, sample_states
 from wm_tf.models.mdn_rnn import MDNRNN
 from wm_tf.models.vae import VAE
-from wm_tf.search.cem import CEM
-from wm_tf.search.cma_es import CMAES
-from wm_tf.search.open_es import OpenES
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import make_loggers, progress
 from wm_tf.training.loop import fit
@@ -87,7 +83,7 @@ class Run:
       raise config_lib.ConfigError(f"environment={config.environment}: {error}") from error
     for group, check in (  # What would otherwise fail after hours fails now.
       ("collect", self._explorers),
-      ("controller", self._strategy),
+      ("controller", lambda: make_strategy(config.controller)),
       ("planner", lambda: config.planner.strategy(self.spec.action_size)),
     ):
       try:
@@ -302,53 +298,43 @@ class Run:
     return evaluation.dynamics_quality(model, held_out)
 
   def train_controller(self, iteration: int) -> None:
-    """Evolves a controller in the dream of an iteration, from scratch."""
+    """Trains a controller in the dream of an iteration."""
     folder, settings = self.path("controller", iteration), self.config.controller
     saved = checkpoints.Checkpoints(folder / "checkpoints")
+    learner = self._learner
+    label = f"{learner.title} {iteration:03d}"
     if (folder / "controller.npz").exists():
-      say(f"evolve {iteration:03d}: done before.")
+      say(f"{label}: done before.")
       saved.clear()
       return
-    model = self.world_model(iteration)
+    model = self._load_world_model(self._learner_model, iteration)
     folders = self.latent_folders(iteration)
     seed = episode_seeds("dream", self.seed, 1, iteration)[0]
     episodes = datasets.episodes_dataset(folders, batch_size=16)
-    controller = self._new_controller(model)
     states = sample_states(model, episodes, 2 * settings.num_starts, seed)
-    loc, matrix = fit_basis(
-      model.features(states).numpy(),
-      model.latent_size,
-      None if settings.hidden_components < 0 else settings.hidden_components,
-    )
-    controller.loc.assign(loc)
-    controller.matrix.assign(matrix)
+    previous = None
+    if iteration and self.vae_iteration(iteration) == self.vae_iteration(iteration - 1):
+      previous = self._load_policy(learner, iteration - 1)
+    num_steps = learner.begin(model.features(states).numpy(), previous)
     starts = self._dream_starts(model, episodes, seed + 1)
-
-    strategy = self._strategy()
-    es = DreamES(model, controller, strategy, settings.dream)
-    state = strategy.init(tf.zeros([1, controller.num_parameters]))
-    restored = saved.restore(state)
-    first, state = restored if restored is not None else (0, state)
-    logger = make_loggers(folder, desc=f"evolve {iteration:03d}", keys=("dream/return_mean",))
+    restored = saved.restore(learner.state())
+    first = 0
+    if restored is not None:
+      first, state = restored
+      learner.restore(state)
+    logger = make_loggers(folder, desc=label, keys=learner.shown)
     logger.rewind(first)
     try:
-      for generation in range(first, settings.num_generations):
-        state, report = es.generation(state, starts, rng.fold_in(rng.make_seed(seed), generation))
-        logger.write(
-          generation + 1,
-          {
-            "dream/return_best": float(report.best),
-            "dream/return_mean": float(report.mean),
-            "dream/alive": float(report.alive),
-          },
-        )
-        logger.tick(generation + 1, settings.num_generations)
-        if (generation + 1) % 10 == 0:
-          saved.save(generation + 1, state)
+      for step in range(first, num_steps):
+        metrics = learner.step(starts, rng.fold_in(rng.make_seed(seed), step))
+        logger.write(step + 1, metrics)
+        logger.tick(step + 1, num_steps)
+        if (step + 1) % learner.save_every == 0:
+          saved.save(step + 1, learner.state())
     finally:
       logger.close()
-    controller.parameters.assign(strategy.mean(state)[0])
-    checkpoints.save_nest(folder / "controller.npz", self._controller_nest(controller))
+    learner.finish()
+    checkpoints.save_nest(folder / "controller.npz", learner.policy_state())
     saved.clear()
 
   def validate(self, iteration: int) -> dict[str, Any]:
@@ -437,28 +423,18 @@ class Run:
     return vae
 
   def world_model(self, iteration: int) -> MDNRNN:
-    weights = self.path("dynamics", iteration) / "weights.npz"
-    if not weights.exists():
-      raise WorkdirError(f"{weights} does not exist; run trainers.train_dynamics first.")
-    model = MDNRNN(VAE(self.config.vae), self.spec.action_size, self.config.dynamics)
-    checkpoints.load_weights(model, weights)
-    return model
+    return self._load_world_model(self._new_world_model(), iteration)
 
   def agent(self, policy: str, iteration: int) -> Agent:
     """The `controller` of an iteration, or the `planner` that takes its proposals."""
-    path = self.path("controller", iteration) / "controller.npz"
-    if not path.exists():
-      raise WorkdirError(f"{path} does not exist; run trainers.train_controller first.")
     model = self.world_model(iteration)
-    controller = self._new_controller(model)
-    nest = checkpoints.load_nest(path, self._controller_nest(controller))
-    controller.loc.assign(nest["basis_loc"])
-    controller.matrix.assign(nest["basis_matrix"])
-    controller.parameters.assign(nest["parameters"])
+    learner = make_learner(model, self.config.controller, self.seed)
+    learner.restore_policy(self._load_policy(learner, iteration))
     if policy == "controller":
-      return Agent(self.spec, model, controller)
+      return Agent(self.spec, model, learner.policy)
     if policy == "planner":
-      return Agent(self.spec, model, Planner(model, self.config.planner, controller))
+      planner = Planner(model, self.config.planner, learner.policy, learner.critic)
+      return Agent(self.spec, model, planner)
     raise ValueError(f"Unknown agent {policy!r}: it must be controller or planner.")
 
   def quality(self, stage: str, iteration: int) -> dict[str, Any]:
@@ -562,27 +538,31 @@ class Run:
     chosen = {name: weight for name, weight in weights.items() if weight}
     return exploration.Mixture({name: actors[name] for name in chosen}, chosen)
 
-  def _new_controller(self, model: MDNRNN) -> LinearController:
-    components = self.config.controller.hidden_components
-    return LinearController(model, None if components < 0 else model.latent_size + components)
+  def _new_world_model(self) -> MDNRNN:
+    return MDNRNN(VAE(self.config.vae), self.spec.action_size, self.config.dynamics)
 
-  def _controller_nest(self, controller: LinearController) -> dict[str, np.ndarray]:
-    return {
-      "basis_loc": controller.loc.numpy(),
-      "basis_matrix": controller.matrix.numpy(),
-      "parameters": controller.parameters.numpy(),
-    }
+  def _load_world_model(self, model: MDNRNN, iteration: int) -> MDNRNN:
+    weights = self.path("dynamics", iteration) / "weights.npz"
+    if not weights.exists():
+      raise WorkdirError(f"{weights} does not exist; run trainers.train_dynamics first.")
+    checkpoints.load_weights(model, weights)
+    return model
 
-  def _strategy(self):
-    settings = self.config.controller
-    common = dict(num_candidates=settings.population_size, initial_scale=settings.initial_scale)
-    makers = {
-      "cma_es": lambda: CMAES(**common),
-      "sep_cma_es": lambda: CMAES(separable=True, **common),
-      "open_es": lambda: OpenES(**common),
-      "cem": lambda: CEM(num_elites=max(2, settings.population_size // 4), **common),
-    }
-    return makers[settings.strategy]()
+  def _load_policy(self, learner: Learner, iteration: int) -> Nest:
+    path = self.path("controller", iteration) / "controller.npz"
+    if not path.exists():
+      raise WorkdirError(f"{path} does not exist; run trainers.train_controller first.")
+    return checkpoints.load_nest(path, learner.policy_state())
+
+  # One model and one learner for all iterations, so that they are compiled once.
+
+  @functools.cached_property
+  def _learner_model(self) -> MDNRNN:
+    return self._new_world_model()
+
+  @functools.cached_property
+  def _learner(self) -> Learner:
+    return make_learner(self._learner_model, self.config.controller, self.seed)
 
   def _initial_return(self) -> float:
     """Mean return of the frames skipped at the start of official episodes."""

@@ -10,12 +10,14 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
+from wm_tf.controllers.actor_critic import ActorCriticConfig
 from wm_tf.controllers.dream_es import DreamESConfig
 from wm_tf.controllers.planner import PlannerConfig
 from wm_tf.models.mdn_rnn import MDNRNNConfig
 from wm_tf.models.vae import VAEConfig
 from wm_tf.training.loop import FitConfig
 
+METHODS = ("es", "actor_critic")
 STRATEGIES = ("cma_es", "sep_cma_es", "open_es", "cem")
 
 
@@ -109,9 +111,11 @@ class StageFitConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ControllerConfig:
-  """How the controller is evolved.
+  """How the controller is trained in the dream.
 
   Attributes:
+    method: `es` evolves a linear controller; `actor_critic` trains a multilayer perceptron by the
+      gradient of dreamed returns. The next five fields are evolution's.
     strategy: `cma_es`, `sep_cma_es`, `open_es` or `cem`.
     population_size: N.
     num_generations: per evolution.
@@ -123,9 +127,11 @@ class ControllerConfig:
     start_anywhere: share of the dreams that start anywhere all the same, so that getting back from
       where nothing is to be had is learned too.
     num_starts: real states that dreams start from.
-    dream: how candidates are scored.
+    dream: how evolution scores candidates.
+    actor_critic: how gradients are taken.
   """
 
+  method: str = "es"
   strategy: str = "cma_es"
   population_size: int = 48
   num_generations: int = 60
@@ -135,8 +141,13 @@ class ControllerConfig:
   start_anywhere: float = 0.5
   num_starts: int = 4096
   dream: DreamESConfig = DreamESConfig()
+  actor_critic: ActorCriticConfig = ActorCriticConfig()
 
   def __post_init__(self):
+    if self.method not in METHODS:
+      raise ConfigError(
+        f"controller.method must be one of {', '.join(METHODS)}, not {self.method!r}."
+      )
     if self.strategy not in STRATEGIES:
       raise ConfigError(
         f"controller.strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}."
@@ -225,6 +236,26 @@ def _presets() -> dict[str, ExperimentConfig]:
       "dynamics_fit.refit.num_epochs=32",
       "dynamics_fit.refit.clip_norm=10.0",
       "controller.num_generations=100",
+      "controller.method=actor_critic",
+    ],
+  )
+  full = override(
+    dataclasses.replace(quickstart, preset="full"),
+    [
+      "num_iterations=12",
+      "num_vae_refits=4",
+      "collect.num_episodes=200",
+      "collect.episodes_per_iteration=60",
+      "collect.controller_noise=0.15",
+      "vae_fit.first.num_epochs=8",
+      "vae_fit.refit.steps_per_epoch=1500",
+      "dynamics_fit.first.num_epochs=120",
+      "dynamics_fit.refit.num_epochs=64",
+      "controller.actor_critic.num_updates=300",
+      "controller.actor_critic.num_further_updates=200",
+      "evaluate.num_episodes=100",
+      "evaluate.num_planner_episodes=100",
+      "evaluate.validation_episodes=32",
     ],
   )
   debug = override(
@@ -263,7 +294,7 @@ def _presets() -> dict[str, ExperimentConfig]:
       "evaluate.validation_episodes=1",
     ],
   )
-  return {config.preset: config for config in (default, quickstart, debug)}
+  return {config.preset: config for config in (default, quickstart, full, debug)}
 
 
 def preset_names() -> tuple[str, ...]:

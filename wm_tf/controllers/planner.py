@@ -7,6 +7,7 @@ import dataclasses
 import tensorflow as tf
 
 from wm_tf import rng
+from wm_tf.controllers.actor_critic import Critic
 from wm_tf.core import Policy
 from wm_tf.imagination import imagine_returns, repeat_rows
 from wm_tf.models.world_model import WorldModel
@@ -82,6 +83,7 @@ class Planner(tf.Module):
     world_model: WorldModel,
     config: PlannerConfig,
     proposal: Policy | None = None,
+    critic: Critic | None = None,
     name: str = "planner",
   ):
     """Makes a planner.
@@ -90,10 +92,13 @@ class Planner(tf.Module):
       world_model: any.
       config: see `PlannerConfig`.
       proposal: a policy without memory, such as the evolved controller.
+      critic: what the state after the last planned step is still worth; its discount takes the
+        place of the configuration's.
       name: module name.
     """
     super().__init__(name=name)
-    self._world_model, self.config, self._proposal = world_model, config, proposal
+    self._world_model, self.config = world_model, config
+    self._proposal, self._critic = proposal, critic
     self._strategy = config.strategy(world_model.action_size)
 
   def initial_memory(self, batch_size):
@@ -150,12 +155,13 @@ class Planner(tf.Module):
       self._particle_seeds(seed),
       temperature=config.temperature,
       num_copies=num_candidates,
-      discount=config.discount,
+      discount=self._critic.discount if self._critic else config.discount,
     )
-    returns = tf.reshape(
-      returns.imagined_return, [num_candidates, config.num_particles, batch_size]
-    )
-    return tf.transpose(tf.reduce_mean(returns, axis=1))
+    total = returns.imagined_return
+    if self._critic:
+      total += returns.alive * self._critic.value(returns.state)
+    total = tf.reshape(total, [num_candidates, config.num_particles, batch_size])
+    return tf.transpose(tf.reduce_mean(total, axis=1))
 
   def _propose(self, state, seed) -> tf.Tensor:
     """The actions `float32[B, H, A]` that the proposal takes in a dream of its own."""

@@ -1,0 +1,324 @@
+"""An actor and a critic trained by imagination: gradients of dreamed returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from wm_tf import rng
+from wm_tf.core import Nest
+from wm_tf.imagination import lambda_returns
+from wm_tf.models.world_model import WorldModel
+
+
+@dataclasses.dataclass(frozen=True)
+class ActorCriticConfig:
+  """How an actor learns from dreams.
+
+  Attributes:
+    num_updates: gradient steps, each from a fresh batch of dreams.
+    num_further_updates: gradient steps that go on from the networks of the iteration before, when
+      only the dynamics has been refitted since; 0 to start over even then.
+    batch_size: dreams per update.
+    horizon: decisions per dream; the critic stands for what comes after.
+    temperature: uncertainty of the dream.
+    discount: factor per decision, on top of the model's own.
+    lambda_: of the TD(lambda) targets.
+    action_noise: standard deviation of the noise on the actor's output, before its tanh.
+    reward_scale: factor on rewards that brings values to the order of one.
+    disagreement_penalty: weight of the ensemble's disagreement, in units of reward.
+    actor_learning_rate, critic_learning_rate: of Adam.
+    target_rate: how far the slow critic, which makes the targets, follows the critic in an update.
+    clip_norm: bound on the norm of each gradient.
+    actor_hidden_sizes, critic_hidden_sizes: hidden layers.
+  """
+
+  num_updates: int = 250
+  num_further_updates: int = 0
+  batch_size: int = 384
+  horizon: int = 20
+  temperature: float = 1.0
+  discount: float = 0.99
+  lambda_: float = 0.95
+  action_noise: float = 0.1
+  reward_scale: float = 0.1
+  disagreement_penalty: float = 0.0
+  actor_learning_rate: float = 3e-4
+  critic_learning_rate: float = 1e-3
+  target_rate: float = 0.02
+  clip_norm: float = 10.0
+  actor_hidden_sizes: tuple[int, ...] = (64, 64)
+  critic_hidden_sizes: tuple[int, ...] = (128, 128)
+
+  def __post_init__(self):
+    for name in ("num_updates", "batch_size", "horizon"):
+      if getattr(self, name) < 1:
+        raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+    if self.num_further_updates < 0:
+      raise ValueError(f"num_further_updates must not be negative: {self.num_further_updates}.")
+    for name in ("discount", "lambda_", "target_rate"):
+      if not 0.0 <= getattr(self, name) <= 1.0:
+        raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
+
+
+class FeatureNetwork(tf.Module):
+  """A multilayer perceptron on standardised features."""
+
+  def __init__(
+    self,
+    feature_size: int,
+    hidden_sizes: Sequence[int],
+    output_size: int,
+    seed: int,
+    name: str = "network",
+  ):
+    """Makes a network that answers about 0.
+
+    Args:
+      feature_size: F.
+      hidden_sizes: widths of its hidden layers.
+      output_size: width of what it answers.
+      seed: of the initial weights.
+      name: module name.
+    """
+    super().__init__(name=name)
+    self.loc = tf.Variable(tf.zeros([feature_size]), trainable=False, name="loc")
+    self.scale = tf.Variable(tf.ones([feature_size]), trainable=False, name="scale")
+    initial = [keras.initializers.GlorotUniform(seed + i) for i in range(len(hidden_sizes))]
+    self.layers = [
+      keras.layers.Dense(size, activation="silu", kernel_initializer=initializer)
+      for size, initializer in zip(hidden_sizes, initial, strict=True)
+    ]
+    last = keras.initializers.RandomNormal(stddev=0.01, seed=seed + len(hidden_sizes))
+    self.layers.append(keras.layers.Dense(output_size, kernel_initializer=last))
+    for layer, size in zip(self.layers, (feature_size, *hidden_sizes), strict=True):
+      layer.build((None, size))
+
+  @property
+  def weights(self) -> list[keras.Variable]:
+    """What is trained."""
+    return [weight for layer in self.layers for weight in layer.trainable_weights]
+
+  def state(self) -> dict[str, tf.Variable]:
+    """Every variable by name: what a checkpoint holds."""
+    weights = {f"weights_{i}": weight.value for i, weight in enumerate(self.weights)}
+    return {"loc": self.loc, "scale": self.scale, **weights}
+
+  def standardise(self, features: np.ndarray, latent_size: int) -> None:
+    """Fits `loc` and `scale` to real features `float32[M, F]`.
+
+    The first `latent_size` columns are only centred, for the reason that `linear.fit_basis` gives.
+    """
+    features = np.asarray(features, np.float64)
+    scale = np.maximum(features.std(0), 1e-2)
+    scale[:latent_size] = 1.0
+    self.loc.assign(features.mean(0).astype(np.float32))
+    self.scale.assign(scale.astype(np.float32))
+
+  def __call__(self, features: tf.Tensor) -> tf.Tensor:
+    """`float32[..., F]` to `float32[..., output_size]`."""
+    x = (features - self.loc) / self.scale
+    for layer in self.layers:
+      x = layer(x)
+    return x
+
+
+class Actor(tf.Module):
+  """`action = tanh(network(features))`: a policy that acts on a world model's features."""
+
+  def __init__(
+    self, world_model: WorldModel, hidden_sizes: Sequence[int], seed: int = 0, name: str = "actor"
+  ):
+    super().__init__(name=name)
+    self._world_model = world_model
+    self.network = FeatureNetwork(
+      world_model.feature_size, hidden_sizes, world_model.action_size, seed
+    )
+
+  def initial_memory(self, batch_size):
+    return ()
+
+  def act(self, state, memory, seed=None, explore: bool = False):
+    return tf.tanh(self.network(self._world_model.features(state))), memory
+
+
+class Critic(tf.Module):
+  """The return that the actor it was trained with still expects from a state."""
+
+  def __init__(
+    self,
+    world_model: WorldModel,
+    hidden_sizes: Sequence[int],
+    reward_scale: float,
+    discount: float,
+    seed: int = 0,
+    name: str = "critic",
+  ):
+    """Makes a critic.
+
+    Args:
+      world_model: gives the features.
+      hidden_sizes: hidden layers.
+      reward_scale: the network answers in units of reward times this.
+      discount: that its values are for; a planner must discount alike.
+      seed: of the initial weights.
+      name: module name.
+    """
+    super().__init__(name=name)
+    self._world_model, self._reward_scale, self.discount = world_model, reward_scale, discount
+    self.network = FeatureNetwork(world_model.feature_size, hidden_sizes, 1, seed)
+
+  def value(self, state: Nest) -> tf.Tensor:
+    """Discounted return to come, in units of reward: `float32[B]`."""
+    features = self._world_model.features(state)
+    return self.network(features)[..., 0] / self._reward_scale
+
+
+class Update(NamedTuple):
+  """What one update reports, each `float32[]`."""
+
+  imagined_return: tf.Tensor  # Mean undiscounted return of the dreams, in units of reward.
+  value: tf.Tensor  # Mean target of the critic, in units of reward.
+  critic_loss: tf.Tensor
+  actor_gradient_norm: tf.Tensor
+
+
+class ActorCritic:
+  """Trains an actor by the gradient of dreamed returns, through the dynamics.
+
+  The dream's sample is a differentiable function of the action: which component of the mixture is
+  drawn is taken as given (the gradient of that choice is left out), its mean and scale are not.
+  The reward is the head's mean. Beyond the horizon the critic takes over, so that short dreams, in
+  which the model errs little, are enough.
+
+  Attributes:
+    actor: the policy.
+    critic: its values.
+
+  References:
+    Hafner et al. 2020, "Dream to Control: Learning Behaviors by Latent Imagination",
+    arXiv:1912.01603, equations 6 to 8 and algorithm 1. The world model here is the two-stage one of
+    Ha & Schmidhuber 2018, not Dreamer's RSSM.
+  """
+
+  def __init__(
+    self,
+    world_model: WorldModel,
+    actor: Actor,
+    critic: Critic,
+    config: ActorCriticConfig,
+    *,
+    jit_compile: bool = True,
+  ):
+    self._world_model, self._config = world_model, config
+    self.actor, self.critic = actor, critic
+    sizes = config.critic_hidden_sizes
+    self._slow_critic = FeatureNetwork(world_model.feature_size, sizes, 1, 0, name="slow_critic")
+    adam = lambda rate: keras.optimizers.Adam(rate, global_clipnorm=config.clip_norm)
+    self._actor_optimizer = adam(config.actor_learning_rate)
+    self._critic_optimizer = adam(config.critic_learning_rate)
+    self._actor_optimizer.build(actor.network.weights)
+    self._critic_optimizer.build(critic.network.weights)
+    self._gradients = tf.function(self._dream, jit_compile=jit_compile)
+    self.update = tf.function(self._update)
+
+  def standardise(self, features: np.ndarray) -> None:
+    """Fits the networks' inputs to real features `float32[M, F]`."""
+    for network in (self.actor.network, self.critic.network, self._slow_critic):
+      network.standardise(features, self._world_model.latent_size)
+
+  def trust_critic(self) -> None:
+    """Makes the slow critic the critic: for networks that come from elsewhere."""
+    for slow, fast in zip(
+      self._slow_critic.state().values(), self.critic.network.state().values(), strict=True
+    ):
+      slow.assign(fast)
+
+  def state(self) -> dict[str, dict[str, tf.Variable]]:
+    """Every variable by name: what a checkpoint holds for an exact resume."""
+    optimizer = lambda o: {f"{i}": variable.value for i, variable in enumerate(o.variables)}
+    return {
+      "actor": self.actor.network.state(),
+      "critic": self.critic.network.state(),
+      "slow_critic": self._slow_critic.state(),
+      "actor_optimizer": optimizer(self._actor_optimizer),
+      "critic_optimizer": optimizer(self._critic_optimizer),
+    }
+
+  def _dream(self, state: Nest, seed: tf.Tensor):
+    """Dreams from `state`; returns both gradients and an `Update`."""
+    config, model = self._config, self._world_model
+    batch_size = tf.nest.flatten(state)[0].shape[0]
+    dream_seed, noise_seed = rng.split(seed, 2)
+    noise = model.draw_noise(batch_size, config.horizon, dream_seed)
+    action_noise = config.action_noise * rng.normal(
+      [batch_size, config.horizon, model.action_size], noise_seed
+    )
+    features, columns = [model.features(state)], []
+    with tf.GradientTape(persistent=True) as tape:
+      for t in range(config.horizon):
+        action = tf.tanh(self.actor.network(features[-1]) + action_noise[:, t])
+        step_noise = tf.nest.map_structure(lambda x, t=t: x[:, t], noise)
+        prediction = model.imagine_with_noise(state, action, step_noise, config.temperature)
+        state = prediction.state
+        features.append(model.features(state))
+        columns.append((prediction.reward, prediction.discount, prediction.disagreement))
+      reward, discount, disagreement = (tf.stack(x, axis=1) for x in zip(*columns, strict=True))
+      alive = tf.stop_gradient(tf.math.cumprod(discount, axis=1, exclusive=True))
+      after = tf.stack(features[1:], axis=1)
+      target = lambda_returns(
+        config.reward_scale * (reward - config.disagreement_penalty * disagreement),
+        config.discount * discount,
+        self._slow_critic(after)[..., 0],
+        config.lambda_,
+      )
+      actor_loss = -tf.reduce_mean(alive * target)
+      before = tf.stop_gradient(tf.stack(features[:-1], axis=1))
+      error = self.critic.network(before)[..., 0] - tf.stop_gradient(target)
+      critic_loss = tf.reduce_mean(alive * tf.square(error))
+    values = lambda network: [weight.value for weight in network.weights]
+    actor_gradients = tape.gradient(actor_loss, values(self.actor.network))
+    critic_gradients = tape.gradient(critic_loss, values(self.critic.network))
+    report = Update(
+      tf.reduce_mean(tf.reduce_sum(alive * reward, axis=1)),
+      tf.reduce_mean(target) / config.reward_scale,
+      critic_loss,
+      tf.linalg.global_norm(actor_gradients),
+    )
+    return actor_gradients, critic_gradients, report
+
+  def _update(self, starts: Nest, seed: tf.Tensor) -> Update:
+    """Dreams and learns.
+
+    Args:
+      starts: M >= 1 states; those of this update's dreams are drawn from them.
+      seed: `int32[2]`.
+
+    Returns:
+      An `Update`. If a gradient is not finite, nothing is learned from it.
+    """
+    start_seed, dream_seed = rng.split(seed, 2)
+    rows = tf.random.stateless_uniform(
+      [self._config.batch_size],
+      start_seed,
+      maxval=tf.shape(tf.nest.flatten(starts)[0])[0],
+      dtype=tf.int32,
+    )
+    chosen = tf.nest.map_structure(lambda x: tf.gather(x, rows), starts)
+    actor_gradients, critic_gradients, report = self._gradients(chosen, dream_seed)
+    finite = tf.math.is_finite(tf.linalg.global_norm(actor_gradients + critic_gradients))
+    keep = lambda gradients: [tf.where(finite, x, tf.zeros_like(x)) for x in gradients]
+    self._actor_optimizer.apply_gradients(
+      zip(keep(actor_gradients), self.actor.network.weights, strict=True)
+    )
+    self._critic_optimizer.apply_gradients(
+      zip(keep(critic_gradients), self.critic.network.weights, strict=True)
+    )
+    for slow, fast in zip(self._slow_critic.weights, self.critic.network.weights, strict=True):
+      slow.assign_add(self._config.target_rate * (fast - slow))
+    return report
