@@ -26,7 +26,7 @@ def launcher(tmp_path_factory) -> Launcher:
 
 
 def test_there_are_all_trainers():
-  others = ["collect", "evaluate", "export", "iterate", "quickstart"]
+  others = ["collect", "doctor", "evaluate", "export", "iterate", "quickstart"]
   assert [*others, "train_controller", "train_dynamics", "train_vae"] == _TRAINERS
 
 
@@ -90,6 +90,9 @@ def test_runs_by_python_m():
     ("train_controller", _NO_RUN),
     ("export", _NO_RUN),
     ("evaluate", _NO_RUN),
+    ("doctor", _NO_RUN),
+    ("doctor --num_controllers=3", "num_controllers"),
+    ("doctor --episodes=0", "0 is not a positive integer"),
     ("evaluate --agent=heurstic", "holds no SavedModel.* Did you mean --agent=heuristic"),
     ("evaluate --agent=grpc://nowhere", "'grpc://nowhere' is not of the form grpc://"),
     ("evaluate --agent=random --seeds=1,two", "it takes distinct whole numbers"),

@@ -1,0 +1,115 @@
+"""Examines the world model of a run: every figure, what is usual, and what it means, in words.
+
+The workdir is read and not changed, but for WORKDIR/doctor (or --output): doctor.json, doctor.html
+and film strips. Configuration and data are the run's own. Most of the time goes into playing many
+controllers for real; what was played is kept, and the same command goes on from there.
+
+    python -m trainers.doctor --workdir=runs/quickstart
+    python -m trainers.doctor --workdir=runs/quickstart --output=diagnosis --num_controllers=48
+    python -m trainers.doctor --workdir=runs/quickstart --iteration=0 --episodes=4 --seed=1
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from trainers import common
+from trainers.examination import Examination
+from trainers.stages import Run
+from trainers.workdir import WorkdirError, locked, read_json, write_json
+from wm_tf import config as config_lib
+from wm_tf import report
+from wm_tf.report.doctor import doctor_checks, terminal_text
+from wm_tf.report.doctor_page import render_doctor
+from wm_tf.training.checkpoints import atomic_open
+
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; WORKDIR/doctor by default.")
+_ITERATION = flags.DEFINE_integer(
+  "iteration",
+  None,
+  "Iteration to examine; by default the one that validation chose.",
+  lower_bound=0,
+)
+_NUM_CONTROLLERS = flags.DEFINE_integer(
+  "num_controllers", 36, "Controllers of mixed skill to compare.", lower_bound=4
+)
+_EPISODES = flags.DEFINE_integer("episodes", 8, "Real episodes of each.", lower_bound=1)
+_NUM_DREAMS = flags.DEFINE_integer("num_dreams", 32, "Full dreams of each.", lower_bound=1)
+_HELD_OUT = flags.DEFINE_integer(
+  "held_out_episodes", 64, "At most so many held-out episodes to judge by.", lower_bound=1
+)
+
+
+def open_run() -> Run:
+  """The run in --workdir with its own configuration and seed, to be read only.
+
+  Raises:
+    WorkdirError: if there is none, or flags describe another one.
+  """
+  workdir = Path(flags.FLAGS.workdir)
+  if not (workdir / "run.json").exists():
+    raise WorkdirError(
+      f"{workdir} holds no run; name its folder by --workdir, or run trainers.collect first."
+    )
+  there = read_json(workdir / "run.json")
+  # What a run of an older version does not mention was not there, and is off by default.
+  defaults = config_lib.to_dict(config_lib.ExperimentConfig())
+  config = config_lib.from_dict(_completed(there["config"], defaults))
+  described = flags.FLAGS["preset"].present or flags.FLAGS["override"].present
+  if described and common.config() != config:
+    raise WorkdirError(
+      f"{workdir} holds a run of another configuration. Leave out --preset and --override: the "
+      "doctor takes them from the run."
+    )
+  return Run(workdir, config, there["seed"])
+
+
+def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+  """`values`, and what only `defaults` have, at every level of nesting."""
+  both = {
+    key: _completed(value, defaults[key]) if isinstance(defaults.get(key), dict) else value
+    for key, value in values.items()
+  }
+  return {**defaults, **both}
+
+
+def main() -> None:
+  started = time.monotonic()
+  run = open_run()
+  iteration = run.best_iteration() if _ITERATION.value is None else _ITERATION.value
+  folder = Path(_OUTPUT.value or run.workdir / "doctor")
+  examination = Examination(run, iteration, folder, common.seed())
+  folder.mkdir(parents=True, exist_ok=True)
+  with locked(folder):
+    results = {
+      "env_id": run.spec.env_id,
+      "workdir": str(run.workdir),
+      "iteration": iteration,
+      "seed": common.seed(),
+      **examination.figures(_HELD_OUT.value),
+      **examination.compare(_NUM_CONTROLLERS.value, _EPISODES.value, _NUM_DREAMS.value),
+    }
+    results["dynamics"]["rank_correlation"] = results["transfer"]["rank_correlation"]
+    checks = doctor_checks(results)
+    figures, captions = examination.films(results, _NUM_CONTROLLERS.value, _NUM_DREAMS.value)
+    results["checks"] = [check._asdict() for check in checks]
+    results["seconds"] = round(time.monotonic() - started, 1)
+    command = shlex.join(["python", "-m", "trainers.doctor", *sys.argv[1:]])
+    page = render_doctor(results, checks, figures, captions=captions, command=command)
+    report.save_figures(folder, figures)
+    write_json(folder / "doctor.json", results)
+    with atomic_open(folder / "doctor.html") as file:
+      file.write(page.encode())
+  print(terminal_text(results, checks))
+  print(f"\nCharts and film strips: {folder}/doctor.html. All figures: {folder}/doctor.json.")
+
+
+if __name__ == "__main__":
+  common.run(main)

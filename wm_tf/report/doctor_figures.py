@@ -1,0 +1,89 @@
+"""The doctor's charts, as SVG in the colours of the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib import ticker
+
+from wm_tf.report.figures import _STYLE, COLORS, _axes, _legend, _svg
+
+_ANSWERS = {
+  "dream": ("dreamed", "dream", "-"),
+  "other_actions": ("dreamed, another drive's actions", "dream", ":"),
+  "still": ("no change", "chance", "-"),
+  "mean": ("the mean", "rule", "-"),
+  "reconstruction": ("reconstruction", "real", "-"),
+}
+
+
+def transfer_figure(controllers: Sequence[Mapping[str, Any]]) -> str:
+  """Every controller's mean return in the dream and in the environment.
+
+  Args:
+    controllers: `{"name", "dream", "real", "real_error", "original"}` each; the last says whether
+      it was evolved or is a variation.
+  """
+  with matplotlib.rc_context(_STYLE):
+    figure, axes = _axes(3.4)
+    axes.grid(visible=True, axis="both")
+    for original, color, label in ((False, "dream", "variation"), (True, "real", "evolved")):
+      rows = [row for row in controllers if bool(row["original"]) == original]
+      if not rows:
+        continue
+      x, y = ([row[key] for row in rows] for key in ("real", "dream"))
+      errors = [row.get("real_error") or 0.0 for row in rows]
+      axes.errorbar(x, y, xerr=errors, fmt="none", ecolor=COLORS[color], alpha=0.35, linewidth=1)
+      axes.plot(x, y, "o", color=COLORS[color], markersize=4, label=label)
+    values = [row[key] for row in controllers for key in ("real", "dream")]
+    ends = [min(values), max(values)]
+    axes.plot(ends, ends, color=COLORS["faint"], linestyle=":", linewidth=1, label="as promised")
+    axes.set_xlabel("return in the environment")
+    axes.set_ylabel("return in the dream")
+    _legend(axes)
+    return _svg(figure)
+
+
+def open_loop_curves(table: Mapping[str, Mapping[str, float]], unit: str) -> str:
+  """Several answers over the number of dreamed steps.
+
+  Args:
+    table: answer (`dream`, `still`, `mean`, ...) to its figure by number of steps.
+    unit: of the figure, the name of the vertical axis.
+  """
+  with matplotlib.rc_context(_STYLE):
+    figure, axes = _axes(2.7)
+    for name, by_steps in table.items():
+      label, color, line = _ANSWERS[name]
+      x = [int(k) for k in by_steps]
+      look = {"color": COLORS[color], "linestyle": line, "marker": "o", "markersize": 3.5}
+      axes.plot(x, list(by_steps.values()), label=label, **look)
+    axes.set_xscale("log")
+    axes.set_xticks(x, [str(k) for k in x])
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_xlabel("steps ahead")
+    axes.set_ylabel(unit)
+    _legend(axes)
+    return _svg(figure)
+
+
+def calibration_figure(found: Mapping[str, Any], quantity: str) -> str:
+  """What was promised against what came, a point for each bin of predictions.
+
+  Args:
+    found: `bins` of `count`, `predicted` and `real`.
+    quantity: in words.
+  """
+  with matplotlib.rc_context(_STYLE):
+    figure, axes = _axes(2.7)
+    axes.grid(visible=True, axis="both")
+    promised, paid = ([b[key] for b in found["bins"]] for key in ("predicted", "real"))
+    ends = [min(promised + paid), max(promised + paid)]
+    axes.plot(ends, ends, color=COLORS["faint"], linestyle=":", linewidth=1, label="as promised")
+    axes.plot(promised, paid, color=COLORS["dream"], marker="o", markersize=4, label="held out")
+    axes.set_xlabel(f"{quantity}, promised")
+    axes.set_ylabel("real")
+    _legend(axes)
+    return _svg(figure)

@@ -1,0 +1,186 @@
+"""The doctor's page: one HTML file that needs nothing beside it and no network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from wm_tf.report import doctor_figures as charts
+from wm_tf.report import markup, scores, style
+from wm_tf.report.doctor import verdict_in_words
+from wm_tf.report.verdicts import INFO, Check, summary
+
+
+def render_doctor(
+  results: Mapping[str, Any],
+  found: Sequence[Check],
+  figures: markup.Figures | None = None,
+  *,
+  captions: Mapping[str, str] | None = None,
+  command: str = "",
+) -> str:
+  """Renders the page.
+
+  Args:
+    results: what `doctor.json` holds; whatever it lacks is left out or "not run".
+    found: `doctor_checks(results)`.
+    figures: film strips as PNG bytes, by key.
+    captions: figure key to the text beneath it.
+    command: what made the diagnosis.
+
+  Returns:
+    The HTML document.
+  """
+  pictures = markup.Pictures(figures or {}, captions or {})
+  title = f"Is this model of {scores.environment_id(results)} good?"
+  return _document(
+    title,
+    [
+      f'<header><p class="eyebrow">Diagnosis of {escape(str(results.get("workdir", "a run")))}, '
+      f"iteration {escape(str(results.get('iteration', '?')))}</p><h1>{escape(title)}</h1>"
+      f'<p class="lead">{escape(verdict_in_words(found))}</p>'
+      f'<p class="faint">{escape(summary(list(found)))}</p></header>',
+      _transfer(results, pictures),
+      _films(pictures),
+      markup.section("Every figure", f'<div class="card">{_table(found)}</div>'),
+      _open_loop(results, pictures),
+      _calibration(results, pictures),
+      _actions(results),
+      pictures.rest(),
+      markup.section("Make it again", f"<pre>{escape(command)}</pre>") if command else "",
+    ],
+  )
+
+
+def _document(title: str, sections: Sequence[str]) -> str:
+  policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+  head = [
+    '<meta charset="utf-8">',
+    f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+    '<meta name="viewport" content="width=device-width, initial-scale=1">',
+    '<meta name="color-scheme" content="light dark">',
+    f"<title>{escape(title)}</title>",
+    f"<style>{style.CSS}</style>",
+  ]
+  body = ["<body><main>", *sections, "</main></body>", "</html>", ""]
+  return "\n".join(["<!DOCTYPE html>", '<html lang="en">', "<head>", *head, "</head>", *body])
+
+
+def _table(found: Sequence[Check]) -> str:
+  body, group = [], None
+  for check in found:
+    if check.group != group:
+      group = check.group
+      body.append(f'<tr class="group"><th colspan="5" scope="colgroup">{escape(group)}</th></tr>')
+    if check.verdict == scores.NOT_RUN:
+      measured, verdict = markup.MISSING, ""
+    else:
+      kind = check.verdict if check.verdict != INFO else "none"
+      measured = escape(check.value)
+      verdict = f'<span class="verdict {kind}">{check.verdict}</span>'
+    body.append(
+      f'<tr><th scope="row">{escape(check.name)}</th><td data-name="measured">{measured}</td>'
+      f'<td data-name="usual">{escape(check.reference)}</td>'
+      f'<td class="inline">{verdict}</td><td class="inline">{escape(check.words)}</td></tr>'
+    )
+  heads = ("figure", "measured", "usual", "verdict", "what it means")
+  return markup.table(heads, body, name="stack")
+
+
+def _transfer(results: Mapping[str, Any], pictures: markup.Pictures) -> str:
+  title = "Is what is better in the dream better in reality?"
+  controllers, found = results.get("controllers"), results.get("transfer")
+  if not controllers or not found:
+    return markup.section(title, f"<p>{markup.MISSING}</p>")
+  chart = pictures.chart(
+    charts.transfer_figure(controllers),
+    "A point is a controller: what the dream promises against what the environment paid. Bars: "
+    "standard error of the real mean.",
+  )
+  text = (
+    f"<p>{found['num_controllers']} controllers of mixed skill, {found['num_episodes']} official "
+    f"episodes each on the same tracks, {found['num_dreams']} dreams each from the same starts."
+    "</p>"
+  )
+  rows = "".join(
+    f'<tr><th scope="row">{escape(length)} decisions</th>'
+    f"{markup.cell('-' if value is None else f'{value:.2f}')}</tr>"
+    for length, value in (results.get("rank_correlation_by_length") or {}).items()
+  )
+  lengths = markup.table(("length of the dreams", ">rank correlation"), [rows])
+  body = [
+    f'<tr><th scope="row">{escape(row["name"])}</th>'
+    f"{markup.cell(scores.number(row['dream']))}"
+    f"{markup.cell(scores.plus_minus(row['real'], row.get('real_error')))}"
+    f"{markup.cell(scores.number(row['dream'] - row['real'], sign='+'))}</tr>"
+    for row in sorted(controllers, key=lambda row: -row["real"])
+  ]
+  heads = ("controller", ">dream", ">environment ± std. error", ">gap")
+  every = markup.details("Every controller", markup.table(heads, body))
+  return markup.section(
+    title, f'{text}<div class="pair">{chart}<div class="card">{lengths}</div></div>{every}'
+  )
+
+
+def _films(pictures: markup.Pictures) -> str:
+  strips = pictures.take("film_strip")
+  return markup.section("Look at it", strips) if strips else ""
+
+
+def _open_loop(results: Mapping[str, Any], pictures: markup.Pictures) -> str:
+  found = results.get("open_loop")
+  if not found:
+    return ""
+  latent = pictures.chart(
+    charts.open_loop_curves(found["latent"], "error of the latent"),
+    "Squared error per standardised latent dimension; lower is better. Where the dream meets the "
+    "mean, it knows nothing more of this drive.",
+  )
+  pixels = pictures.chart(
+    charts.open_loop_curves(found["psnr"], "PSNR, dB"),
+    "Decoded frames against the real ones; higher is better. A dream can be as good as the "
+    "reconstruction at most.",
+  )
+  number = ", ".join(f"{n} of {k}" for k, n in found["num_dreams"].items())
+  return markup.section(
+    "How far do dreams hold?",
+    f"<p>Held-out drives, dreamed on from their real actions. Dreams by steps: {number}.</p>"
+    f'<div class="pair">{latent}{pixels}</div>',
+  )
+
+
+def _calibration(results: Mapping[str, Any], pictures: markup.Pictures) -> str:
+  parts = []
+  for key, quantity, words in (
+    ("reward_calibration", "reward of a decision", "Held-out decisions, in ten equal groups."),
+    (
+      "termination_calibration",
+      "probability of the end",
+      "Groups of equally many expected ends, so that the rare ones can be seen.",
+    ),
+  ):
+    if results.get(key, {}).get("bins"):
+      parts.append(pictures.chart(charts.calibration_figure(results[key], quantity), words))
+  if not parts:
+    return ""
+  return markup.section("Is a promise kept?", f'<div class="pair">{"".join(parts)}</div>')
+
+
+def _actions(results: Mapping[str, Any]) -> str:
+  found = results.get("action_sensitivity")
+  if not found:
+    return ""
+  body = []
+  for horizon, part in found.items():
+    cells = "".join(markup.cell(f"{100 * part[n]:.0f}%") for n in ("start", "action", "chance"))
+    cells += markup.cell(f"{100 * part['heard']:.0f}%")
+    cells += markup.cell(scores.number(part["range"], 1))
+    body.append(f'<tr><th scope="row">{escape(horizon)} decisions</th>{cells}</tr>')
+  heads = ("dreams of", ">start", ">action", ">chance", ">action, given the start", ">range")
+  return markup.section(
+    "Does the dream listen to the action?",
+    "<p>The variance of dreamed returns, by where a dream starts, by what is done in it, and by "
+    "chance; and the difference of return between the best and the worst of the action sequences "
+    f'tried.</p><div class="card"><div class="wide">{markup.table(heads, body)}</div></div>',
+  )
