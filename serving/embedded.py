@@ -14,6 +14,7 @@ from tensorflow.core.protobuf import config_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving import model, warmup
+from serving.batching import Batcher
 from serving.config import BatchingParameters
 from serving.errors import ServingError
 from serving.manager import ModelManager, model_config
@@ -101,6 +102,7 @@ class EmbeddedServer:
     """
     self.options = Options(**options)
     self.metrics = Metrics()
+    self._batcher = Batcher(self.options.batching) if self.options.batching is not None else None
     self.rest_target: str | None = None
     self._manager = self._server = self._rest = self._health = None
 
@@ -136,11 +138,11 @@ class EmbeddedServer:
       target = self._start_grpc(api, port)
       if options.rest_port is not None:
         # REST needs a library that gRPC alone does without.
-        from serving.http import RestServer
         from serving.rest import Rest
+        from serving.rest_server import RestServer
 
         rest = Rest(
-          Api(self._manager, self.metrics),
+          Api(self._manager, self.metrics, tensor_content=True),
           options.rest_threads or default_max_threads(),
           options.rest_timeout,
           options.rest_cors,
@@ -194,7 +196,7 @@ class EmbeddedServer:
           tags=options.tags,
           session_config=options.session_config,
           warm_up=warm_up,
-          batch=None,
+          batch=self._batcher.wrap if self._batcher else None,
           check_method_names=options.check_method_names,
         ),
       )

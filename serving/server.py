@@ -34,6 +34,7 @@ def main(argv):
   if flags.VERSION.value:
     return _print_version()
   # TensorFlow takes seconds to import: --help and wrong flags are answered without it.
+  from serving import config
   from serving.embedded import EmbeddedServer
   from serving.errors import ServingError
 
@@ -46,7 +47,10 @@ def main(argv):
   over = threading.Event()
   if flags.WITH_STDIN.value:
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
-  server = EmbeddedServer(**options)
+  try:
+    server = EmbeddedServer(**options)
+  except config.ConfigError as error:
+    raise app.UsageError(f"--batching_parameters_file: {error}") from error
   try:
     target = server.start(models, flags.PORT.value, wait=True)
   except ServingError as error:

@@ -44,6 +44,20 @@ def dtype_name(number: int) -> str:
   return _KINDS[number].name if number in _KINDS else f"DataType({number})"
 
 
+def numpy_dtype(number: int) -> np.dtype:
+  """The NumPy type of a DataType enum value.
+
+  Raises:
+    KeyError: if there is none.
+  """
+  return _numpy_dtype(_KINDS[number].numpy)
+
+
+def dtype_number(dtype: np.dtype) -> int:
+  """The DataType enum value of a NumPy type; 0 if there is none."""
+  return _STRING if dtype.kind in "OSU" else _NUMBERS.get(dtype.name, 0)
+
+
 def decode(proto, max_bytes: int = 1 << 28) -> np.ndarray:
   """Returns the array that a TensorProto describes (strings as an object array of bytes).
 

@@ -1,7 +1,7 @@
 """A small SavedModel with every kind of signature that the serving tests call.
 
 `python -m tests.serving.models DIR` writes it to DIR/triv/1, so that the conformance tests can be
-pointed at another server that serves it (CONFORMANCE_TARGET=host:port).
+pointed at another server that serves it (see conftest.py).
 """
 
 from __future__ import annotations
@@ -72,6 +72,35 @@ class Triv(tf.Module):
     ):
       return {"x": x + self.scale}
 
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "text")])
+  def text(self, text):
+    return {"text": tf.strings.upper(text), "text_bytes": text, "size": tf.strings.length(text)}
+
+  @tf.function(input_signature=[tf.TensorSpec([None, 2], tf.int64, "a")])
+  def kinds(self, a):
+    """One tensor of each of some types."""
+    return {
+      "int64": a,
+      "bool": a > 0,
+      "uint8": tf.cast(a, tf.uint8),
+      "double": tf.cast(a, tf.float64) / 3,
+      "float": tf.cast(a, tf.float32) / 10,
+    }
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+  def classify(self, inputs):
+    """Serialized examples with a feature `x` to two classes."""
+    x = self._feature(inputs)
+    classes = tf.tile([["low", "high"]], [tf.shape(x)[0], 1])
+    return {"classes": classes, "scores": tf.stack([1 - x, x], 1)}
+
+  @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "inputs")])
+  def regress(self, inputs):
+    return {"outputs": self.scale * self._feature(inputs)}
+
+  def _feature(self, inputs):
+    return tf.io.parse_example(inputs, {"x": tf.io.FixedLenFeature([], tf.float32, 0.5)})["x"]
+
 
 def write_triv(path: str, scale: float = 1.0, warmup: dict[str, tf.Tensor] | None = None) -> None:
   """Saves a `Triv` as the version folder `path`, with one warmup request for `serving_default`."""
@@ -84,6 +113,10 @@ def write_triv(path: str, scale: float = 1.0, warmup: dict[str, tf.Tensor] | Non
     "slow": model.slow,
     "echo": model.echo,
     "fail": model.fail,
+    "text": model.text,
+    "kinds": model.kinds,
+    "classify": model.classify,
+    "regress": model.regress,
   }
   # Under another name first: a server may be watching.
   part = os.path.join(os.path.dirname(path), "." + os.path.basename(path))

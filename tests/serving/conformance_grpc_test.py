@@ -1,57 +1,32 @@
 """The gRPC contract of TensorFlow Serving, row by row, through the official stubs.
 
-By default against the embedded server; with CONFORMANCE_TARGET=host:port against any other one that
-serves the model of `tests/serving/models.py` under the name `triv`.
+Against the embedded server, or any other one: see conftest.py.
 """
 
-import grpc
 import numpy as np
 import pytest
 import tensorflow as tf
 from tensorflow.core.framework import types_pb2
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis import (
+  classification_pb2,
   get_model_metadata_pb2,
   get_model_status_pb2,
+  inference_pb2,
   predict_pb2,
+  regression_pb2,
 )
 
-Code = grpc.StatusCode
-FRAME = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
-
-
-def act_inputs(batch=2):
-  return {
-    "frame": FRAME[:batch],
-    "seed": np.array([[1, 2], [3, 4]], np.int32)[:batch],
-    "h": np.zeros((batch, 4), np.float32),
-    "c": np.zeros((batch, 4), np.float32),
-  }
-
-
-def request_of(inputs, signature="", name="triv", version=None, label=None, output_filter=()):
-  request = predict_pb2.PredictRequest(output_filter=output_filter)
-  request.model_spec.name = name
-  request.model_spec.signature_name = signature
-  if version is not None:
-    request.model_spec.version.value = version
-  if label is not None:
-    request.model_spec.version_label = label
-  for key, value in inputs.items():
-    is_proto = isinstance(value, TensorProto)
-    request.inputs[key].CopyFrom(value if is_proto else tf.make_tensor_proto(value))
-  return request
-
-
-def expect(call, request, code, message=None, prefix=None, timeout=20):
-  with pytest.raises(grpc.RpcError) as caught:
-    call(request, timeout=timeout)
-  assert caught.value.code() == code, caught.value
-  if message is not None:
-    assert caught.value.details() == message
-  if prefix is not None:
-    assert caught.value.details().startswith(prefix), caught.value.details()
-  return caught.value.details()
+from tests.serving.calls import (
+  FRAME,
+  Code,
+  act_inputs,
+  expect,
+  flood,
+  metadata_request,
+  request_of,
+  status_request,
+)
 
 
 def test_predict_answers_typed_fields_and_the_resolved_spec(stubs):
@@ -84,6 +59,8 @@ MISSING_SPEC = [
   ("prediction", "Predict", predict_pb2.PredictRequest()),
   ("prediction", "GetModelMetadata", get_model_metadata_pb2.GetModelMetadataRequest()),
   ("model", "GetModelStatus", get_model_status_pb2.GetModelStatusRequest()),
+  ("prediction", "Classify", classification_pb2.ClassificationRequest()),
+  ("prediction", "Regress", regression_pb2.RegressionRequest()),
 ]
 
 
@@ -225,6 +202,13 @@ def test_a_large_request_is_accepted(stubs):
   assert tf.make_ndarray(response.outputs["action"]).shape == (600, 3)
 
 
+def test_more_calls_than_threads_are_told_so(stubs):
+  ended = flood(stubs, 200, 100)
+  full = (Code.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
+  assert set(ended) == {(Code.OK, ""), full}
+  assert ended.count(full) < 200
+
+
 def test_client_deadline(stubs):
   expect(
     stubs.prediction.Predict,
@@ -233,14 +217,6 @@ def test_client_deadline(stubs):
     "Deadline Exceeded",
     timeout=0.1,
   )
-
-
-def metadata_request(name="triv", fields=("signature_def",), version=None):
-  request = get_model_metadata_pb2.GetModelMetadataRequest(metadata_field=fields)
-  request.model_spec.name = name
-  if version is not None:
-    request.model_spec.version.value = version
-  return request
 
 
 def test_metadata(stubs):
@@ -282,21 +258,10 @@ def test_metadata_refuses(stubs, row):
   expect(stubs.prediction.GetModelMetadata, metadata_request(**options), code, message)
 
 
-def status_request(name="triv", version=None, label=None):
-  request = get_model_status_pb2.GetModelStatusRequest()
-  request.model_spec.name = name
-  if version is not None:
-    request.model_spec.version.value = version
-  if label is not None:
-    request.model_spec.version_label = label
-  return request
-
-
 @pytest.mark.parametrize("options", [{}, {"version": 1}, {"label": "ignored"}])
 def test_status(stubs, options):
   response = stubs.model.GetModelStatus(status_request(**options))
-  (status,) = response.model_version_status
-  assert status.version == 1
+  (status,) = (s for s in response.model_version_status if s.version == 1)
   assert status.state == get_model_status_pb2.ModelVersionStatus.AVAILABLE
   assert status.HasField("status")
   assert status.status.error_code == 0
@@ -321,3 +286,115 @@ def test_unknown_methods_are_unimplemented(stubs):
   ):
     call = stubs.channel.unary_unary(method)
     expect(call, b"", Code.UNIMPLEMENTED, "")
+
+
+def examples_request(kind, name="triv", signature="", values=()):
+  request = kind()
+  request.model_spec.name, request.model_spec.signature_name = name, signature
+  for value in values:
+    example = request.input.example_list.examples.add()
+    example.features.feature["x"].float_list.value.append(value)
+  return request
+
+
+CLASSIFY, REGRESS = classification_pb2.ClassificationRequest, regression_pb2.RegressionRequest
+EXAMPLE_ROWS = {
+  "classify on a predict signature": (
+    "Classify",
+    lambda: examples_request(CLASSIFY, signature="echo", values=[1.0]),
+    Code.INVALID_ARGUMENT,
+    "No classification inputs found in SignatureDef: ",
+  ),
+  "regress on a predict signature": (
+    "Regress",
+    lambda: examples_request(REGRESS, signature="echo", values=[1.0]),
+    Code.INVALID_ARGUMENT,
+    "No regression inputs found in SignatureDef: ",
+  ),
+  "classify an unknown model": (
+    "Classify",
+    lambda: examples_request(CLASSIFY, name="nope"),
+    Code.NOT_FOUND,
+    "Servable not found for request: Latest(nope)",
+  ),
+  "classify by an unknown signature": (
+    "Classify",
+    lambda: examples_request(CLASSIFY, signature="nosig"),
+    Code.INVALID_ARGUMENT,
+    "No signature was found with the name: nosig",
+  ),
+  "classify nothing": (
+    "Classify",
+    lambda: examples_request(CLASSIFY, signature="classify"),
+    Code.INVALID_ARGUMENT,
+    "Input is empty.",
+  ),
+}
+
+
+@pytest.mark.parametrize("row", EXAMPLE_ROWS)
+def test_examples_refused(stubs, row):
+  method, make, code, prefix = EXAMPLE_ROWS[row]
+  expect(getattr(stubs.prediction, method), make(), code, prefix=prefix)
+
+
+def test_classify_and_regress(stubs):
+  response = stubs.prediction.Classify(examples_request(CLASSIFY, "triv", "classify", [0.25, 1.0]))
+  assert response.model_spec.signature_name == "classify"
+  found = [[(c.label, c.score) for c in row.classes] for row in response.result.classifications]
+  assert found == [[("low", 0.75), ("high", 0.25)], [("low", 0.0), ("high", 1.0)]]
+  response = stubs.prediction.Regress(examples_request(REGRESS, "triv", "regress", [0.25, 1.0]))
+  assert [r.value for r in response.result.regressions] == [0.25, 1.0]
+
+
+def test_the_context_is_part_of_every_example(stubs):
+  request = examples_request(REGRESS, signature="regress")
+  data = request.input.example_list_with_context
+  data.context.features.feature["x"].float_list.value.append(0.125)
+  data.examples.add()
+  assert [r.value for r in stubs.prediction.Regress(request).result.regressions] == [0.125]
+
+
+def multi_request(*tasks, values=(0.25,)):
+  request = inference_pb2.MultiInferenceRequest()
+  for signature, method in tasks:
+    task = request.tasks.add(method_name=f"tensorflow/serving/{method}")
+    task.model_spec.name, task.model_spec.signature_name = "triv", signature
+  for value in values:
+    example = request.input.example_list.examples.add()
+    example.features.feature["x"].float_list.value.append(value)
+  return request
+
+
+def test_multi_inference(stubs):
+  request = multi_request(("classify", "classify"), ("regress", "regress"))
+  first, second = stubs.prediction.MultiInference(request).results
+  assert [c.score for c in first.classification_result.classifications[0].classes] == [0.75, 0.25]
+  assert [r.value for r in second.regression_result.regressions] == [0.25]
+  assert second.model_spec.signature_name == "regress"
+
+
+def test_multi_inference_refuses(stubs):
+  call = stubs.prediction.MultiInference
+  expect(call, multi_request(), Code.INVALID_ARGUMENT, "ModelSpec has no name specified.")
+  expect(
+    call,
+    multi_request(("echo", "predict")),
+    Code.UNIMPLEMENTED,
+    "Unsupported signature method_name: tensorflow/serving/predict",
+  )
+  expect(
+    call,
+    multi_request(("regress", "regress"), ("regress", "regress")),
+    Code.INVALID_ARGUMENT,
+    "Duplicate evaluation of signature: regress",
+  )
+
+
+def test_bytes_that_are_no_request(stubs):
+  call = stubs.channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
+  expect(call, b"\xff\xff\xff", Code.INTERNAL)
+
+
+def test_health_is_off(stubs):
+  expect(stubs.channel.unary_unary("/grpc.health.v1.Health/Check"), b"", Code.UNIMPLEMENTED, "")

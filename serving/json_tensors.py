@@ -1,0 +1,412 @@
+"""Tensors as the JSON of the REST API, and back, with the official server's rules and messages.
+
+A request holds rows (`instances`, answered by `predictions`) or columns (`inputs`, answered by
+`outputs`). Every tensor must be dense, and of the type that the signature declares: a bool is no
+number, and 1.0 is no integer.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import itertools
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import grpc
+import numpy as np
+
+from serving import tensors
+from serving.errors import ServingError, invalid
+
+_DEBUG_BYTES = 256
+_SPACE = re.compile(r"[ \t\n\r]*")
+_DECODER = json.JSONDecoder()
+# What Python's parser complains of, in the words of the official server's.
+_COMPLAINTS = {
+  "Expecting value": "Invalid value.",
+  "Expecting property name enclosed in double quotes": "Missing a name for object member.",
+  "Illegal trailing comma before end of object": "Missing a name for object member.",
+  "Illegal trailing comma before end of array": "Invalid value.",
+  "Expecting ':' delimiter": "Missing a colon after a name of object member.",
+  "Unterminated string starting at": "Missing a closing quotation mark in string.",
+  "Invalid \\escape": "Invalid escape character in string.",
+  "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string.",
+  "Invalid control character at": "Invalid encoding in string.",
+}
+_FLOAT, _DOUBLE, _STRING, _BOOL = 1, 2, 7, 10
+# dtype -> the range of JSON integers that it takes; smaller ones are cut to size afterwards.
+_INT32 = (-(2**31), 2**31 - 1)
+_INTEGERS = {
+  3: _INT32,
+  4: _INT32,
+  5: _INT32,
+  6: _INT32,
+  9: (-(2**63), 2**63 - 1),
+  22: (0, 2**32 - 1),
+  23: (0, 2**64 - 1),
+}
+
+
+def parse(body: bytes) -> dict[str, Any]:
+  """Reads a request's JSON object; what follows it is not looked at.
+
+  Raises:
+    ServingError: INVALID_ARGUMENT, with the place of the error.
+  """
+  if not body:
+    raise invalid("JSON Parse error: The document is empty")
+  text = body.decode("utf-8", errors="replace")
+  start = _SPACE.match(text).end()
+  if start == len(text):
+    raise invalid(f"JSON Parse error: The document is empty. at offset: {start}")
+  try:
+    document, _ = _DECODER.raw_decode(text, start)
+  except json.JSONDecodeError as error:
+    complaint = _COMPLAINTS.get(error.msg)
+    if complaint is None:  # Expecting ',' delimiter
+      in_object = _in_object(text[: error.pos])
+      end = "} after an object member." if in_object else "] after an array element."
+      complaint = f"Missing a comma or {end}"
+    raise invalid(f"JSON Parse error: {complaint} at offset: {error.pos}") from error
+  except RecursionError as error:
+    raise invalid("JSON Parse error: nested too deeply") from error
+  except ValueError as error:  # An integer of thousands of digits.
+    raise invalid(f"JSON Parse error: Number too big to be stored in double. ({error})") from error
+  if not isinstance(document, dict):
+    raise invalid(f"JSON Value: {debug(document)} Is not object")
+  return document
+
+
+def signature_name(document: Mapping[str, Any]) -> str:
+  """The signature that a request names; empty for the default one."""
+  name = document.get("signature_name", "")
+  if not isinstance(name, str):
+    raise invalid(
+      f"JSON Value: {debug(document)} not formatted correctly. 'signature_name' key must be a"
+      " string value."
+    )
+  return name
+
+
+def inputs(document: Mapping[str, Any], dtypes: Mapping[str, int]) -> tuple[dict, bool]:
+  """Makes the arrays of a request.
+
+  Args:
+    document: the request.
+    dtypes: DataType numbers of the signature's inputs.
+
+  Returns:
+    `({name: array}, by rows)`.
+
+  Raises:
+    ServingError: INVALID_ARGUMENT, with the element at fault.
+  """
+  if "instances" in document:
+    if "inputs" in document:
+      raise invalid(
+        f"JSON Value: {debug(document)} Not formatted correctly expecting only one of 'inputs' or"
+        " 'instances' keys to exist "
+      )
+    rows = document["instances"]
+    if not isinstance(rows, list):
+      raise invalid(f"JSON Value: {debug(document)} Expecting 'instances' to be an list/array")
+    if not rows:
+      raise invalid(f"JSON Value: {debug(document)} No values in 'instances' array")
+    return _from_rows(rows, dtypes), True
+  if "inputs" in document:
+    return _from_columns(document["inputs"], dtypes), False
+  raise invalid("Missing 'inputs' or 'instances' key")
+
+
+def outputs(arrays: Mapping[str, np.ndarray], by_rows: bool) -> str:
+  """The JSON of a reply.
+
+  Raises:
+    ServingError: INVALID_ARGUMENT, if a dtype has no JSON, or rows differ in number.
+  """
+  if not arrays:
+    raise invalid("Cannot convert empty tensor map to JSON")
+  single = len(arrays) == 1
+  if not by_rows:
+    texts = {name: "".join(_nested(name, array, 0)) for name, array in arrays.items()}
+    value = next(iter(texts.values())) if single else _object(texts, "\n        ")
+    return f'{{\n    "outputs": {value}\n}}'
+  size = -1
+  for name, array in arrays.items():
+    if not array.ndim:
+      raise invalid(f"Tensor name: {name} has no shape information ")
+    if size >= 0 and len(array) != size:
+      raise invalid(
+        f"Tensor name: {name} has inconsistent batch size: {len(array)} expecting: {size}"
+      )
+    size = len(array)
+  columns = {name: _nested(name, array, 1) for name, array in arrays.items()}
+  if single:
+    rows = next(iter(columns.values()))
+  else:
+    rows = [
+      _object({name: column[i] for name, column in columns.items()}, "\n            ")
+      for i in range(size)
+    ]
+  return '{\n    "predictions": [' + ", ".join(rows) + "\n    ]\n}"
+
+
+def debug(value: Any) -> str:
+  """The start of a JSON value, as error messages show it."""
+  text, size = [], 0
+  for piece in _pieces(value, ""):
+    text.append(piece)
+    size += len(piece)
+    if size >= _DEBUG_BYTES:
+      break
+  return "".join(text)
+
+
+def _from_rows(rows: list, dtypes: Mapping[str, int]) -> dict[str, np.ndarray]:
+  by_name = _is_object(rows[0])
+  if len(dtypes) > 1 and not isinstance(rows[0], dict):
+    raise invalid(
+      "instances is a plain list, but expecting list of objects as multiple input tensors required"
+      " as per tensorinfo_map"
+    )
+  shapes: dict[str, tuple] = {}
+  leaves: dict[str, list] = {}
+
+  def add(name, value):
+    if name not in dtypes:
+      raise invalid(f"JSON object: does not have named input: {name}")
+    found, shape = _leaves(value, dtypes[name])
+    if name not in shapes:
+      shapes[name], leaves[name] = shape, []
+    elif (want := int(np.prod(shapes[name]))) != len(found):
+      raise invalid(f"Expecting tensor size: {want} but got: {len(found)}")
+    elif shapes[name] != shape:
+      want, got = (",".join(map(str, s)) for s in (shapes[name], shape))
+      raise invalid(f"Expecting shape [{want}] but got: [{got}]")
+    leaves[name] += found
+
+  for i, row in enumerate(rows):
+    if by_name != _is_object(row):
+      kinds = "object but got list" if by_name else "value/list but got object"
+      raise invalid(f"Expecting {kinds} at item {i} of input list")
+    items = row.items() if by_name else [(next(iter(dtypes)), row)]
+    for name, value in items:
+      try:
+        add(name, value)
+      except ServingError as error:
+        key = f" key: {name}" if by_name else ""
+        raise invalid(
+          f"Failed to process element: {i}{key} of 'instances' list. Error: {error}"
+        ) from error
+    if by_name and set(row) != set(dtypes):
+      raise invalid(
+        f"Failed to process element: {i} of 'instances' list. JSON object: {debug(row)} keys must"
+        f" be equal to: {','.join(sorted(dtypes))}"
+      )
+  return {
+    name: _array(found, (len(rows), *shapes[name]), dtypes[name], name)
+    for name, found in leaves.items()
+  }
+
+
+def _from_columns(value: Any, dtypes: Mapping[str, int]) -> dict[str, np.ndarray]:
+  if not _is_object(value):
+    if len(dtypes) > 1:
+      raise invalid(
+        "inputs is a plain value/list, but expecting an object as multiple input tensors required"
+        " as per tensorinfo_map"
+      )
+    value = {next(iter(dtypes)): value}
+  arrays = {}
+  for name, dtype in dtypes.items():
+    if name not in value:
+      raise invalid(f"Missing named input: {name} in 'inputs' object.")
+    arrays[name] = _array(*_leaves(value[name], dtype), dtype, name)
+  return arrays
+
+
+def _leaves(value: Any, dtype: int) -> tuple[list, tuple[int, ...]]:
+  """The values of nested lists in order, and the shape, which the first elements decide."""
+  shape, first = [], value
+  while isinstance(first, list):
+    shape.append(len(first))
+    if not first:
+      break
+    first = first[0]
+  level = [value]
+  for size in shape:
+    if not all(type(x) is list and len(x) == size for x in level):
+      break
+    level = list(itertools.chain.from_iterable(level))
+  else:
+    if _all_of(level, dtype):
+      return level, tuple(shape)
+  # Something is wrong, or is a base64 object: one by one, for the message.
+  found = []
+  _walk(value, 0, shape, dtype, found)
+  return found, tuple(shape)
+
+
+def _all_of(leaves: list, dtype: int) -> bool:
+  """Whether all leaves can be taken as they are; quick."""
+  types = set(map(type, leaves))
+  if dtype in (_FLOAT, _DOUBLE):
+    return types <= {int, float}
+  if dtype in _INTEGERS:
+    low, high = _INTEGERS[dtype]
+    return types <= {int} and (not leaves or (min(leaves) >= low and max(leaves) <= high))
+  return types <= ({bool} if dtype == _BOOL else {str} if dtype == _STRING else set())
+
+
+def _walk(value: Any, level: int, shape: list[int], dtype: int, found: list) -> None:
+  if not isinstance(value, list):
+    if level != len(shape):
+      raise invalid(
+        f"JSON Value: {debug(value)} found at incorrect level: {level + 1} in the JSON DOM."
+        f" Expected at level: {len(shape)}"
+      )
+    found.append(_leaf(value, dtype))
+    return
+  if level >= len(shape):
+    raise invalid(f"Encountered list at unexpected level: {level} expected < {len(shape)}")
+  if len(value) != shape[level]:
+    raise invalid(
+      f"Encountered list at unexpected size: {len(value)} at level: {level} expected size:"
+      f" {shape[level]}"
+    )
+  for element in value:
+    _walk(element, level + 1, shape, dtype, found)
+
+
+def _leaf(value: Any, dtype: int) -> Any:
+  if isinstance(value, dict) and dtype == _STRING:
+    if _is_object(value):
+      raise invalid(f"JSON Value: {debug(value)} not formatted correctly for base64 data")
+    return decode_base64(value["b64"])
+  if dtype not in _INTEGERS and dtype not in (_FLOAT, _DOUBLE, _STRING, _BOOL):
+    raise ServingError(
+      grpc.StatusCode.UNIMPLEMENTED,
+      f"Conversion of JSON Value: {debug(value)} to type: {tensors.dtype_name(dtype)}",
+    )
+  if not _all_of([value], dtype):
+    raise invalid(
+      f"JSON Value: {debug(value)} Type: {type_name(value)} is not of expected type:"
+      f" {tensors.dtype_name(dtype)}"
+    )
+  return value
+
+
+def _array(leaves: list, shape: tuple[int, ...], dtype: int, name: str) -> np.ndarray:
+  try:
+    if dtype == _STRING:
+      array = np.empty(len(leaves), object)
+      array[:] = [x.encode(errors="replace") if isinstance(x, str) else x for x in leaves]
+    else:
+      with np.errstate(over="ignore"):  # A double beyond a float becomes infinite, as in C++.
+        array = np.array(leaves, tensors.numpy_dtype(dtype))
+  except (OverflowError, ValueError) as error:  # Such as 256 for a uint8.
+    raise invalid(f"tensor parsing error: {name}") from error
+  return array.reshape(shape)
+
+
+def _is_object(value: Any) -> bool:
+  """Whether it names tensors; {"b64": "..."} is a value."""
+  return isinstance(value, dict) and not (len(value) == 1 and isinstance(value.get("b64"), str))
+
+
+def _nested(name: str, array: np.ndarray, axis: int) -> list[str]:
+  """The texts of an array's elements from an axis on."""
+  kind = array.dtype.kind
+  flat = array.reshape(-1)
+  if array.dtype in (np.float32, np.float64):
+    # The shortest text that gives the same number again, with a point or an exponent in it.
+    texts = flat.astype("U").tolist()
+    if not np.isfinite(flat).all():
+      special = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
+      texts = [special.get(text, text) for text in texts]
+  elif kind in "iu" and array.dtype != np.uint16:
+    texts = list(map(str, flat.tolist()))
+  elif kind == "b":
+    texts = ["true" if value else "false" for value in flat.tolist()]
+  elif kind == "O":
+    texts = [_string(value, name.endswith("_bytes")) for value in flat.tolist()]
+  else:
+    name = tensors.dtype_name(tensors.dtype_number(array.dtype))
+    raise invalid(f"Failed to write JSON value for tensor type: {name}")
+  for i in range(array.ndim - 1, axis - 1, -1):
+    size, count = array.shape[i], int(np.prod(array.shape[:i]))
+    texts = ["[" + ", ".join(texts[j * size : (j + 1) * size]) + "]" for j in range(count)]
+  return texts
+
+
+def quote(text: str) -> str:
+  """A JSON string."""
+  return json.dumps(text, ensure_ascii=False)
+
+
+def decode_base64(text: str) -> bytes:
+  """Undoes base64, with or without its padding.
+
+  Raises:
+    ServingError: INVALID_ARGUMENT.
+  """
+  try:
+    return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+  except (binascii.Error, ValueError) as error:
+    raise invalid("Unable to base64 decode") from error
+
+
+def number(value: float) -> str:
+  """A float32 as JSON."""
+  (text,) = _nested("", np.array([value], np.float32), 1)
+  return text
+
+
+def _string(value: bytes, as_base64: bool) -> str:
+  if as_base64:
+    return json.dumps({"b64": base64.b64encode(value).decode()})
+  return quote(value.decode(errors="replace"))
+
+
+def _object(texts: Mapping[str, str], indent: str) -> str:
+  lines = [f"{json.dumps(name)}: {text}" for name, text in texts.items()]
+  return "{" + indent + f",{indent}".join(lines) + indent[:-4] + "}"
+
+
+def type_name(value: Any) -> str:
+  """What the official server calls the JSON type of a value."""
+  names = {type(None): "Null", dict: "Object", list: "Array", str: "String"}
+  return str(value) if isinstance(value, bool) else names.get(type(value), "Number")
+
+
+def _pieces(value: Any, indent: str) -> Iterator[str]:
+  """A value's JSON in pieces, so that the start of a long one costs no more than that."""
+  if isinstance(value, dict) and value:
+    inner = indent + "    "
+    for i, (key, element) in enumerate(value.items()):
+      yield f"{',' if i else '{'}\n{inner}{quote(key[:_DEBUG_BYTES])}: "
+      yield from _pieces(element, inner)
+    yield f"\n{indent}}}"
+  elif isinstance(value, list) and value:
+    for i, element in enumerate(value):
+      yield ", " if i else "["
+      yield from _pieces(element, indent)
+    yield "]"
+  elif isinstance(value, str):
+    yield quote(value[:_DEBUG_BYTES])
+  else:
+    yield json.dumps(value)
+
+
+def _in_object(text: str) -> bool:
+  """Whether the innermost bracket that is open at the end of a text is a curly one."""
+  opened = []
+  for token in re.findall(r'"(?:[^"\\]|\\.)*"|[][{}]', text, re.DOTALL):
+    if token in "[{":
+      opened.append(token)
+    elif token in "]}" and opened:
+      opened.pop()
+  return bool(opened) and opened[-1] == "{"

@@ -1,0 +1,183 @@
+"""HTTP for the REST API, by waitress, with an end to everything that a client could make endless.
+
+Why waitress, and what is bounded, is in docs/adr/rest-server.md.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+import threading
+import time
+
+import grpc
+from waitress.adjustments import Adjustments
+from waitress.channel import HTTPChannel
+from waitress.parser import HTTPRequestParser
+from waitress.server import TcpWSGIServer
+from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
+
+from serving import json_tensors
+from serving.errors import ServingError
+from serving.rest import MAX_BODY_BYTES, Rest
+
+_MAX_CONNECTIONS = 256
+_MAX_HEADER_BYTES = 1 << 16
+_IDLE_SECONDS = 60
+_REQUEST_SECONDS = 60  # For a whole request to arrive, however often a byte of it does.
+
+
+class RestServer:
+  """Serves a `Rest` on a port, in threads of its own.
+
+  Attributes:
+    target: `host:port`.
+  """
+
+  def __init__(self, rest: Rest, host: str, port: int):
+    """
+    Args:
+      rest: what answers.
+      host: the address to listen on.
+      port: 0 picks a free one.
+
+    Raises:
+      ServingError: if the port is taken.
+    """
+    self._rest = rest
+    # Its warnings, of queues and of closed sockets, say nothing that clients are not told.
+    logging.getLogger("waitress").setLevel(logging.ERROR)
+    adjustments = Adjustments(
+      listen=f"{host}:{port}",
+      threads=rest.threads,
+      ident=None,
+      connection_limit=1 << 30,  # `_Server` has a better way with too many.
+      channel_timeout=_IDLE_SECONDS,
+      cleanup_interval=5,
+      max_request_header_size=_MAX_HEADER_BYTES,
+      max_request_body_size=MAX_BODY_BYTES + 1,
+      asyncore_use_poll=True,  # select() ends at 1024 files.
+      log_socket_errors=False,
+    )
+    self._dispatcher = ThreadedTaskDispatcher()
+    try:
+      self._server = _Server(
+        self._application,
+        {},
+        dispatcher=self._dispatcher,
+        adj=adjustments,
+        sockinfo=adjustments.listen[0],
+      )
+    except OSError as error:
+      raise ServingError(
+        grpc.StatusCode.UNAVAILABLE,
+        f"cannot listen on {host}:{port}: {error}. Is the port taken?",
+      ) from error
+    self._dispatcher.set_thread_count(rest.threads)
+    self.target = f"{host}:{self._server.effective_port}"
+    self._thread = threading.Thread(target=self._server.run, name="rest", daemon=True)
+    self._thread.start()
+
+  def stop(self, grace: float) -> None:
+    """Refuses new connections, and gives requests in flight `grace` seconds to end."""
+    server, end = self._server, time.monotonic() + grace
+    server.trigger.pull_trigger(server.stop_accepting)
+    while time.monotonic() < end and server.busy():
+      time.sleep(0.02)
+    server.trigger.pull_trigger(server.close_all)
+    self._thread.join()
+    self._rest.close()
+    self._dispatcher.shutdown(timeout=max(end - time.monotonic(), 0.1))
+
+  def _application(self, environ, start_response):
+    """WSGI."""
+    path = environ.get("REQUEST_URI", "").partition("?")[0]
+    reply = self._rest.handle(
+      environ["REQUEST_METHOD"],
+      path,
+      environ["wsgi.input"].read(),
+      environ.get("HTTP_CONTENT_ENCODING", "").strip().lower(),
+      environ.get("HTTP_ORIGIN", ""),
+    )
+    start_response(_status_line(reply.status), list(reply.headers))
+    return [reply.body]
+
+
+def _status_line(code: int) -> str:
+  phrase = "Client Closed Request" if code == 499 else http.HTTPStatus(code).phrase
+  return f"{code} {phrase}"
+
+
+class _Parser(HTTPRequestParser):
+  """Knows since when its request has been arriving."""
+
+  def __init__(self, adj):
+    super().__init__(adj)
+    self.began = time.time()
+
+
+class _Task(WSGITask):
+  def build_response_header(self):
+    if self.channel.server.stopping:  # Whoever keeps a connection is told to look elsewhere.
+      self.set_close_on_finish()
+    return super().build_response_header()
+
+
+class _ErrorTask(ErrorTask):
+  """Says what was wrong with a request's HTTP in JSON, like everything else."""
+
+  def execute(self):
+    error = self.request.error
+    body = ('{ "error": ' + json_tensors.quote(f"{error.reason}: {error.body}") + " }").encode()
+    self.status = f"{error.code} {error.reason}"
+    self.response_headers.append(("Content-Type", "application/json"))
+    self.set_close_on_finish()
+    self.content_length = len(body)
+    self.write(body)
+
+
+class _Channel(HTTPChannel):
+  parser_class, task_class, error_task_class = _Parser, _Task, _ErrorTask
+
+
+class _Server(TcpWSGIServer):
+  """Makes room for new connections by closing the one that has been idle longest."""
+
+  channel_class = _Channel
+  stopping = False
+
+  def readable(self):
+    ready = super().readable()
+    return ready and (len(self.active_channels) < _MAX_CONNECTIONS or self._idlest() is not None)
+
+  def handle_accept(self):
+    if len(self.active_channels) >= _MAX_CONNECTIONS and (idlest := self._idlest()):
+      idlest.handle_close()
+    super().handle_accept()
+
+  def maintenance(self, now):
+    super().maintenance(now)
+    for channel in self.active_channels.values():
+      if channel.request is not None and channel.request.began < now - _REQUEST_SECONDS:
+        channel.will_close = True
+
+  def busy(self) -> bool:
+    """Whether any request is being answered."""
+    return any(c.requests or c.total_outbufs_len for c in list(self.active_channels.values()))
+
+  def stop_accepting(self) -> None:
+    """Closes the port; to be called in the server's own thread, by its trigger."""
+    self.stopping = True
+    self.accepting = False
+    self.del_channel()
+    self.socket.close()
+
+  def close_all(self) -> None:
+    """Closes everything, which ends `run`; to be called in the server's own thread."""
+    for channel in list(self.active_channels.values()):
+      channel.handle_close()
+    self.trigger.close()
+
+  def _idlest(self):
+    idle = [c for c in self.active_channels.values() if not c.requests and not c.total_outbufs_len]
+    return min(idle, key=lambda c: c.last_activity, default=None)
