@@ -1,4 +1,4 @@
-"""Runs the whole loop: collect, fit, evolve; then collect with the controller, refit, evolve anew.
+"""Runs the whole loop: collect, fit, dream; then collect with the controller, refit, dream again.
 
 What it has done it keeps: killed and started again with the same flags it goes on, and ends as it
 would have.

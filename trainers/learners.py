@@ -31,14 +31,12 @@ class Learner(Protocol):
     title: what it does, for progress bars.
     policy: what is trained.
     critic: what it expects of a state, or None if it does not say.
-    save_every: steps between checkpoints.
     shown: metrics of the progress bar.
   """
 
   title: str
   policy: Policy
   critic: Critic | None
-  save_every: int
   shown: tuple[str, ...]
 
   def begin(self, features: np.ndarray, previous: Nest | None) -> int:
@@ -95,7 +93,6 @@ class Evolution:
 
   title = "evolve"
   critic = None
-  save_every = 10
   shown = ("dream/return_mean",)
 
   def __init__(self, world_model: WorldModel, settings: ControllerConfig):
@@ -155,7 +152,6 @@ class Imagination:
   """A multilayer perceptron and its critic, trained by the gradient of dreamed returns."""
 
   title = "imagine"
-  save_every = 50
   shown = ("dream/return_mean", "dream/value")
 
   def __init__(self, world_model: WorldModel, settings: ControllerConfig, seed: int):

@@ -1,6 +1,6 @@
 """From nothing to a served planner that drives CarRacing-v3, in one command.
 
-Collects rollouts, trains the world model, evolves a controller inside it (several rounds, each on
+Collects rollouts, trains the world model, trains a controller inside it (several rounds, each on
 data of the last controller), exports everything, serves it, and evaluates it on tracks that
 training never saw. Leaves `results.json` and `report.html` in the workdir. Killed and started again
 it goes on.

@@ -6,7 +6,7 @@ workdir/
   vae/000                fits; `weights.npz` in each
   latents/000            all rollouts so far, as posteriors of the VAE of iteration 0
   dynamics/000
-  controller/000         evolved in the dream of iteration 0, and its validation returns
+  controller/000         trained in the dream of iteration 0, and its validation returns
   export/                SavedModels of the chosen controller, its planner, its world model
   results.json, report.html
 """
@@ -46,6 +46,8 @@ from wm_tf.models.vae import VAE
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import make_loggers, progress
 from wm_tf.training.loop import fit
+
+_STEPS_PER_CHECKPOINT = 10  # Of a controller's training.
 
 
 class Run:
@@ -329,7 +331,7 @@ class Run:
         metrics = learner.step(starts, rng.fold_in(rng.make_seed(seed), step))
         logger.write(step + 1, metrics)
         logger.tick(step + 1, num_steps)
-        if (step + 1) % learner.save_every == 0:
+        if (step + 1) % _STEPS_PER_CHECKPOINT == 0:
           saved.save(step + 1, learner.state())
     finally:
       logger.close()
@@ -357,7 +359,7 @@ class Run:
     return read_json(path)
 
   def iterate(self) -> list[dict[str, Any]]:
-    """Collects, refits and evolves `num_iterations` times after the first; returns validations."""
+    """Collects, refits and dreams `num_iterations` times after the first; returns validations."""
     history = []
     for iteration in range(self.config.num_iterations + 1):
       for stage in (self.collect, self.train_vae, self.train_dynamics, self.train_controller):

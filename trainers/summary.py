@@ -41,7 +41,7 @@ def histories(run: Run, iteration: int) -> dict[str, list[dict]]:
   for title, stage, last in (
     ("VAE", "vae", run.vae_iteration(iteration)),
     ("MDN-RNN", "dynamics", iteration),
-    ("Evolution in the dream", "controller", iteration),
+    ("Controller, in the dream", "controller", iteration),
   ):
     paths = [run.path(stage, i) / "metrics.jsonl" for i in range(last + 1)]
     curves[title] = [row for path in paths if path.exists() for row in read_jsonl(path)]

@@ -1,6 +1,8 @@
-"""Evolves a linear controller inside the learned model: stage 4 of a run.
+"""Trains a controller inside the learned model: stage 4 of a run.
 
-Then plays it on validation seeds, in the model and in the environment.
+By evolution (`--override=controller.method=es`: a linear controller) or by imagination
+(`controller.method=actor_critic`: a multilayer perceptron and its critic, by the gradient of
+dreamed returns). Then plays it on validation seeds, in the model and in the environment.
 
     python -m trainers.train_controller --preset=quickstart --workdir=runs/car
 """
@@ -12,7 +14,7 @@ from absl import flags
 from trainers import common
 
 _ITERATION = flags.DEFINE_integer(
-  "iteration", 0, "Evolves in the dream of this iteration.", lower_bound=0
+  "iteration", 0, "Trains in the dream of this iteration.", lower_bound=0
 )
 
 

@@ -183,7 +183,7 @@ class ExperimentConfig:
   Attributes:
     preset: the name it started from.
     environment: a name that `make_env` takes.
-    num_iterations: rounds of collecting with the controller, refitting and evolving anew.
+    num_iterations: rounds of collecting with the controller, refitting and dreaming anew.
     num_vae_refits: the VAE is refitted in the first of these rounds only, since every refit means
       encoding all frames again.
     collect, vae, vae_fit, dynamics, dynamics_fit, controller, planner, evaluate: see their types.
@@ -216,19 +216,20 @@ def _presets() -> dict[str, ExperimentConfig]:
   quickstart = override(
     dataclasses.replace(default, preset="quickstart"),
     [
+      "num_iterations=4",
       "vae.encoder_filters=(16, 32, 64, 128)",
       "vae.decoder_filters=(64, 32, 16)",
       "vae.row_weights=((0, 56, 2.0), (56, 64, 8.0))",
       "vae_fit.batch_size=50",
       "vae_fit.first.learning_rate=1e-3",
       "vae_fit.first.end_learning_rate=1e-4",
-      "vae_fit.first.num_epochs=5",
+      "vae_fit.first.num_epochs=8",
       "vae_fit.refit.learning_rate=5e-4",
       "vae_fit.refit.end_learning_rate=1e-4",
       "vae_fit.refit.steps_per_epoch=400",
       "dynamics_fit.on_policy_repeats=3",
       "dynamics_fit.first.end_learning_rate=1e-4",
-      "dynamics_fit.first.num_epochs=100",
+      "dynamics_fit.first.num_epochs=150",
       "dynamics_fit.first.clip_norm=10.0",
       "dynamics_fit.refit.learning_rate=5e-4",
       "dynamics_fit.refit.end_learning_rate=1e-4",
@@ -237,6 +238,7 @@ def _presets() -> dict[str, ExperimentConfig]:
       "dynamics_fit.refit.clip_norm=10.0",
       "controller.num_generations=100",
       "controller.method=actor_critic",
+      "controller.actor_critic.num_further_updates=150",
     ],
   )
   full = override(
@@ -247,7 +249,6 @@ def _presets() -> dict[str, ExperimentConfig]:
       "collect.num_episodes=200",
       "collect.episodes_per_iteration=60",
       "collect.controller_noise=0.15",
-      "vae_fit.first.num_epochs=8",
       "vae_fit.refit.steps_per_epoch=1500",
       "dynamics_fit.first.num_epochs=120",
       "dynamics_fit.refit.num_epochs=64",
@@ -285,6 +286,12 @@ def _presets() -> dict[str, ExperimentConfig]:
       "controller.num_starts=64",
       "controller.dream.num_rollouts=2",
       "controller.dream.horizon=10",
+      "controller.actor_critic.num_updates=12",
+      "controller.actor_critic.num_further_updates=11",
+      "controller.actor_critic.batch_size=8",
+      "controller.actor_critic.horizon=4",
+      "controller.actor_critic.actor_hidden_sizes=(8,)",
+      "controller.actor_critic.critic_hidden_sizes=(8,)",
       "planner.num_candidates=8",
       "planner.num_elites=2",
       "planner.horizon=4",

@@ -295,6 +295,37 @@ def test_ends_the_same_however_often_it_is_killed(launcher, finished, tmp_path):
   assert _contents(workdir) == _contents(finished)
 
 
+def test_imagination_ends_the_same_when_killed(launcher, finished, tmp_path):
+  """Another controller on the models of the finished run: from scratch, and from that one on.
+
+  With no VAE refit the second iteration goes on from the first one's networks.
+  """
+  flags = (*_RUN, "--override=controller.method=actor_critic", "--override=num_vae_refits=0")
+  run_json = _read(finished / "run.json")
+  run_json["config"]["controller"]["method"] = "actor_critic"
+  run_json["config"]["num_vae_refits"] = 0
+  contents = []
+  for name, kills in (("whole", ()), ("killed", (0, 1))):
+    workdir = tmp_path / name
+    for folder in ("data", "vae/000", "latents/000", "dynamics"):
+      shutil.copytree(finished / folder, workdir / folder)
+    for folder in ("000", "000_random", "001", "001_random"):
+      if not (workdir / "latents/000" / folder).exists():
+        shutil.copytree(finished / "latents/001" / folder, workdir / "latents/000" / folder)
+    (workdir / "run.json").write_text(json.dumps(run_json))
+    for iteration in kills:
+      command = ("trainers.train_controller", *flags, f"--iteration={iteration}")
+      last = f"rename controller/{iteration:03d}/controller.npz"  # After the checkpoint of step 10.
+      launcher.run(*command, workdir=workdir, kill_at=last, expected=-9)
+      launcher.run(*command, workdir=workdir)
+    launcher.run("trainers.iterate", *flags, workdir=workdir)
+    rows = (workdir / "controller/001/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == list(range(1, 12))
+    contents.append(_contents(workdir))
+  assert contents[0] == contents[1]
+  assert "controller/001/controller.npz" in contents[0]
+
+
 # --- Workdirs ----------------------------------------------------------------------------------
 
 

@@ -242,7 +242,7 @@ def in_words(results: Mapping[str, Any]) -> str:
     if rows[key].mean is not None
     else []
   )
-  tried = say("controller_in_environment", "the controller evolved in its dreams scores")
+  tried = say("controller_in_environment", "the controller trained in its dreams scores")
   tried += say("planner_in_environment", "the served planner" + (" scores" if not tried else ""))
   if not tried:
     return f"{text} Neither controller nor planner has been tried in the real environment yet."

@@ -307,5 +307,5 @@ def _gap(results: Mapping[str, Any]) -> list[Check]:
     verdict, words = USABLE, "The dream promises somewhat more than the environment pays."
   else:
     verdict = POOR
-    words = "The controller exploits the model: collect with it, refit, and evolve again."
+    words = "The controller exploits the model: collect with it, refit, and dream again."
   return [Check("transfer", name, found.text, reference, verdict, words)]
