@@ -4,57 +4,80 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.worlds import AdditiveState, AdditiveWorld, small_mdn_rnn
+from tests.worlds import AdditiveState, AdditiveWorld, Always, small_mdn_rnn
 from wm_tf import transfer
+from wm_tf.controllers.actor_critic import Actor
 from wm_tf.controllers.linear import LinearController
 from wm_tf.models.mdn_rnn import MDNRNNState
 
 # --- Controllers ----------------------------------------------------------------------------------
 
 
-def _original(seed, features=3, basis=2, actions=2):
+def _original(seed, features=3, sizes=(2, 2)):
   generator = np.random.default_rng(seed)
   draw = lambda *shape: generator.normal(size=shape).astype(np.float32)
-  return transfer.LinearParameters(
-    draw(features), draw(features, basis), draw((basis + 1) * actions)
-  )
+  layers = [draw(inputs + 1, outputs) for inputs, outputs in itertools.pairwise(sizes)]
+  return transfer.Network(draw(features), draw(features, sizes[0]), tuple(layers))
 
 
-def test_a_folded_controller_acts_as_the_one_it_was():
+def _linear(model):
+  controller, original = LinearController(model, 4), _original(0, model.feature_size, (4, 2))
+  controller.loc.assign(original.loc)
+  controller.matrix.assign(original.matrix)
+  controller.parameters.assign(0.1 * original.layers[0].reshape(-1))
+  return controller
+
+
+def _actor(model):
+  actor = Actor(model, (5, 4), seed=1)
+  actor.network.standardise(np.random.default_rng(0).normal(3.0, 2.0, (50, 10)), 4)
+  for weight in actor.network.weights:
+    weight.assign(np.random.default_rng(weight.shape[0]).normal(size=weight.shape))
+  return actor
+
+
+@pytest.mark.parametrize("make_policy", [_linear, _actor])
+def test_a_folded_controller_acts_as_the_policy_it_was(make_policy):
   model = small_mdn_rnn()
-  original = _original(0, features=model.feature_size, basis=4)
-  controller = LinearController(model, 4)
-  for variable, value in zip(
-    (controller.loc, controller.matrix, controller.parameters), original, strict=True
-  ):
-    variable.assign(value)
+  policy = make_policy(model)
   draw = lambda size: tf.random.stateless_normal([5, size], [0, size])
   state = MDNRNNState(draw(4), draw(6), draw(6))
-  expected, _ = controller.act(state, ())
-  features = model.features(state)
-  weights = original.fold()
-  found = transfer.controller_actions(tf.constant(weights[np.newaxis]), features[np.newaxis])[0]
+  expected, _ = policy.act(state, ())
+  assert 0.05 < np.abs(expected).mean() < 0.9
+  layers = transfer.Network.of(policy).fold()
+  stacked = [tf.constant(layer[np.newaxis]) for layer in layers]
+  found = transfer.controller_actions(stacked, model.features(state)[np.newaxis])[0]
   np.testing.assert_allclose(found, expected, atol=1e-5)
-  plain = LinearController(model)  # And this is how it is played for real.
-  plain.parameters.assign(weights.reshape(-1))
-  np.testing.assert_allclose(plain.act(state, ())[0], expected, atol=1e-5)
+  played = transfer.LayersPolicy(model, tuple(np.zeros_like(layer) for layer in layers))
+  assert not played.act(state, ())[0].numpy().any()
+  played.become(layers)
+  np.testing.assert_allclose(played.act(state, ())[0], expected, atol=1e-5)
 
 
-def test_more_controllers_begin_with_the_same_ones():
-  originals = {f"iteration {i}": _original(i) for i in (5, 4, 3)}
+def test_other_policies_are_refused():
+  with pytest.raises(ValueError, match="A Always cannot be varied"):
+    transfer.Network.of(Always([0.0]))
+
+
+def _same(one, two):
+  return all(np.array_equal(a, b) for a, b in zip(one, two, strict=True))
+
+
+@pytest.mark.parametrize("sizes", [(2, 2), (3, 5, 2)])
+def test_more_controllers_begin_with_the_same_ones(sizes):
+  originals = {f"iteration {i}": _original(i, sizes=sizes) for i in (5, 4, 3)}
   few = transfer.mixed_controllers(originals, 8, seed=1)
   many = transfer.mixed_controllers(originals, 40, seed=1)
   assert len(few) == 8 and len(many) == 40
   assert list(few) == list(many)[:8]
-  for name, weights in few.items():
-    np.testing.assert_array_equal(weights, many[name])
+  assert all(_same(layers, many[name]) for name, layers in few.items())
   assert list(many)[:4] == [*originals, "nothing"]
-  np.testing.assert_array_equal(many["iteration 4"], originals["iteration 4"].fold())
-  assert not many["nothing"].any()
-  assert len({weights.tobytes() for weights in many.values()}) == 40
-  assert {w.shape for w in many.values()} == {(4, 2)} and {w.dtype for w in many.values()} == {
-    np.dtype(np.float32)
-  }
+  assert _same(many["iteration 4"], originals["iteration 4"].fold())
+  assert not any(layer.any() for layer in many["nothing"])
+  assert len({b"".join(x.tobytes() for x in layers) for layers in many.values()}) == 40
+  shapes = [(4, sizes[1]), *((n + 1, m) for n, m in itertools.pairwise(sizes[1:]))]
+  assert {tuple(layer.shape for layer in layers) for layers in many.values()} == {tuple(shapes)}
+  assert {layer.dtype for layers in many.values() for layer in layers} == {np.dtype(np.float32)}
   other = transfer.mixed_controllers(originals, 8, seed=2)
   assert list(other)[:4] == list(few)[:4] and not set(list(other)[4:]) & set(list(few)[4:])
 
@@ -63,26 +86,38 @@ def test_variations_are_what_their_names_say():
   originals = {"a": _original(0), "b": _original(1)}
   found = transfer.mixed_controllers(originals, 40, seed=0)
   seen = set()
-  for name, weights in list(found.items())[3:]:
+  for name, (weights,) in list(found.items())[3:]:
     words = name.split(" ")
+    fold = lambda name: originals[name].fold()[0]
     if "noise" in name:
       kind = "noise"
       # Undone: the noise is in the coordinates of the basis.
       base = originals[words[0]]
       top = np.linalg.lstsq(base.matrix, weights[:-1], rcond=None)[0]
-      change = np.vstack([top, weights[-1] + base.loc @ weights[:-1]]).reshape(-1)
-      change -= base.parameters
-      size = np.sqrt(np.square(base.parameters).mean())
+      change = np.vstack([top, weights[-1] + base.loc @ weights[:-1]]) - base.layers[0]
+      size = np.sqrt(np.square(base.layers[0]).mean())
       assert 0.1 < np.sqrt(np.square(change).mean()) / (float(words[-1]) * size) < 2.5
     elif len(words) == 2:
       kind = "shrunk"
-      np.testing.assert_allclose(weights, float(words[0]) * originals[words[1]].fold(), atol=0.02)
+      np.testing.assert_allclose(weights, float(words[0]) * fold(words[1]), atol=0.02)
     else:
       kind = "blend"
-      parts = [float(words[i]) * originals[words[i + 1]].fold() for i in (0, 3)]
+      parts = [float(words[i]) * fold(words[i + 1]) for i in (0, 3)]
       np.testing.assert_allclose(weights, sum(parts), atol=0.03)
     seen.add(kind)
   assert seen == {"noise", "shrunk", "blend"}
+
+
+def test_a_shrunk_network_does_the_same_with_less_force():
+  originals = {"a": _original(0, sizes=(3, 5, 2))}
+  found = transfer.mixed_controllers(originals, 9, seed=0)
+  name = next(name for name in found if name.endswith(" a"))
+  features = np.random.default_rng(0).normal(size=(1, 20, 3)).astype(np.float32)
+  whole, shrunk = (
+    np.arctanh(transfer.controller_actions([layer[np.newaxis] for layer in found[n]], features))
+    for n in ("a", name)
+  )
+  np.testing.assert_allclose(shrunk, float(name.split(" ")[0]) * whole, rtol=0.1, atol=1e-3)
 
 
 def test_many_originals_leave_room_for_variations():
@@ -111,7 +146,7 @@ def _by_hand(weights, z, steps, discount, goal=2.5):
 def test_dreamed_returns_by_hand():
   world = AdditiveWorld(discount=0.9)
   weights = np.random.default_rng(0).normal(0.0, 0.5, (4, 4, 2)).astype(np.float32)
-  found = transfer.dream_returns(world, weights, _starts(), [2, 5, 9], seed=0)
+  found = transfer.dream_returns(world, [(w,) for w in weights], _starts(), [2, 5, 9], seed=0)
   assert found.shape == (3, 4, 3)
   for (i, length), n, r in itertools.product(enumerate((2, 5, 9)), range(4), range(3)):
     expected = _by_hand(weights[n], _starts().z.numpy()[r], length, 0.9)
@@ -120,7 +155,7 @@ def test_dreamed_returns_by_hand():
 
 def test_all_controllers_meet_the_same_luck():
   world = AdditiveWorld(noise_scale=0.5)
-  weights = np.repeat(np.random.default_rng(0).normal(size=(1, 4, 2)), 2, axis=0)
+  weights = [(np.random.default_rng(0).normal(size=(4, 2)).astype(np.float32),)] * 2
   found = transfer.dream_returns(world, weights, _starts(), [6], seed=0)[0]
   np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
   again = transfer.dream_returns(world, weights, _starts(), [6], seed=1)[0]
@@ -133,7 +168,7 @@ def test_all_controllers_meet_the_same_luck():
 def test_the_best_dream_is_the_one_that_brings_most():
   world = AdditiveWorld(discount=0.9)
   weights = np.random.default_rng(0).normal(0.0, 0.3, (4, 2)).astype(np.float32)
-  frames, total = transfer.best_dream(world, weights, _starts(), 5, seed=0)
+  frames, total = transfer.best_dream(world, (weights,), _starts(), 5, seed=0)
   by_hand = [_by_hand(weights, z, 5, 0.9) for z in _starts().z.numpy()]
   assert total == pytest.approx(max(by_hand), rel=1e-4)
   z = _starts().z.numpy()[int(np.argmax(by_hand))].astype(np.float64)

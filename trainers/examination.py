@@ -21,13 +21,11 @@ from trainers.stages import Run
 from trainers.workdir import read_json, say, write_json
 from wm_tf import diagnosis, evaluation, report, transfer
 from wm_tf.agent import Agent, AgentActor
-from wm_tf.controllers.linear import LinearController
 from wm_tf.core import Episode, EvalResult, Nest
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.envs import make_env
 from wm_tf.imagination import recently_rewarded, sample_states
-from wm_tf.training.checkpoints import load_nest
 from wm_tf.training.loggers import progress
 
 # Its tracks are validation tracks, but not those that choose the controller (iteration 0).
@@ -99,19 +97,14 @@ class Examination:
 
   # --- Dream against reality ------------------------------------------------------------------
 
-  def controllers(self, num: int) -> dict[str, np.ndarray]:
+  def controllers(self, num: int) -> dict[str, transfer.Layers]:
     """Controllers of mixed skill on this model's features, the iteration's own first."""
-    own = self.agent.policy
-    like = {
-      "basis_loc": own.loc.numpy(),
-      "basis_matrix": own.matrix.numpy(),
-      "parameters": own.parameters.numpy(),
-    }
-    found = {f"iteration {self.iteration}": transfer.LinearParameters(*like.values())}
+    found = {f"iteration {self.iteration}": transfer.Network.of(self.agent.policy)}
     for path in sorted(self.run.workdir.glob("controller/*/controller.npz"), reverse=True):
-      nest = load_nest(path, like)
-      name = f"iteration {int(path.parent.name)}"
-      found.setdefault(name, transfer.LinearParameters(*nest.values()))
+      iteration = int(path.parent.name)
+      if iteration != self.iteration:
+        policy = self.run.agent("controller", iteration).policy
+        found[f"iteration {iteration}"] = transfer.Network.of(policy)
     return transfer.mixed_controllers(found, num, self.seed)
 
   @functools.cached_property
@@ -129,15 +122,17 @@ class Examination:
     episodes = datasets.episodes_dataset(folders, batch_size=64, num_steps=1)
     return sample_states(self.model, episodes, num, self.seed)
 
-  def real_returns(self, controllers: Mapping[str, np.ndarray], seeds: Sequence[int]) -> np.ndarray:
+  def real_returns(
+    self, controllers: Mapping[str, transfer.Layers], seeds: Sequence[int]
+  ) -> np.ndarray:
     """Plays what has not been played before; `float32[N, E]`."""
     path = self.folder / "real_returns.json"
     known = read_json(path) if path.exists() else {}
     weights = self.run.path("dynamics", self.iteration) / "weights.npz"
     model = hashlib.sha256(weights.read_bytes()).digest()
     keys = {
-      name: hashlib.sha256(model + array.tobytes()).hexdigest()[:16]
-      for name, array in controllers.items()
+      name: hashlib.sha256(b"".join([model, *map(np.ndarray.tobytes, layers)])).hexdigest()[:16]
+      for name, layers in controllers.items()
     }
     missing = {
       name: [seed for seed in seeds if str(seed) not in known.get(key, {}).get("returns", {})]
@@ -145,15 +140,14 @@ class Examination:
     }
     total, left = len(seeds) * len(keys), sum(map(len, missing.values()))
     if left:
-      policy = LinearController(self.model)
-      actor = AgentActor(Agent(self.run.spec, self.model, policy))
+      policy, actor = self._actor(next(iter(controllers.values())))
       factory = functools.partial(make_env, self.run.config.environment)
       with (
         EnvPool(factory, min(len(seeds), num_workers(self.run.config))) as pool,
         progress(total, "play controllers", unit="episode", initial=total - left) as bar,
       ):
         for name in filter(missing.get, keys):
-          policy.parameters.assign(controllers[name].reshape(-1))
+          policy.become(controllers[name])
           result = evaluation.evaluate_in_environment(
             pool, actor, missing[name], lambda info: bar.update(1, {"return": info.episode_return})
           )
@@ -171,9 +165,13 @@ class Examination:
     say("Dreams of controllers ...")
     lengths = {30, self.run.config.controller.dream.horizon, self.num_decisions // 2}
     lengths = sorted({k for k in lengths if k < self.num_decisions} | {self.num_decisions})
-    weights = np.stack(list(controllers.values()))
-    starts = self.first_states(num_dreams)
-    dreams = transfer.dream_returns(self.model, weights, starts, lengths, self.seed)
+    dreams = transfer.dream_returns(
+      self.model,
+      list(controllers.values()),
+      self.first_states(num_dreams),
+      lengths,
+      self.seed,
+    )
     full = dreams[-1] + np.float32(self.initial_return)
     real = self.real_returns(controllers, seeds)
     return {
@@ -213,14 +211,12 @@ class Examination:
     acted = diagnosis.dream_actions(self.model, start, held, 20, self.seed)
 
     flattered = max(results["controllers"], key=lambda row: row["dream"] - row["real"])
-    weights = self.controllers(num)[flattered["name"]]
+    controller = self.controllers(num)[flattered["name"]]
     promised, total = transfer.best_dream(
-      self.model, weights, self.first_states(num_dreams), self.num_decisions, self.seed
+      self.model, controller, self.first_states(num_dreams), self.num_decisions, self.seed
     )
-    policy = LinearController(self.model)
-    policy.parameters.assign(weights.reshape(-1))
-    seed = results["seeds"][0]
-    paid = self.run.play(AgentActor(Agent(self.run.spec, self.model, policy)), seed).observation
+    _, actor = self._actor(controller)
+    paid = self.run.play(actor, results["seeds"][0]).observation
     after_its_end = [(0, max(0, len(promised) - len(paid))), (0, 0), (0, 0), (0, 0)]
     promise = {
       f"promised\n{total + self.initial_return:.0f}": promised,
@@ -239,6 +235,10 @@ class Examination:
       "its best dream, and a real drive of it. What the upper row has and no real drive shows is "
       "what is exploited.",
     }
+
+  def _actor(self, controller: transfer.Layers) -> tuple[transfer.LayersPolicy, AgentActor]:
+    policy = transfer.LayersPolicy(self.model, controller)
+    return policy, AgentActor(Agent(self.run.spec, self.model, policy))
 
   def _on_the_way(self, episodes, num: int) -> Nest:
     """Real states that a plan would start from: on the way to something, not stranded."""

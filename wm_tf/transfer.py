@@ -1,6 +1,6 @@
 """Is what is better in the dream better in the environment? Over many controllers of mixed skill.
 
-A few evolved controllers are varied until bad, middling and good ones are there; all are dreamed
+A few learned controllers are varied until bad, middling and good ones are there; all are dreamed
 from the same states under the same noise, and played (elsewhere) on the same tracks. Their rank
 correlation is the figure that says whether one may select by the dream. Nothing here plays.
 """
@@ -15,49 +15,77 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.core import Nest
+from wm_tf.controllers.actor_critic import Actor
+from wm_tf.controllers.linear import LinearController
+from wm_tf.core import Nest, Policy
 from wm_tf.diagnosis import to_uint8
 from wm_tf.imagination import imagine, imagine_returns, repeat_rows
 from wm_tf.models.world_model import WorldModel
 
+# The layers of a `Network` whose first one sees the features themselves.
+Layers = tuple[np.ndarray, ...]
+
 # --- Controllers ---------------------------------------------------------------------------------
 
 
-class LinearParameters(NamedTuple):
-  """What a `LinearController` holds: its basis, `float32[F]` and `[F, G]`, and `[(G + 1) A]`."""
+class Network(NamedTuple):
+  """A controller as numbers: `tanh` of layers with `silu` between them, on mapped features.
+
+  Attributes:
+    loc, matrix: `float32[F]` and `[F, G]`: the layers see `(features - loc) @ matrix`, in which
+      every column varies about as much.
+    layers: weights `float32[inputs + 1, outputs]`, the bias in the last row.
+  """
 
   loc: np.ndarray
   matrix: np.ndarray
-  parameters: np.ndarray
+  layers: tuple[np.ndarray, ...]
 
-  def fold(self) -> np.ndarray:
-    """`float32[F + 1, A]`: the same controller on the features themselves, its bias last."""
-    weights = self.parameters.reshape(self.matrix.shape[1] + 1, -1).astype(np.float64)
-    top = self.matrix @ weights[:-1]
-    return np.vstack([top, weights[-1] - self.loc @ top]).astype(np.float32)
+  @classmethod
+  def of(cls, policy: Policy) -> Network:
+    """Reads off a `LinearController` or an `Actor`.
+
+    Raises:
+      ValueError: if the policy is something else.
+    """
+    if isinstance(policy, LinearController):
+      weights = policy.parameters.numpy().reshape(policy.basis_size + 1, policy.action_size)
+      return cls(policy.loc.numpy(), policy.matrix.numpy(), (weights,))
+    if isinstance(policy, Actor):
+      net = policy.network
+      layers = [np.vstack([layer.kernel.numpy(), layer.bias.numpy()]) for layer in net.layers]
+      return cls(net.loc.numpy(), np.diag(1.0 / net.scale.numpy()), tuple(layers))
+    raise ValueError(
+      f"A {type(policy).__name__} cannot be varied: only linear controllers and actors can."
+    )
+
+  def fold(self) -> Layers:
+    """The same controller on the features themselves."""
+    first = self.layers[0].astype(np.float64)
+    top = self.matrix @ first[:-1]
+    folded = np.vstack([top, first[-1] - self.loc @ top])
+    return tuple(layer.astype(np.float32) for layer in (folded, *self.layers[1:]))
 
 
-def mixed_controllers(
-  originals: Mapping[str, LinearParameters], num: int, seed: int
-) -> dict[str, np.ndarray]:
-  """Makes `num` controllers of mixed skill from a few that were evolved.
+def mixed_controllers(originals: Mapping[str, Network], num: int, seed: int) -> dict[str, Layers]:
+  """Makes `num` controllers of mixed skill from a few that were learned.
 
   The first are the originals (half of `num` at most, evenly spread, the first one always) and one
   that does nothing; then come perturbed, shrunk and blended ones in turn. The variations follow
   from the seed one after another: more of them begin with the same ones.
 
   Args:
-    originals: by name, at least one; all on one feature space.
+    originals: by name, at least one; all of one shape, on one feature space.
     num: N, at least 2.
     seed: of the variations.
 
   Returns:
-    Name to folded weights `float32[F + 1, A]`.
+    Name to layers on the features.
   """
   names = list(originals)
   places = np.linspace(0, len(names) - 1, min(len(names), max(1, num // 2))).round().astype(int)
   found = {names[place]: originals[names[place]].fold() for place in dict.fromkeys(places)}
-  found["nothing"] = np.zeros_like(found[names[0]])
+  found["nothing"] = tuple(np.zeros_like(layer) for layer in found[names[0]])
   for index in itertools.count():
     if len(found) >= num:
       break
@@ -67,29 +95,59 @@ def mixed_controllers(
     kind = ("noise", "shrunk", "blend")[index % 3]
     if kind == "noise":
       scale = 10.0 ** generator.uniform(-1.0, 0.3)
-      spread = scale * np.sqrt(np.square(base.parameters).mean())
-      parameters = base.parameters + spread * generator.normal(size=base.parameters.shape)
-      label, weights = f"{name} + noise {scale:.2f}", base._replace(parameters=parameters).fold()
+      spread = [scale * np.sqrt(np.square(x).mean()) for x in base.layers]
+      noisy = [
+        x + s * generator.normal(size=x.shape) for x, s in zip(base.layers, spread, strict=True)
+      ]
+      label, layers = f"{name} + noise {scale:.2f}", base._replace(layers=tuple(noisy)).fold()
     elif kind == "shrunk" or len(names) == 1:
       share = generator.uniform(0.1, 0.9)
-      label, weights = f"{share:.2f} {name}", share * base.fold()
+      *before, last = base.fold()
+      label, layers = f"{share:.2f} {name}", (*before, share * last)
     else:
       other = generator.choice([other for other in names if other != name])
       share = generator.uniform(0.2, 0.8)
       label = f"{share:.2f} {name} + {1 - share:.2f} {other}"
-      weights = share * base.fold() + (1.0 - share) * originals[other].fold()
-    found.setdefault(label, weights.astype(np.float32))
+      pairs = zip(base.fold(), originals[other].fold(), strict=True)
+      layers = [share * one + (1.0 - share) * two for one, two in pairs]
+    found.setdefault(label, tuple(layer.astype(np.float32) for layer in layers))
   return dict(itertools.islice(found.items(), num))
 
 
-def controller_actions(weights: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
-  """Actions `float32[N, R, A]` of folded controllers `[N, F + 1, A]` on features `[N, R, F]`."""
-  return tf.tanh(tf.linalg.matmul(features, weights[:, :-1]) + weights[:, -1:])
+def controller_actions(layers: Sequence[tf.Tensor], features: tf.Tensor) -> tf.Tensor:
+  """Actions `float32[N, R, A]` of N controllers' stacked layers on features `[N, R, F]`."""
+  x = features
+  for index, layer in enumerate(layers):
+    x = tf.linalg.matmul(tf.nn.silu(x) if index else x, layer[:, :-1]) + layer[:, -1:]
+  return tf.tanh(x)
+
+
+class LayersPolicy(tf.Module):
+  """A policy that becomes one controller after another, compiled once."""
+
+  def __init__(self, world_model: WorldModel, layers: Layers, name: str = "layers_policy"):
+    super().__init__(name=name)
+    self._world_model = world_model
+    self._layers = [tf.Variable(layer[np.newaxis], trainable=False) for layer in layers]
+
+  def become(self, layers: Layers) -> None:
+    for variable, layer in zip(self._layers, layers, strict=True):
+      variable.assign(layer[np.newaxis])
+
+  def initial_memory(self, batch_size):
+    return ()
+
+  def act(self, state, memory, seed=None, explore: bool = False):
+    features = self._world_model.features(state)
+    return controller_actions(self._layers, features[tf.newaxis])[0], memory
+
+
+# --- Dreams --------------------------------------------------------------------------------------
 
 
 def dream_returns(
   world_model: WorldModel,
-  weights: np.ndarray,
+  controllers: Sequence[Layers],
   starts: Nest,
   lengths: Sequence[int],
   seed: int,
@@ -100,7 +158,7 @@ def dream_returns(
 
   Args:
     world_model: any.
-    weights: folded controllers `float32[N, F + 1, A]`.
+    controllers: N, of one shape.
     starts: R real states.
     lengths: L increasing numbers of decisions.
     seed: of the noise.
@@ -109,12 +167,12 @@ def dream_returns(
   Returns:
     `float32[L, N, R]`: rewards up to each length, weighted by the probability of being alive.
   """
-  num, num_rows = len(weights), len(tf.nest.flatten(starts)[0])
-  weights = tf.constant(weights, tf.float32)
+  num, num_rows = len(controllers), len(tf.nest.flatten(starts)[0])
+  layers = [tf.constant(np.stack(layer)) for layer in zip(*controllers, strict=True)]
 
   def action_fn(t, state, memory):
     features = tf.reshape(world_model.features(state), [num, num_rows, world_model.feature_size])
-    actions = controller_actions(weights, features)
+    actions = controller_actions(layers, features)
     return tf.reshape(actions, [num * num_rows, world_model.action_size]), memory
 
   @tf.function
@@ -135,7 +193,7 @@ def dream_returns(
 
 def best_dream(
   world_model: WorldModel,
-  weights: np.ndarray,
+  controller: Layers,
   starts: Nest,
   num_decisions: int,
   seed: int,
@@ -146,20 +204,21 @@ def best_dream(
 
   Args:
     world_model: any.
-    weights: a folded controller `float32[F + 1, A]`.
+    controller: what plays.
     starts: R real states.
     num_decisions, seed, temperature: of the dreams.
 
   Returns:
     Its decoded frames `uint8[num_decisions, 64, 64, 3]`, and its return.
   """
-  weights = tf.constant(weights[np.newaxis], tf.float32)
-
-  def action_fn(t, state, memory):
-    return controller_actions(weights, world_model.features(state)[tf.newaxis])[0], memory
-
+  policy = LayersPolicy(world_model, controller)
   imagined, states = imagine(
-    world_model, action_fn, starts, num_decisions, rng.make_seed(seed), temperature=temperature
+    world_model,
+    lambda t, state, memory: policy.act(state, memory),
+    starts,
+    num_decisions,
+    rng.make_seed(seed),
+    temperature=temperature,
   )
   discount = imagined.discount.numpy()
   alive = np.cumprod(np.concatenate([np.ones_like(discount[:, :1]), discount[:, :-1]], 1), axis=1)
