@@ -22,7 +22,7 @@ STAMP := $(VENV)/requirements.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYGAME_HIDE_SUPPORT_PROMPT ?= 1
 
-.PHONY: help setup quickstart serve test lint format bench loadtest soak bazel-test clean
+.PHONY: help setup quickstart serve test lint format bench loadtest conformance fuzz soak bazel-test clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -83,6 +83,15 @@ bench: setup ## every benchmark (BENCH="collection search")
 loadtest: setup ## N clients against a server (TARGET=, MODEL=, CLIENTS=, SECONDS=, LOAD_ARGS=)
 	$(PY) -m benchmarks.serving --target=$(TARGET) --model=$(MODEL) --clients=$(CLIENTS) \
 	  --seconds=$(SECONDS) $(LOAD_ARGS)
+
+# TARGET has a default for `loadtest`: without one given, the embedded server is tested.
+conformance: setup ## every row of the serving contract (TARGET=, REST=, BASE=: another server)
+	CONFORMANCE_TARGET="$(if $(filter-out file,$(origin TARGET)),$(TARGET))" \
+	CONFORMANCE_REST="$(REST)" CONFORMANCE_BASE="$(BASE)" \
+	  $(PY) -m pytest tests/serving/conformance_*_test.py $(PYTEST_ARGS)
+
+fuzz: setup ## malformed and random requests against a server (FUZZ_ARGS="--requests=100000")
+	$(PY) -m tests.serving.fuzz $(FUZZ_ARGS)
 
 soak: setup ## new versions every 10 s under load, each answer checked (WORKDIR=, SOAK_SECONDS=)
 	$(PY) -m benchmarks.serving --soak=$(SOAK_SECONDS) --clients=$(CLIENTS) \

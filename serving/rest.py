@@ -43,6 +43,10 @@ _CORS = (
 )
 
 
+class _TooLarge(ServingError):
+  http_status = 413
+
+
 class Reply(NamedTuple):
   """An HTTP answer: its code, its headers, its body."""
 
@@ -249,7 +253,7 @@ def _unpack(body: bytes, encoding: str) -> bytes:
   except zlib.error as error:
     raise invalid(f"The body is not gzip: {error}") from error
   if len(result) > MAX_BODY_BYTES:
-    raise ServingError(
+    raise _TooLarge(
       grpc.StatusCode.RESOURCE_EXHAUSTED, f"The body unpacks to more than {MAX_BODY_BYTES} bytes"
     )
   if not unpacker.eof:

@@ -6,6 +6,8 @@ languages rely on its leniency: a single `int_val` fills the whole shape, a miss
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -44,15 +46,22 @@ def dtype_name(number: int) -> str:
   return _KINDS[number].name if number in _KINDS else f"DataType({number})"
 
 
+@functools.cache
 def numpy_dtype(number: int) -> np.dtype:
   """The NumPy type of a DataType enum value.
 
   Raises:
     KeyError: if there is none.
   """
-  return _numpy_dtype(_KINDS[number].numpy)
+  name = _KINDS[number].numpy
+  if name == "bfloat16":
+    import ml_dtypes  # Comes with TensorFlow; a bare client may do without it.
+
+    return np.dtype(ml_dtypes.bfloat16)
+  return np.dtype(name)
 
 
+@functools.lru_cache(1024)  # A dtype's name is worked out anew each time that it is asked for.
 def dtype_number(dtype: np.dtype) -> int:
   """The DataType enum value of a NumPy type; 0 if there is none."""
   return _STRING if dtype.kind in "OSU" else _NUMBERS.get(dtype.name, 0)
@@ -70,24 +79,24 @@ def decode(proto, max_bytes: int = 1 << 28) -> np.ndarray:
     ValueError: for what `Tensor::FromProto` refuses too: no or an unknown dtype, an unknown or
       negative dimension, content of the wrong length, values out of the dtype's range.
   """
-  kind = _KINDS.get(proto.dtype)
+  number = proto.dtype
+  kind = _KINDS.get(number)
   if kind is None:
-    raise ValueError(f"dtype {proto.dtype} is not supported")
-  shape = tuple(dim.size for dim in proto.tensor_shape.dim)
-  if any(size < 0 for size in shape):  # `unknown_rank` is not looked at: a value has a rank.
+    raise ValueError(f"dtype {number} is not supported")
+  shape = [dim.size for dim in proto.tensor_shape.dim]
+  if shape and min(shape) < 0:  # `unknown_rank` is not looked at: a value has a rank.
     raise ValueError(f"shape {shape} is not fully known")
-  dtype = _numpy_dtype(kind.numpy)
-  count = 1
-  for size in shape:  # Python integers: a product that overflows int64 must not wrap around.
-    count *= size
+  dtype = numpy_dtype(number)
+  count = math.prod(shape)  # Python integers: what overflows int64 must not wrap around.
   if count * dtype.itemsize > max_bytes or len(shape) > 64:
     raise ValueError(f"shape {shape} is too large")
-  if proto.tensor_content and count:
-    if proto.dtype == _STRING:
-      return _split_strings(proto.tensor_content, count).reshape(shape)
-    if len(proto.tensor_content) != count * dtype.itemsize:
-      raise ValueError(f"{len(proto.tensor_content)} bytes of content for shape {shape}")
-    return np.frombuffer(proto.tensor_content, dtype).reshape(shape)
+  content = proto.tensor_content
+  if content and count:
+    if number == _STRING:
+      return _split_strings(content, count).reshape(shape)
+    if len(content) != count * dtype.itemsize:
+      raise ValueError(f"{len(content)} bytes of content for shape {shape}")
+    return np.frombuffer(content, dtype).reshape(shape)
   try:
     values = _values(kind, dtype, getattr(proto, kind.field), count)
   except OverflowError as error:
@@ -158,17 +167,15 @@ def encode(array: np.ndarray, proto, as_content: bool = False) -> None:
     ValueError: if TensorFlow has no such dtype.
   """
   array = np.asarray(array)
-  if array.dtype.kind in "OSU":
-    number = _STRING
-  else:
-    number = _NUMBERS.get(array.dtype.name)
-    if number is None:
-      raise ValueError(f"dtype {array.dtype} cannot be sent in a TensorProto")
+  number = dtype_number(array.dtype)
+  if not number:
+    raise ValueError(f"dtype {array.dtype} cannot be sent in a TensorProto")
   proto.dtype = number
   # A scalar is a shape with no dimensions: the field must be present all the same.
-  proto.tensor_shape.SetInParent()
+  shape = proto.tensor_shape
+  shape.SetInParent()
   for size in array.shape:
-    proto.tensor_shape.dim.add().size = size
+    shape.dim.add().size = size
   kind = _KINDS[number]
   field = getattr(proto, kind.field)
   flat = array.reshape(-1)
@@ -182,11 +189,3 @@ def encode(array: np.ndarray, proto, as_content: bool = False) -> None:
     field.extend(flat.view(flat.real.dtype).tolist())
   else:
     field.extend(flat.tolist())
-
-
-def _numpy_dtype(name: str) -> np.dtype:
-  if name == "bfloat16":
-    import ml_dtypes  # Comes with TensorFlow; a bare client may do without it.
-
-    return np.dtype(ml_dtypes.bfloat16)
-  return np.dtype(name)

@@ -11,23 +11,16 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
-from tensorflow_serving.apis import get_model_status_pb2, predict_pb2
+from tensorflow.core.protobuf import saved_model_pb2
+from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.embedded import EmbeddedServer
 from serving.errors import ServingError
-from tests.serving import models
+from tests.serving import calls, models
+from tests.serving.calls import add_version, wait_until
 
-_Status = get_model_status_pb2.ModelVersionStatus
 POLL = 0.05
-
-
-@pytest.fixture(scope="session")
-def triv2(tmp_path_factory):
-  """A second version, whose `echo` doubles."""
-  path = tmp_path_factory.mktemp("triv2") / "2"
-  models.write_triv(str(path), scale=2.0)
-  return path
 
 
 @pytest.fixture
@@ -36,43 +29,17 @@ def server():
     yield server
 
 
-def add_version(base, source, number):
-  """Adds a version as an exporter should: by a rename."""
-  shutil.copytree(source, base / ".part")
-  os.rename(base / ".part", base / str(number))
-
-
 def echo(stubs, version=None):
   """(version, answer) of the model's `echo` for 1.0."""
-  request = predict_pb2.PredictRequest()
-  request.model_spec.name, request.model_spec.signature_name = "m", "echo"
-  if version:
-    request.model_spec.version.value = version
-  request.inputs["x"].CopyFrom(tf.make_tensor_proto([1.0]))
-  response = stubs.prediction.Predict(request, timeout=20)
-  return response.model_spec.version.value, response.outputs["x"].float_val[0]
+  return calls.echo(stubs, "m", version=version)
 
 
 def statuses(stubs):
-  """`[(version, state name, error)]`, in the server's order."""
-  request = get_model_status_pb2.GetModelStatusRequest()
-  request.model_spec.name = "m"
-  response = stubs.model.GetModelStatus(request, timeout=20)
-  return [
-    (s.version, _Status.State.Name(s.state), s.status.error_message)
-    for s in response.model_version_status
-  ]
-
-
-def wait_until(condition, seconds=30):
-  end = time.monotonic() + seconds
-  while not condition():
-    assert time.monotonic() < end, "it did not happen"
-    time.sleep(0.02)
+  return calls.statuses(stubs, "m")
 
 
 def states(stubs):
-  return [(version, state) for version, state, _ in statuses(stubs)]
+  return calls.states(stubs, "m")
 
 
 def test_hot_reload_fails_no_call(server, base, triv2, stubs_for):
@@ -154,7 +121,50 @@ def _garbled_warmup(path):
   (path / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"garbage" * 9)
 
 
+def _edit(path, change):
+  saved = saved_model_pb2.SavedModel.FromString((path / "saved_model.pb").read_bytes())
+  change(saved.meta_graphs[0])
+  (path / "saved_model.pb").write_bytes(saved.SerializeToString())
+
+
+def _newer_format(path):
+  """As a TensorFlow would write it whose graphs this one can no longer read."""
+
+  def change(meta_graph):
+    meta_graph.graph_def.versions.min_consumer = 10**6
+    meta_graph.meta_info_def.tensorflow_version = "9.7.1"
+
+  _edit(path, change)
+
+
+def _newer_op(path):
+  """As a newer TensorFlow would write it whose model has an op that this one lacks."""
+
+  def change(meta_graph):
+    meta_graph.graph_def.node.add(name="new", op="OpOfTheFuture")
+    meta_graph.meta_info_def.stripped_op_list.op.add(name="OpOfTheFuture")
+    meta_graph.meta_info_def.tensorflow_version = "9.7.1"
+
+  _edit(path, change)
+
+
+def _without_the_tag(path):
+  def change(meta_graph):
+    meta_graph.meta_info_def.tags[:] = ["train"]
+
+  _edit(path, change)
+
+
+def _file_instead_of_graph(path):
+  (path / "saved_model.pb").unlink()
+  (path / "saved_model.pb").mkdir()
+
+
 BROKEN = {
+  "newer format": (_newer_format, True, "written by TensorFlow 9.7.1, and this server runs 2."),
+  "newer op": (_newer_op, True, "written by TensorFlow 9.7.1, and this server runs 2."),
+  "other tags": (_without_the_tag, True, "serve"),
+  "a folder where a file should be": (_file_instead_of_graph, True, "saved_model.pb"),
   "empty": (_empty, False, "does not exist"),
   "no variables yet": (_without_variables, True, "not a valid checkpoint"),
   "truncated graph": (_truncated_graph, True, "saved_model.pb"),
@@ -201,6 +211,95 @@ def test_a_version_folder_that_is_written_slowly_is_taken_when_whole(
         time.sleep(3 * POLL)
   wait_until(lambda: states(stubs) == [(2, "AVAILABLE"), (1, "END")])
   assert echo(stubs) == (2, 2.0)
+
+
+def test_what_served_serves_on_when_its_files_go(server, base, triv2, stubs_for):
+  stubs = stubs_for(server.start({"m": base}))
+  shutil.rmtree(base / "1")
+  wait_until(lambda: "No versions of servable m found" in statuses(stubs)[0][2])
+  assert states(stubs) == [(1, "AVAILABLE")]
+  assert echo(stubs) == (1, 1.0)
+  base.rmdir()
+  wait_until(lambda: "Could not find base path" in statuses(stubs)[0][2])
+  assert echo(stubs) == (1, 1.0)
+  base.mkdir()
+  add_version(base, triv2, 2)
+  wait_until(lambda: statuses(stubs) == [(2, "AVAILABLE", ""), (1, "END", "")])
+  assert echo(stubs) == (2, 2.0)
+
+
+def test_a_version_that_the_policy_names_and_that_is_missing(server, base, triv2, stubs_for):
+  config = text_format.Parse(
+    f"""model_config_list {{ config {{ name: "m" base_path: "{base}" model_platform: "tensorflow"
+    model_version_policy {{ specific {{ versions: 1 versions: 7 }} }} }} }}""",
+    model_server_config_pb2.ModelServerConfig(),
+  )
+  stubs = stubs_for(server.start(config))
+  (seven, state, reason), one = statuses(stubs)
+  assert (seven, state) == (7, "END") and "which the version policy names, was not found" in reason
+  assert one == (1, "AVAILABLE", "")
+  # Nor does asking for it alone, by mistake, end what serves.
+  del config.model_config_list.config[0].model_version_policy.specific.versions[0]
+  server.reload(config)
+  assert echo(stubs) == (1, 1.0)
+  add_version(base, triv2, 7)
+  wait_until(lambda: states(stubs) == [(7, "AVAILABLE"), (1, "END")])
+
+
+def test_folders_whose_names_are_no_versions(server, base, triv2, stubs_for):
+  for name in ("99999999999999999999", "-3", "2.tmp", "\u0662", "notes"):
+    shutil.copytree(triv2, base / name)
+  (base / "5").write_text("a file")
+  stubs = stubs_for(server.start({"m": base}))
+  assert states(stubs) == [(1, "AVAILABLE")]
+
+
+def test_a_reload_to_a_model_that_is_broken_or_missing_says_so(server, base, tmp_path, stubs_for):
+  stubs = stubs_for(server.start({"m": base}))
+  broken, missing = tmp_path / "broken", tmp_path / "missing"
+  shutil.copytree(base, broken)
+  _truncated_graph(broken / "1")
+  for name, path, reason in (
+    ("broken", broken, "{name: broken version: 1} due to error: "),
+    ("missing", missing, "{name: missing} due to error: NOT_FOUND: Could not find base path"),
+  ):
+    message = calls.expect(
+      stubs.model.HandleReloadConfigRequest,
+      calls.reload_request(m=base, **{name: path}),
+      grpc.StatusCode.UNKNOWN,
+      timeout=60,
+    )
+    assert message.startswith("1 model(s) did not become available: {{" + reason)
+    assert echo(stubs) == (1, 1.0)
+  # It stays in the list, and is served as soon as it can be.
+  shutil.copytree(base, missing)
+  wait_until(lambda: calls.states(stubs, "missing") == [(1, "AVAILABLE")])
+
+
+def _labelled(base, version):
+  return text_format.Parse(
+    f"""model_config_list {{ config {{ name: "m" base_path: "{base}" model_platform: "tensorflow"
+    version_labels {{ key: "stable" value: {version} }} }} }}""",
+    model_server_config_pb2.ModelServerConfig(),
+  )
+
+
+def test_labels_before_their_versions_only_when_allowed(base, stubs_for):
+  with EmbeddedServer(labels_before_loading=True) as server:
+    stubs = stubs_for(server.start(_labelled(base, 1)))
+    assert calls.echo(stubs, "m", label="stable") == (1, 1.0)
+    # A label in use is not pointed at nothing.
+    with pytest.raises(ServingError, match="Request to assign label to version 2 of model m"):
+      server.reload(_labelled(base, 2))
+    assert calls.echo(stubs, "m", label="stable") == (1, 1.0)
+  with EmbeddedServer(labels_before_loading=True) as server:
+    stubs = stubs_for(server.start(_labelled(base, 9)))
+    calls.expect(
+      stubs.prediction.Predict,
+      calls.request_of({}, name="m", label="stable"),
+      grpc.StatusCode.NOT_FOUND,
+      "Servable not found for request: Specific(m, 9)",
+    )
 
 
 def test_memory_of_old_versions_is_freed(server, tmp_path, triv, stubs_for):
