@@ -19,10 +19,8 @@ from serving.config import BatchingParameters
 from serving.errors import ServingError
 from serving.manager import ModelManager, model_config
 from serving.metrics import Metrics
-from serving.services import Api, Services, Unimplemented
+from serving.services import MAX_MESSAGE_BYTES, Api, Services, Unimplemented
 
-# Well above any batch of frames; the official server has no bound to speak of.
-_MAX_MESSAGE_BYTES = 1 << 28
 # Threads beside the working ones: they only tell callers that all are busy.
 _SPARE_THREADS = 4
 # Calls beyond those that wait for a thread: refused before their request is read.
@@ -215,8 +213,11 @@ class EmbeddedServer:
       handlers=[Services(api, threads)],
       maximum_concurrent_rpcs=threads + _MAX_WAITING,
       options=[
-        ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", _MAX_MESSAGE_BYTES),
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        # gRPC unpacks whole and measures then; `Services` stops in time. gzip, but not deflate.
+        ("grpc.per_message_decompression", 0),
+        ("grpc.compression_enabled_algorithms_bitset", 0b101),
         # By default two servers may share a port on Linux, each getting half of the calls.
         ("grpc.so_reuseport", 0),
         *options.channel_arguments,

@@ -8,7 +8,6 @@ import re
 import threading
 import time
 import urllib.parse
-import zlib
 from typing import NamedTuple
 
 import grpc
@@ -22,7 +21,7 @@ from tensorflow_serving.apis import (
   regression_pb2,
 )
 
-from serving import json_examples, json_tensors, tensors
+from serving import compression, json_examples, json_tensors, tensors
 from serving.errors import ServingError, as_serving_error, invalid
 from serving.model import DEFAULT_SIGNATURE
 from serving.services import Api
@@ -41,10 +40,6 @@ _CORS = (
   ("Access-Control-Allow-Methods", "POST, GET"),
   ("Access-Control-Allow-Headers", "Content-Type"),
 )
-
-
-class _TooLarge(ServingError):
-  http_status = 413
 
 
 class Reply(NamedTuple):
@@ -247,15 +242,4 @@ def _unpack(body: bytes, encoding: str) -> bytes:
     return body
   if encoding != "gzip":
     raise invalid(f"Content-Encoding: {encoding} is not supported; gzip is")
-  unpacker = zlib.decompressobj(wbits=31)
-  try:
-    result = unpacker.decompress(body, MAX_BODY_BYTES + 1)
-  except zlib.error as error:
-    raise invalid(f"The body is not gzip: {error}") from error
-  if len(result) > MAX_BODY_BYTES:
-    raise _TooLarge(
-      grpc.StatusCode.RESOURCE_EXHAUSTED, f"The body unpacks to more than {MAX_BODY_BYTES} bytes"
-    )
-  if not unpacker.eof:
-    raise invalid("The body is not gzip: it ends too early")
-  return result
+  return compression.gunzip(body, MAX_BODY_BYTES)

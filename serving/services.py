@@ -18,13 +18,15 @@ from tensorflow_serving.apis import (
   regression_pb2,
 )
 
-from serving import examples
+from serving import compression, examples
 from serving.errors import ServingError, as_serving_error, invalid
 from serving.manager import ModelManager
 from serving.metrics import Metrics
 
 _LOG = logging.getLogger("serving")
 _SIGNATURE_DEF = "signature_def"
+# Well above any batch of frames; the official server has no bound to speak of.
+MAX_MESSAGE_BYTES = 1 << 28
 
 
 class Api:
@@ -187,6 +189,8 @@ class Services(grpc.GenericRpcHandler):
         context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Server Threadpool Exhausted")
       start, model = time.perf_counter(), ""
       try:
+        if data[:2] == compression.MAGIC:
+          data = compression.gunzip(data, MAX_MESSAGE_BYTES)
         try:
           request = parse(data)
         except DecodeError as error:
