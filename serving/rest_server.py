@@ -99,8 +99,9 @@ class RestServer:
       environ.get("HTTP_CONTENT_ENCODING", "").strip().lower(),
       environ.get("HTTP_ORIGIN", ""),
     )
-    start_response(_status_line(reply.status), list(reply.headers))
-    return [reply.body]
+    headers = [*reply.headers, ("Content-Length", str(len(reply.body)))]
+    start_response(_status_line(reply.status), headers)
+    return [] if environ["REQUEST_METHOD"] == "HEAD" else [reply.body]
 
 
 def _status_line(code: int) -> str:

@@ -198,16 +198,14 @@ class ModelVersions:
 
   def free(self) -> None:
     """Frees the retired versions that no call uses any more."""
-    freed = []
     with self._lock:
-      for version in self._versions.values():
-        if version.state == State.UNLOADING and version.users == 0:
-          freed.append(version.servable)
-          version.servable, version.state = None, State.END
-          _LOG.info("Unloaded servable version {name: %s version: %d}", self.name, version.number)
-    for servable in freed:
-      servable.close()
-    if freed:
+      unused = [v for v in self._versions.values() if v.state == State.UNLOADING and v.users == 0]
+    for version in unused:
+      version.servable.close()
+      with self._lock:
+        version.servable, version.state = None, State.END
+      _LOG.info("Unloaded servable version {name: %s version: %d}", self.name, version.number)
+    if unused:
       gc.collect()  # A TensorFlow graph is full of cycles, and as large as its model.
 
   def _load(self, version: Version) -> None:

@@ -229,7 +229,7 @@ def main() -> int:
     after = _usage(process.pid) if alive else {}
     process.send_signal(signal.SIGTERM)
     process.wait(60)
-    log = pathlib.Path(f"{folder}/log").read_text()
+    log = pathlib.Path(f"{folder}/log").read_text(errors="replace")
   codes = reports[0].codes + reports[1].codes
   problems = reports[0].problems + reports[1].problems
   for (kind, code), count in sorted(codes.items()):
