@@ -1,0 +1,454 @@
+"""Puts model versions on trial, promotes them and rolls them back, on running servers.
+
+  python -m serving.deploy.rollout status
+  python -m serving.deploy.rollout canary --version=7   # load 7, probe it, label it "canary"
+  python -m serving.deploy.rollout promote              # probe it again, label it "stable"
+  python -m serving.deploy.rollout rollback             # "stable" as it was before
+
+It edits --config, a text proto of ModelServerConfig, and sends it to every server as a
+HandleReloadConfigRequest. The file is the only memory: the labels `stable`, `canary` and `previous`
+say where things stand. It is written last, when every server has taken the change; when one of them
+fails, or a version fails its probe, all get back what they had, and the exit status is 1.
+
+The probe drives: `spec`, `initial_state` and some steps of `act`, in a batch. It asks for numbers
+that are finite and in the range of the actions, and for the same answer to the same question; with
+--max_latency_ms for speed; with --probe_command for whatever else decides.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+
+import grpc
+import numpy as np
+from google.protobuf import text_format
+from tensorflow_serving.apis import (
+  get_model_status_pb2,
+  model_management_pb2,
+  model_service_pb2_grpc,
+)
+from tensorflow_serving.config import model_server_config_pb2
+
+from serving.client import TLS, CallError, PlannerClient
+
+_State = get_model_status_pb2.ModelVersionStatus
+_PROBE_STEPS, _PROBE_ROWS = 5, 3
+_MARGIN = 60.0  # Seconds that a call may take beside the loading of a version.
+
+
+class RolloutError(Exception):
+  """A step that was not taken; the text says why, and what holds now."""
+
+
+def resolve(targets: Iterable[str]) -> list[str]:
+  """Every address behind each `host:port`.
+
+  Raises:
+    RolloutError: if a name is unknown.
+  """
+  found = []
+  for target in targets:
+    host, _, port = target.rpartition(":")
+    if not host or not port.isdigit():
+      raise RolloutError(f"--targets: {target!r} is not host:port")
+    try:
+      infos = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+      raise RolloutError(f"--targets: cannot resolve {host}: {error}") from error
+    addresses = [
+      f"[{info[4][0]}]:{port}" if info[0] == socket.AF_INET6 else f"{info[4][0]}:{port}"
+      for info in infos
+    ]
+    # "localhost" has two addresses, and is one server.
+    found += [target] if host in ("localhost", "127.0.0.1") else addresses
+  return list(dict.fromkeys(found))
+
+
+class Server:
+  """One model server, told what to serve."""
+
+  def __init__(self, target: str, tls: TLS | None = None):
+    self.target, self.tls = target, tls
+    if tls is None:
+      self._channel = grpc.insecure_channel(target)
+    else:
+      options = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else None
+      self._channel = grpc.secure_channel(target, tls.credentials(), options)
+    self._stub = model_service_pb2_grpc.ModelServiceStub(self._channel)
+
+  def status(self, model: str) -> dict[int, _State]:
+    """What the server says of each version; nothing if it has never had one.
+
+    Raises:
+      RolloutError: if it cannot be asked.
+    """
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = model
+    try:
+      answer = self._stub.GetModelStatus(request, timeout=30)
+    except grpc.RpcError as error:
+      if error.code() == grpc.StatusCode.NOT_FOUND:
+        return {}
+      raise self._error(error, "does not tell its status") from error
+    return {status.version: status for status in answer.model_version_status}
+
+  def reload(self, config: model_server_config_pb2.ModelServerConfig, timeout: float) -> None:
+    """Replaces the server's whole configuration; a server may load what is new meanwhile.
+
+    Raises:
+      RolloutError: if it refuses.
+    """
+    request = model_management_pb2.ReloadConfigRequest(config=config)
+    try:
+      answer = self._stub.HandleReloadConfigRequest(request, timeout=timeout + _MARGIN)
+    except grpc.RpcError as error:
+      raise self._error(error, "refuses the configuration") from error
+    if answer.status.error_code:
+      raise RolloutError(f"{self.target} refuses the configuration: {answer.status.error_message}")
+
+  def wait_available(self, model: str, version: int, timeout: float) -> None:
+    """Waits until a version has loaded and warmed up.
+
+    Raises:
+      RolloutError: if it fails, or takes too long; with what the server says of it.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+      status = self.status(model).get(version)
+      if status is not None and status.state == _State.AVAILABLE:
+        return
+      if status is not None and status.state == _State.END and status.status.error_code:
+        raise RolloutError(
+          f"{self.target} cannot load {model} version {version}: {status.status.error_message}"
+        )
+      if time.monotonic() > deadline:
+        state = (
+          "has not found it" if status is None else f"has it {_State.State.Name(status.state)}"
+        )
+        raise RolloutError(
+          f"{self.target} has no {model} version {version} AVAILABLE after {timeout:g} s ({state})."
+          " Does the folder lie under the model's base_path there?"
+        )
+      time.sleep(0.1)
+
+  def close(self) -> None:
+    """Closes the connection."""
+    self._channel.close()
+
+  def _error(self, error, what) -> RolloutError:
+    return RolloutError(f"{self.target} {what}: {error.code().name}: {error.details()}")
+
+
+def probe(
+  target: str, model: str, version: int, tls: TLS | None = None, max_latency_ms: float = 0.0
+) -> str:
+  """Drives a version for some steps on frames of noise.
+
+  Returns:
+    What was found good, for the log.
+
+  Raises:
+    RolloutError: if anything is wrong with it.
+  """
+  who = f"{model} version {version} at {target}"
+  try:
+    with PlannerClient(target, model, version=version, credentials=tls, timeout=60.0) as client:
+      spec = client.spec()
+      frames = np.random.default_rng(0).integers(
+        0, 256, (_PROBE_STEPS, _PROBE_ROWS, *spec.observation_size, 3), np.uint8
+      )
+      plays = [_play(client, frames) for _ in range(2)]
+  except (CallError, RuntimeError, KeyError, ValueError) as error:
+    raise RolloutError(f"{who} fails its probe: {error}") from error
+  actions, tensors, milliseconds = plays[1]
+  for name, value in tensors.items():
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+      raise RolloutError(f"{who} fails its probe: {name} is not finite")
+  low, high = (-np.inf, np.inf) if spec.discrete else (spec.action_low, spec.action_high)
+  if (actions < low - 1e-5).any() or (actions > high + 1e-5).any():
+    raise RolloutError(f"{who} fails its probe: actions outside of [{low}, {high}]")
+  if spec.discrete and not ((actions >= 0) & (actions < len(spec.action_names))).all():
+    raise RolloutError(f"{who} fails its probe: actions that do not exist")
+  if not np.allclose(actions, plays[0][0], atol=1e-4):
+    raise RolloutError(f"{who} fails its probe: the same question got two answers")
+  if 0 < max_latency_ms < milliseconds:
+    raise RolloutError(
+      f"{who} fails its probe: a step takes {milliseconds:.1f} ms, over {max_latency_ms:g} ms"
+    )
+  return (
+    f"{who} passes its probe: {_PROBE_STEPS} steps of {_PROBE_ROWS}, {milliseconds:.1f} ms each"
+  )
+
+
+def _play(client, frames):
+  client.reset(_PROBE_ROWS, seed=1)
+  actions, tensors, seconds = [], {}, []
+  for frame in frames:
+    start = time.perf_counter()
+    actions.append(client.act(frame))
+    seconds.append(time.perf_counter() - start)
+    for name, value in {"action": actions[-1], **client.state, **client.extras}.items():
+      # One that is not finite once must not be lost under later ones.
+      tensors[name] = np.concatenate([tensors[name], value]) if name in tensors else value
+  return np.stack(actions), tensors, 1000 * float(np.median(seconds))
+
+
+class Rollout:
+  """A models.config and the servers that follow it.
+
+  Attributes:
+    servers: them.
+  """
+
+  def __init__(
+    self,
+    config: str | os.PathLike,
+    targets: Iterable[str],
+    model: str = "planner",
+    tls: TLS | None = None,
+    timeout: float = 300.0,
+    max_latency_ms: float = 0.0,
+    probe_command: str | None = None,
+    say=print,
+  ):
+    """
+    Args:
+      config: the file to edit.
+      targets: `host:port` of each server.
+      model: whose versions it is about.
+      tls: for TLS; plain text by default.
+      timeout: seconds that a version may take to load.
+      max_latency_ms, probe_command: as on the command line.
+      say: takes a line of the log.
+
+    Raises:
+      RolloutError: if the file cannot be read, or has no such model.
+    """
+    self._path, self._model, self._tls = os.fspath(config), model, tls
+    self._timeout, self._max_latency_ms = timeout, max_latency_ms
+    self._probe_command, self._say = probe_command, say
+    try:
+      with open(self._path) as file:
+        text = file.read()
+      self._config = text_format.Parse(text, model_server_config_pb2.ModelServerConfig())
+    except (OSError, text_format.ParseError) as error:
+      raise RolloutError(f"--config={self._path}: {error}") from error
+    self._comment = "".join(line for line in text.splitlines(True) if line.startswith("#"))
+    self._entry(self._config)
+    self.servers = [Server(target, tls) for target in targets]
+
+  @property
+  def labels(self) -> dict[str, int]:
+    """Which version has which label, according to the file."""
+    return dict(self._entry(self._config).version_labels)
+
+  def status(self) -> None:
+    """Says what the file and every server have."""
+    self._say(f"{self._path}: {self._describe()}")
+    for server in self.servers:
+      for version, status in sorted(server.status(self._model).items()):
+        labels = [name for name, number in self.labels.items() if number == version]
+        state = _State.State.Name(status.state)
+        text = " ".join([f"{server.target} version {version}: {state}", *sorted(labels)])
+        self._say(f"{text} {status.status.error_message}".rstrip())
+
+  def canary(self, version: int) -> None:
+    """Loads a version beside the stable one; when it passes its probe, labels it `canary`.
+
+    Raises:
+      RolloutError: if it does not load or fails; the servers have what they had.
+    """
+    stable = self._stable()
+    if version == stable:
+      raise RolloutError(f"version {version} is stable already")
+    labels = {"stable": stable, "canary": version}
+    if "previous" in self.labels:
+      labels["previous"] = self.labels["previous"]
+    self._change(labels, on_trial=version)
+
+  def promote(self) -> None:
+    """Labels the canary `stable`, if it passes its probe; the old one stays loaded as `previous`.
+
+    Raises:
+      RolloutError: if there is none, or it fails; the servers have what they had.
+    """
+    stable, version = self._stable(), self.labels.get("canary")
+    if version in (None, stable):
+      raise RolloutError("there is no canary to promote: see `rollout canary --version=N`")
+    self._change({"stable": version, "canary": version, "previous": stable}, on_trial=version)
+
+  def rollback(self) -> None:
+    """Ends a trial; or without one, labels the previous version `stable` again.
+
+    The version to go back to is not probed: it has proved itself, and this is an emergency.
+
+    Raises:
+      RolloutError: if there is nothing to go back to.
+    """
+    stable, labels = self._stable(), self.labels
+    if labels.get("canary", stable) != stable:
+      kept = {"previous": labels["previous"]} if "previous" in labels else {}
+      self._change({"stable": stable, "canary": stable, **kept})
+    elif "previous" in labels:
+      self._change({"stable": labels["previous"], "canary": labels["previous"]})
+    else:
+      raise RolloutError(f"version {stable} is the first stable one: nothing to roll back to")
+
+  def close(self) -> None:
+    """Closes the connections."""
+    for server in self.servers:
+      server.close()
+
+  def _entry(self, config):
+    for entry in config.model_config_list.config:
+      if entry.name == self._model:
+        return entry
+    raise RolloutError(f"--config={self._path} has no model {self._model!r}")
+
+  def _stable(self) -> int:
+    if "stable" not in self.labels:
+      raise RolloutError(
+        f"--config={self._path}: model {self._model!r} has no version_labels "
+        '{ key: "stable" value: N }: add it for the version that is to begin with'
+      )
+    return self.labels["stable"]
+
+  def _with(self, versions: Iterable[int], labels: Mapping[str, int]):
+    config = model_server_config_pb2.ModelServerConfig()
+    config.CopyFrom(self._config)
+    entry = self._entry(config)
+    entry.model_version_policy.specific.versions[:] = sorted(set(versions))
+    entry.version_labels.clear()
+    entry.version_labels.update(labels)
+    return config
+
+  def _change(self, labels: dict[str, int], on_trial: int | None = None) -> None:
+    """Brings every server to new labels: loads, probes, labels, and only then lets go."""
+    old, new = self._config, self._with(labels.values(), labels)
+    every = {*labels.values(), *self.labels.values()}
+    try:
+      # A label may only name what is available, and nothing that a label names may go.
+      for server in self.servers:
+        server.reload(self._with(every, self.labels), self._timeout)
+      for server in self.servers:
+        for version in sorted(set(labels.values())):
+          server.wait_available(self._model, version, self._timeout)
+      if on_trial is not None:
+        for server in self.servers:
+          self._probe(server, on_trial)
+      for server in self.servers:
+        server.reload(self._with(every, labels), self._timeout)
+      for server in self.servers:
+        server.reload(new, self._timeout)
+    except RolloutError as error:
+      raise RolloutError(f"{error}\n{self._restore(old)}") from error
+    part = f"{self._path}.part"
+    with open(part, "w") as file:
+      file.write(self._comment + text_format.MessageToString(new))
+    os.replace(part, self._path)
+    self._config = new
+    self._say(f"{self._path}: {self._describe()}")
+
+  def _probe(self, server: Server, version: int) -> None:
+    self._say(probe(server.target, self._model, version, server.tls, self._max_latency_ms))
+    if self._probe_command:
+      names = {"target": server.target, "model": self._model, "version": version}
+      command = [word.format(**names) for word in shlex.split(self._probe_command)]
+      self._say(shlex.join(command))
+      code = subprocess.run(command).returncode
+      if code:
+        raise RolloutError(f"version {version} fails its probe: the command's status is {code}")
+
+  def _restore(self, old) -> str:
+    """Gives every server what it had; says whether that went well."""
+    failed = []
+    for server in self.servers:
+      try:
+        server.reload(old, self._timeout)
+      except RolloutError as error:
+        failed.append(str(error))
+    if failed:
+      return "Going back failed: " + "; ".join(failed)
+    return f"Nothing has changed: {self._describe()}"
+
+  def _describe(self) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(self.labels.items()))
+
+
+def _parser() -> argparse.ArgumentParser:
+  parser = argparse.ArgumentParser(
+    prog="rollout", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument(
+    "--config",
+    default=os.path.join(os.path.dirname(__file__), "models.config"),
+    help="the models.config to edit",
+  )
+  parser.add_argument("--model", default="planner", help="the model's name in it")
+  parser.add_argument(
+    "--targets",
+    default="localhost:8500",
+    help="host:port of the servers, with commas; a name with several addresses, as of a headless"
+    " service, means all of them",
+  )
+  parser.add_argument(
+    "--timeout", type=float, default=300.0, help="seconds that a version may take to load"
+  )
+  parser.add_argument(
+    "--max_latency_ms",
+    type=float,
+    default=0.0,
+    help="a probe with a slower median step fails; 0: any speed will do",
+  )
+  parser.add_argument(
+    "--probe_command",
+    help="a command that must succeed too; {target}, {model} and {version} are filled in, as in"
+    " 'python -m trainers.evaluate --agent=grpc://{target}/{model}/versions/{version}'",
+  )
+  parser.add_argument("--ca", help="for TLS: PEM file of the servers' authority")
+  parser.add_argument("--key", help="for mTLS: PEM file of our key")
+  parser.add_argument("--certificate", help="for mTLS: PEM file of our certificate")
+  parser.add_argument("--server_name", help="what the servers' certificate is made out to")
+  steps = parser.add_subparsers(dest="step", required=True)
+  steps.add_parser("status", help="what the file and the servers have")
+  canary = steps.add_parser("canary", help="put a version on trial")
+  canary.add_argument("--version", type=int, required=True)
+  steps.add_parser("promote", help="make the version on trial the stable one")
+  steps.add_parser("rollback", help="end the trial; without one, go back to the version before")
+  return parser
+
+
+def main(arguments: list[str] | None = None) -> int:
+  """The command; returns its exit status."""
+  args = _parser().parse_args(arguments)
+  tls = None
+  if args.ca or args.key or args.certificate:
+    tls = TLS(args.ca, args.key, args.certificate, args.server_name)
+  try:
+    rollout = Rollout(
+      args.config,
+      resolve(args.targets.split(",")),
+      args.model,
+      tls,
+      args.timeout,
+      args.max_latency_ms,
+      args.probe_command,
+    )
+    step = getattr(rollout, args.step)
+    step(*([args.version] if args.step == "canary" else []))
+    rollout.close()
+  except (RolloutError, OSError, ValueError) as error:
+    print(f"rollout {args.step}: {error}", file=sys.stderr)
+    return 1
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())
