@@ -14,10 +14,9 @@ from collections.abc import Sequence
 
 import grpc
 import numpy as np
-import tensorflow as tf
 
 from serving.config import BatchingParameters, ConfigError
-from serving.errors import ServingError, invalid
+from serving.errors import RUN_ERRORS, ServingError, invalid
 from serving.model import Run
 
 
@@ -176,7 +175,7 @@ class _Queue:
     """One bad call must not fail those that it met."""
     for call in batch.calls:
       call.error = error
-      if len(batch.calls) > 1 and isinstance(error, tf.errors.OpError):
+      if len(batch.calls) > 1 and isinstance(error, RUN_ERRORS):
         try:
           call.values, call.error = self._run(*call.feeds), None
         except Exception as own:

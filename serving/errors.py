@@ -7,6 +7,8 @@ import tensorflow as tf
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _MESSAGE_LIMIT = 1024
+# What running a graph may raise: the second, where an op quotes bytes of its input that are no text.
+RUN_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 _HTTP = {
   grpc.StatusCode.CANCELLED: 499,
   grpc.StatusCode.INVALID_ARGUMENT: 400,
@@ -64,4 +66,6 @@ def as_serving_error(error: Exception) -> ServingError:
     return error
   if isinstance(error, tf.errors.OpError):
     return ServingError(_CODES[error.error_code], error.message)
+  if isinstance(error, UnicodeDecodeError):  # TensorFlow loses the code; the message is in it.
+    return invalid(bytes(error.object).decode(errors="replace"))
   return ServingError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")

@@ -22,7 +22,7 @@ from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from tensorflow_serving.apis import predict_pb2
 
 from serving import tensors
-from serving.errors import ServingError, as_serving_error, invalid
+from serving.errors import RUN_ERRORS, ServingError, as_serving_error, invalid
 
 DEFAULT_SIGNATURE = "serving_default"
 # Each distinct output_filter compiles a pruned graph of its own; clients must not fill the memory.
@@ -123,7 +123,7 @@ class Servable:
     start = time.perf_counter()
     try:
       values = plan.run(*feeds)
-    except tf.errors.OpError as error:
+    except RUN_ERRORS as error:
       raise as_serving_error(error) from error
     seconds = time.perf_counter() - start
     outputs = response.outputs
@@ -140,7 +140,7 @@ class Servable:
     names, wanted = sorted(feeds), sorted(set(fetches))
     try:
       values = self._callable(names, wanted)(*(feeds[name] for name in names))
-    except tf.errors.OpError as error:
+    except RUN_ERRORS as error:
       raise as_serving_error(error) from error
     return [values[wanted.index(name)] for name in fetches]
 

@@ -127,6 +127,11 @@ def test_a_tensor_of_terabytes_in_a_few_bytes(stubs):
   )
 
 
+def test_errors_that_quote_bytes_that_are_no_text(stubs):
+  request = request_of({"inputs": np.array([b"\xb9" * 9], object)}, "classify")
+  expect(stubs.prediction.Predict, request, Code.INVALID_ARGUMENT)
+
+
 def test_gzip_over_grpc(stubs):
   response = stubs.prediction.Predict(
     request_of({"x": [1.5] * 1000}, "echo"), compression=grpc.Compression.Gzip
