@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -506,33 +507,48 @@ def test_names_stand_for_all_their_addresses(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def probe(versions, tmp_path_factory):
-  """Runs probe.sh, as the manifests do, against a server that has all versions but bad ones."""
+def rest(versions):
+  """`host:port` of REST of a server that has a good version, labelled, and one that answers NaN."""
   config = model_server_config_pb2.ModelServerConfig()
   entry = config.model_config_list.config.add(
     name="planner", base_path=str(versions), model_platform="tensorflow"
   )
   entry.model_version_policy.specific.versions[:] = [1, 4]
   entry.version_labels["stable"] = 1
-  with EmbeddedServer(rest_port=0, labels_before_loading=True) as server:
+  path = "/monitoring/prometheus/metrics"
+  with EmbeddedServer(rest_port=0, prometheus_path=path, labels_before_loading=True) as server:
     server.start(config)
-    port = server.rest_target.rpartition(":")[2]
-    yield lambda model="planner", port=port, *which: subprocess.run(
-      ["bash", DEPLOY / "probe.sh", model, port, *which], capture_output=True, text=True
-    )
+    yield server.rest_target
 
 
-def test_the_readiness_probe(probe):
+def _probe(*arguments: str) -> subprocess.CompletedProcess:
+  """Runs probe.sh, as the manifests do."""
   if shutil.which("bash") is None:
     pytest.skip("bash is not installed.")
-  done = probe()
+  return subprocess.run(
+    ["bash", DEPLOY / "probe.sh", *arguments], capture_output=True, text=True, timeout=240
+  )
+
+
+def test_the_readiness_probe(rest):
+  port = rest.rpartition(":")[2]
+  done = _probe("planner", port)
   assert done.returncode == 1 and "no action" in done.stderr  # The newest version answers NaN.
   command = _container()["readinessProbe"]["exec"]["command"]
   assert command[0] == "bash" and command[2:] == ["planner", "8501", "labels/stable"]
-  port = probe.__defaults__[1]
-  done = probe("planner", port, "labels/stable")
+  done = _probe("planner", port, "labels/stable")
   assert done.returncode == 0, done.stderr
-  assert probe("planner", port, "versions/1").returncode == 0
-  done = probe("nope")
+  assert _probe("planner", port, "versions/1").returncode == 0
+  done = _probe("nope", port)
   assert done.returncode == 1 and "not found" in done.stderr
-  assert probe("planner", "1").returncode == 1  # Nobody listens.
+  assert _probe("planner", "1").returncode == 1  # Nobody listens.
+
+
+def test_dashboard_and_alerts_ask_for_what_there_is(rest):
+  assert _probe("planner", rest.rpartition(":")[2], "labels/stable").returncode == 0
+  with urllib.request.urlopen(f"http://{rest}/monitoring/prometheus/metrics") as page:
+    text = page.read().decode()
+  exported = set(re.findall(r"^([\w:]+)(?:\{| )", text, re.M))
+  asked = {name for x in _expressions().values() for name in re.findall(r":[\w:]+", x)}
+  assert len(asked) >= 4
+  assert asked <= exported
