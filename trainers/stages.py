@@ -535,7 +535,8 @@ class Run:
       details = [f"{key}={value:g}" for key, value in (*options, ("noise", noise))]
       name = " ".join(["heuristic", *details])
       heuristic = make_heuristic(self.config.environment, **dict(options))
-      actors[name] = exploration.Noisy(exploration.Scripted(heuristic), noise)
+      actor = exploration.Noisy(exploration.Scripted(heuristic), noise)
+      actors[name] = exploration.Interrupted(actor, settings.interruption_rate)
       weights[name] = settings.heuristic / len(settings.heuristics)
     chosen = {name: weight for name, weight in weights.items() if weight}
     return exploration.Mixture({name: actors[name] for name in chosen}, chosen)

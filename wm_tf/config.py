@@ -64,6 +64,7 @@ class CollectConfig:
     (0.25, (("target_speed", 60.0),)),
     (0.12, (("target_speed", 60.0),)),
   )
+  interruption_rate: float = 0.04
   episodes_per_iteration: int = 40
   controller_noise: float = 0.2
   random_start: float = 0.5
@@ -76,7 +77,9 @@ class CollectConfig:
     _check_at_least(1, self, "num_episodes", "episodes_per_iteration", "episodes_per_shard")
     _check_at_least(1, self, "stop_after_idle_decisions")
     _check_at_least(0, self, "uniform", "held", "brownian", "heuristic", "controller_noise")
-    _check_at_least(0, self, "random_start", "num_workers")
+    _check_at_least(0, self, "random_start", "num_workers", "interruption_rate")
+    if self.interruption_rate > 1:
+      raise ValueError(f"interruption_rate is a probability: {self.interruption_rate}.")
     if self.random_start > 1:
       raise ValueError(f"random_start is a share: at most 1, not {self.random_start}.")
     if not 0 < self.held_out < 1:

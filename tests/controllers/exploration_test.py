@@ -1,11 +1,20 @@
 import copy
+import itertools
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 
-from wm_tf.controllers.exploration import Brownian, Held, Mixture, Noisy, Scripted, Uniform
+from wm_tf.controllers.exploration import (
+  Brownian,
+  Held,
+  Interrupted,
+  Mixture,
+  Noisy,
+  Scripted,
+  Uniform,
+)
 
 
 class _Follower:
@@ -21,6 +30,19 @@ class _Follower:
     return np.array([[self.count / 100, seen / 1000 + 0.01 * rng.standard_normal()]], np.float32)
 
 
+class Constant:
+  """Takes the same number for every action."""
+
+  def __init__(self, value):
+    self.value = value
+
+  def begin(self, rows):
+    pass
+
+  def act(self, observation, is_first, seeds, infos):
+    return np.full((len(seeds), 2), self.value, np.float32)
+
+
 def _actors():
   return {
     "uniform": Uniform(2),
@@ -28,6 +50,7 @@ def _actors():
     "brownian": Brownian(2, mean=(0.0, 0.3)),
     "scripted": Scripted(_Follower()),
     "noisy": Noisy(Scripted(_Follower()), scale=(0.2, 0.1), correlation=0.5),
+    "interrupted": Interrupted(Noisy(Scripted(_Follower()), scale=0.05), rate=0.1),
     "noisy_brownian": Noisy(Brownian(2), scale=0.3),
     "mixture": Mixture({"held": Held(2), "driver": Noisy(Scripted(_Follower()), 0.1)}),
   }
@@ -157,3 +180,35 @@ def test_weights_must_fit(weights):
 def test_no_tensorflow():
   script = "import sys, wm_tf.controllers.exploration; sys.exit('tensorflow' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+def test_interruptions_are_uniform_held_and_as_frequent_as_said():
+  rate, longest, num = 0.1, 8, 20000
+  played = _play(Interrupted(Constant(0.25), rate, longest), [5], [0], num)[0]
+  interrupted = (played != np.float32(0.25)).any(1)
+  # Renewal: a decision outside is one with probability 1 - rate, or begins 4.5 others on average.
+  mean_length = (1 + longest) / 2
+  expected = rate * mean_length / (rate * mean_length + 1 - rate)
+  assert interrupted.mean() == pytest.approx(expected, abs=0.03)
+  assert np.abs(played[interrupted].mean(0)).max() < 0.05
+  np.testing.assert_allclose(played[interrupted].std(0), np.sqrt(1 / 3), atol=0.03)
+  changes = np.flatnonzero((np.diff(played, axis=0) != 0).any(1))
+  lengths = [b - a for a, b in itertools.pairwise(changes) if interrupted[a + 1]]
+  assert set(lengths) == set(range(1, longest + 1))
+
+
+def test_an_interrupted_agent_is_told_what_it_did():
+  told = []
+  actor = Constant(0.25)
+  actor.took = lambda action: told.append(action.copy())
+  played = _play(Interrupted(actor, 0.3), [5], [0], 50)[0]
+  np.testing.assert_array_equal(np.concatenate(told), played)
+
+
+def test_without_interruptions_it_is_the_actor():
+  plain = Noisy(Scripted(_Follower()), 0.1)
+  np.testing.assert_array_equal(
+    _play(Interrupted(plain, 0.0), [5], [0], 30), _play(plain, [5], [0], 30)
+  )
+  with pytest.raises(ValueError, match="rate is a probability"):
+    Interrupted(plain, 1.5)

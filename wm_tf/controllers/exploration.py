@@ -105,6 +105,51 @@ class Noisy:
     return action
 
 
+class Interrupted:
+  """Another actor, which a uniform action now and then takes the place of for a few decisions.
+
+  What no competent actor does is so seen where competent ones are, and how they recover from it.
+  """
+
+  def __init__(self, actor, rate: float, max_decisions: int = 8):
+    """Interrupts `actor`.
+
+    Args:
+      actor: any.
+      rate: probability that an interruption begins at a decision outside of one.
+      max_decisions: an interruption lasts for 1 to so many decisions, all alike.
+    """
+    if not 0.0 <= rate <= 1.0:
+      raise ValueError(f"rate is a probability: between 0 and 1, not {rate}.")
+    self._actor, self._rate, self._max_decisions = actor, rate, max_decisions
+
+  def begin(self, rows: int) -> None:
+    self._actor = _begun(self._actor, rows)
+    self._interruptions: list[Any] = [None] * rows
+
+  def act(self, observation, is_first, seeds, infos) -> np.ndarray:
+    action = np.array(self._actor.act(observation, is_first, seeds, infos))
+    for row in np.flatnonzero(is_first):
+      self._interruptions[row] = self._sequence(_rng(self, seeds[row]), action.shape[1])
+    for row, sequence in enumerate(self._interruptions):
+      instead = next(sequence)
+      if instead is not None:
+        action[row] = instead
+    if hasattr(self._actor, "took"):
+      self._actor.took(action)
+    return action
+
+  def _sequence(self, rng: np.random.Generator, size: int) -> Iterator[np.ndarray | None]:
+    """Yields an action for each decision of an interruption, and None outside."""
+    while True:
+      if rng.random() < self._rate:
+        action = rng.uniform(-1, 1, size).astype(np.float32)
+        for _ in range(rng.integers(1, self._max_decisions + 1)):
+          yield action
+      else:
+        yield None
+
+
 class Scripted:
   """An environment's scripted policy (`wm_tf.envs.make_heuristic`), a fresh copy in each episode.
 
