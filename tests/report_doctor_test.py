@@ -263,9 +263,9 @@ def test_charts_draw_what_they_are_given():
   svg = doctor_figures.transfer_figure(RESULTS["controllers"])
   root = ElementTree.fromstring(svg)
   words = " ".join(root.itertext())
-  assert "evolved" in words and "variation" in words and "return in the dream" in words
+  assert "learned" in words and "variation" in words and "return in the dream" in words
   same = [{**row, "original": False, "real_error": None} for row in RESULTS["controllers"]]
-  assert "evolved" not in " ".join(
+  assert "learned" not in " ".join(
     ElementTree.fromstring(doctor_figures.transfer_figure(same)).itertext()
   )
   curves = doctor_figures.open_loop_curves(RESULTS["open_loop"]["psnr"], "PSNR, dB")

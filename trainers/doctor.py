@@ -14,17 +14,13 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from absl import flags
 
 from trainers import common
-from trainers.examination import Examination
-from trainers.stages import Run
-from trainers.workdir import WorkdirError, locked, read_json, write_json
-from wm_tf import config as config_lib
+from trainers.examination import Examination, read_run
+from trainers.workdir import locked, write_json
 from wm_tf import report
 from wm_tf.report.doctor import doctor_checks, terminal_text
 from wm_tf.report.doctor_page import render_doctor
@@ -47,42 +43,10 @@ _HELD_OUT = flags.DEFINE_integer(
 )
 
 
-def open_run() -> Run:
-  """The run in --workdir with its own configuration and seed, to be read only.
-
-  Raises:
-    WorkdirError: if there is none, or flags describe another one.
-  """
-  workdir = Path(flags.FLAGS.workdir)
-  if not (workdir / "run.json").exists():
-    raise WorkdirError(
-      f"{workdir} holds no run; name its folder by --workdir, or run trainers.collect first."
-    )
-  there = read_json(workdir / "run.json")
-  # What a run of an older version does not mention was not there, and is off by default.
-  defaults = config_lib.to_dict(config_lib.ExperimentConfig())
-  config = config_lib.from_dict(_completed(there["config"], defaults))
-  described = flags.FLAGS["preset"].present or flags.FLAGS["override"].present
-  if described and common.config() != config:
-    raise WorkdirError(
-      f"{workdir} holds a run of another configuration. Leave out --preset and --override: the "
-      "doctor takes them from the run."
-    )
-  return Run(workdir, config, there["seed"])
-
-
-def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-  """`values`, and what only `defaults` have, at every level of nesting."""
-  both = {
-    key: _completed(value, defaults[key]) if isinstance(defaults.get(key), dict) else value
-    for key, value in values.items()
-  }
-  return {**defaults, **both}
-
-
 def main() -> None:
   started = time.monotonic()
-  run = open_run()
+  described = flags.FLAGS["preset"].present or flags.FLAGS["override"].present
+  run = read_run(Path(flags.FLAGS.workdir), common.config() if described else None)
   iteration = run.best_iteration() if _ITERATION.value is None else _ITERATION.value
   folder = Path(_OUTPUT.value or run.workdir / "doctor")
   examination = Examination(run, iteration, folder, common.seed())

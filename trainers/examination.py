@@ -18,7 +18,8 @@ import tensorflow as tf
 from trainers import summary
 from trainers.playing import episode_seeds, num_workers, summarize
 from trainers.stages import Run
-from trainers.workdir import read_json, say, write_json
+from trainers.workdir import WorkdirError, read_json, say, write_json
+from wm_tf import config as config_lib
 from wm_tf import diagnosis, evaluation, report, transfer
 from wm_tf.agent import Agent, AgentActor
 from wm_tf.core import Episode, EvalResult, Nest
@@ -31,6 +32,41 @@ from wm_tf.training.loggers import progress
 # Its tracks are validation tracks, but not those that choose the controller (iteration 0).
 _TRACKS = 1
 _ROWS = 4  # Episodes at a time: their frames are in memory.
+
+
+def read_run(workdir: Path, described: config_lib.ExperimentConfig | None = None) -> Run:
+  """The run in a workdir, with its own configuration and seed: to be read, not to be entered.
+
+  Args:
+    workdir: the folder.
+    described: what its configuration must be, if that was said.
+
+  Raises:
+    WorkdirError: if there is no run, or another one.
+  """
+  if not (workdir / "run.json").exists():
+    raise WorkdirError(
+      f"{workdir} holds no run; name its folder by --workdir, or run trainers.collect first."
+    )
+  there = read_json(workdir / "run.json")
+  # What a run of an older version does not mention was not there, and is off by default.
+  defaults = config_lib.to_dict(config_lib.ExperimentConfig())
+  config = config_lib.from_dict(_completed(there["config"], defaults))
+  if described not in (None, config):
+    raise WorkdirError(
+      f"{workdir} holds a run of another configuration. Leave out --preset and --override: they "
+      "are taken from the run."
+    )
+  return Run(workdir, config, there["seed"])
+
+
+def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
+  """`values`, and what only `defaults` have, at every level of nesting."""
+  both = {
+    key: _completed(value, defaults[key]) if isinstance(defaults.get(key), dict) else value
+    for key, value in values.items()
+  }
+  return {**defaults, **both}
 
 
 class Examination:

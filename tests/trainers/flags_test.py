@@ -26,7 +26,7 @@ def launcher(tmp_path_factory) -> Launcher:
 
 
 def test_there_are_all_trainers():
-  others = ["collect", "doctor", "evaluate", "export", "iterate", "quickstart"]
+  others = ["ablate", "collect", "doctor", "evaluate", "export", "iterate", "quickstart"]
   assert [*others, "train_controller", "train_dynamics", "train_vae"] == _TRAINERS
 
 
@@ -91,6 +91,8 @@ def test_runs_by_python_m():
     ("export", _NO_RUN),
     ("evaluate", _NO_RUN),
     ("doctor", _NO_RUN),
+    ("ablate", _NO_RUN),
+    ("ablate --variants=z_onyl", "there is no such variant; did you mean z_only?"),
     ("doctor --num_controllers=3", "num_controllers"),
     ("doctor --episodes=0", "0 is not a positive integer"),
     ("evaluate --agent=heurstic", "holds no SavedModel.* Did you mean --agent=heuristic"),

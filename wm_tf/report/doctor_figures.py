@@ -24,12 +24,12 @@ def transfer_figure(controllers: Sequence[Mapping[str, Any]]) -> str:
 
   Args:
     controllers: `{"name", "dream", "real", "real_error", "original"}` each; the last says whether
-      it was evolved or is a variation.
+      it was learned or is a variation.
   """
   with matplotlib.rc_context(_STYLE):
     figure, axes = _axes(3.4)
     axes.grid(visible=True, axis="both")
-    for original, color, label in ((False, "dream", "variation"), (True, "real", "evolved")):
+    for original, color, label in ((False, "dream", "variation"), (True, "real", "learned")):
       rows = [row for row in controllers if bool(row["original"]) == original]
       if not rows:
         continue

@@ -1,0 +1,134 @@
+"""Ablations of a small real run: what is shared, what is anew, and the table."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.trainers.launcher import Launcher
+from trainers import ablate
+from wm_tf import config as config_lib
+from wm_tf.models.mdn_rnn import MDNRNNConfig, MDNRNNState
+from wm_tf.models.vae import VAE
+
+pytestmark = pytest.mark.timeout(1200)  # A machine that is busy with other things needs its time.
+
+
+@pytest.fixture(scope="module")
+def launcher(tmp_path_factory) -> Launcher:
+  return Launcher(tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture(scope="module")
+def workdir(launcher, tmp_path_factory) -> Path:
+  """A run of two iterations, small and real; not to be changed."""
+  workdir = tmp_path_factory.mktemp("runs") / "run"
+  launcher.run("trainers.iterate", "--preset=debug", "--force", workdir=workdir)
+  return workdir
+
+
+def _snapshot(workdir: Path) -> dict[str, str]:
+  files = [path for path in workdir.rglob("*") if path.is_file()]
+  return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def _weights(path: Path) -> dict[str, np.ndarray]:
+  with np.load(path) as archive:
+    return dict(archive)
+
+
+def test_variants_share_data_and_vae_and_fit_the_rest_anew(launcher, workdir, tmp_path):
+  before, output = _snapshot(workdir), tmp_path / "out"
+  names = ["all_data", "untrained_rnn", "z_only", "without_iteration"]
+  flags = (f"--variants={','.join(names)}", "--episodes=2", f"--output={output}")
+  killed = launcher.start(
+    "trainers.ablate",
+    *flags,
+    f"--workdir={workdir}",
+    workdir=output,  # Says only where writes are watched.
+    kill_at="rename z_only/seed0/controller/000/controller.npz",
+  )
+  assert killed.wait() < 0, killed.output
+  table = json.loads((output / "ablations.json").read_text())
+  assert list(table) == ["as_it_is", *names[:2]]
+
+  said = launcher.run("trainers.ablate", *flags, workdir=workdir)
+  assert "all_data, seed 0: done before." in said
+  assert _snapshot(workdir) == before, "it may only read"
+  resumed = json.loads((output / "ablations.json").read_text())
+  assert list(resumed) == ["as_it_is", *names]
+  assert {name: resumed[name] for name in table} == table
+
+  folder = lambda name: output / name / "seed0"
+  assert not (folder("z_only") / "dynamics").exists()  # That of all_data is its own too.
+  assert not list(output.glob("*/seed0/vae")) and not list(output.glob("*/seed0/data"))
+  controllers = {name: _weights(folder(name) / "controller/000/controller.npz") for name in names}
+  assert [len(controllers[n]["parameters"]) for n in names] == [26, 26, 18, 26]  # (8 + 4 + 1) * 2.
+  fitted, frozen = (
+    _weights(folder(name) / "dynamics/000/weights.npz") for name in ("all_data", "untrained_rnn")
+  )
+  differs = {name: not np.array_equal(fitted[name], frozen[name]) for name in fitted}
+  assert any(differs.values())
+  kernels = [name for name in fitted if "lstm" in name and "recurrent_kernel" in name]
+  assert kernels
+  for name in kernels:  # Orthogonal as it was initialised; training does not keep it so.
+    units = len(frozen[name])
+    product = frozen[name] @ frozen[name].T
+    np.testing.assert_allclose(product, np.eye(units), atol=1e-4)
+    assert np.abs(fitted[name] @ fitted[name].T - np.eye(units)).max() > 1e-3
+
+  assert [resumed[name][0]["episodes"] for name in resumed] == [8, 8, 8, 8, 6]
+  for rows in resumed.values():
+    (row,) = rows
+    assert row["in_environment"]["n"] == 2 and np.isfinite(row["dynamics"]["nll_per_dimension"])
+  seeds = {tuple(rows[0]["in_environment"]["seeds"]) for rows in resumed.values()}
+  assert len(seeds) == 1  # All drive the same tracks,
+  validated = json.loads((workdir / "controller/000/validation.json").read_text())
+  chosen_on = validated["controller_in_environment"]["seeds"]
+  assert not set(chosen_on) & set(*seeds)  # on which none was chosen.
+
+  markdown = (output / "ablations.md").read_text()
+  assert markdown in said
+  rows = [line.strip("| \n").split(" | ") for line in markdown.splitlines()]
+  assert [row[0] for row in rows[2:]] == list(resumed) and len({len(row) for row in rows}) == 1
+
+
+def test_a_table_over_several_fits():
+  row = lambda mean, nll: {
+    "episodes": 350,
+    "dynamics": {"nll_per_dimension": nll, "open_loop": {"10": None}, "reward_r2": 0.5},
+    "in_model": {"mean": 400.0},
+    "in_environment": {"mean": mean, "std": 90.0, "n": 16},
+    "seconds": 120.0,
+  }
+  text = ablate.to_markdown({"z_only": [row(100.0, 1.0), row(200.0, 1.1)]})
+  last = text.splitlines()[-1]
+  assert re.search(r"\| 350 \| 1\.050 \| - \| 0\.50 \| 400 \| 150 ± 90 \(fits ± 71\) \|", last)
+  assert last.endswith("| 2 x 16 | 2 |")
+
+
+def test_what_a_run_is_already_is_left_out(capsys):
+  config = config_lib.make_config("debug")
+  kept = ablate.applicable(config, list(ablate.VARIANTS))
+  assert "per_dimension" not in kept and "joint" in kept
+  other = config_lib.override(config, ["dynamics.mixture_kind=joint", "dynamics.num_mixtures=1"])
+  kept = ablate.applicable(other, list(ablate.VARIANTS))
+  assert "per_dimension" in kept and not {"joint", "one_normal"} & set(kept)
+  assert "joint: left out, the run is so already." in capsys.readouterr().err
+  for variant in ablate.VARIANTS.values():  # Every override is one of the configuration.
+    config_lib.override(config, variant.overrides)
+
+
+def test_nothing_of_the_recurrent_state_is_seen():
+  vae = VAE(config_lib.make_config("debug").vae)
+  model = ablate.LatentOnly(vae, 2, MDNRNNConfig(hidden_size=3))
+  draw = lambda size: tf.random.stateless_normal([5, size], [0, size])
+  features = model.features(MDNRNNState(draw(8), draw(3), draw(3))).numpy()
+  np.testing.assert_allclose(features[:, :8], draw(8), rtol=1e-6)  # As it was, and zeros.
+  assert features.shape == (5, 11) and not features[:, 8:].any()

@@ -1,0 +1,324 @@
+"""What each part of a run is worth: fits variants of it on its own data, and plays each.
+
+A variant takes rollouts and VAE from the run in --workdir, which is only read, and fits dynamics
+and controller anew, once; it is to be compared with `all_data`, which changes nothing. `brownian`
+is a whole run of its own without the scripted driver, to be compared with `as_it_is`. Killed and
+called again, it goes on. Leaves ablations.json and ablations.md in WORKDIR/ablations (or --output).
+
+    python -m trainers.ablate --workdir=runs/quickstart
+    python -m trainers.ablate --workdir=runs/quickstart --variants=all_data,z_only --num_seeds=3
+    python -m trainers.ablate --workdir=runs/quickstart --output=ablations --episodes=32 --seed=1
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from absl import flags
+
+from trainers import common
+from trainers.examination import read_run
+from trainers.playing import episode_seeds
+from trainers.stages import Run
+from trainers.workdir import WorkdirError, locked, read_json, say, write_json
+from wm_tf import config as config_lib
+from wm_tf.agent import AgentActor
+from wm_tf.data import rollouts
+from wm_tf.models.mdn_rnn import MDNRNN
+from wm_tf.models.vae import VAE
+from wm_tf.training.checkpoints import atomic_open
+
+# Its tracks are validation tracks, but neither the run's own (iteration 0) nor the doctor's (1).
+_TRACKS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+  """One row of the table.
+
+  Attributes:
+    words: what is different, for the table.
+    overrides: of the run's configuration.
+    data: `all` of the rollouts, the `first` (before any iteration), or `own`.
+    frozen_rnn: whether the recurrent network stays as it was initialised.
+    latent_only: whether the controller sees nothing of the recurrent network.
+    dynamics_of: the variant whose dynamics it uses, if it need not fit its own.
+  """
+
+  words: str
+  overrides: tuple[str, ...] = ()
+  data: str = "all"
+  frozen_rnn: bool = False
+  latent_only: bool = False
+  dynamics_of: str | None = None
+
+
+VARIANTS = {
+  "all_data": Variant("all rollouts, fitted once"),
+  "untrained_rnn": Variant(
+    "the LSTM stays as initialised; mixture and heads learn", frozen_rnn=True
+  ),
+  "z_only": Variant(
+    "the controller does not see the hidden state",
+    ("controller.hidden_components=0",),  # Nothing to search where there is nothing to see.
+    latent_only=True,
+    dynamics_of="all_data",
+  ),
+  "one_normal": Variant("K = 1", ("dynamics.num_mixtures=1",)),
+  "ten_normals": Variant("K = 10", ("dynamics.num_mixtures=10",)),
+  "joint": Variant("one mixture over all dimensions", ("dynamics.mixture_kind=joint",)),
+  "per_dimension": Variant(
+    "a mixture for each dimension", ("dynamics.mixture_kind=per_dimension",)
+  ),
+  "without_iteration": Variant("only the rollouts from before any controller", data="first"),
+  "brownian": Variant(
+    "a run of its own, from Brownian rollouts only: no scripted driver",
+    (
+      "collect.uniform=0.0",
+      "collect.held=0.0",
+      "collect.brownian=1.0",
+      "collect.heuristic=0.0",
+    ),
+    data="own",
+  ),
+}
+
+_VARIANTS = flags.DEFINE_list("variants", [], f"Which ones of {', '.join(VARIANTS)}; all if empty.")
+_NUM_SEEDS = flags.DEFINE_integer(
+  "num_seeds", 1, "Fits of each variant, from --seed on.", lower_bound=1
+)
+_EPISODES = flags.DEFINE_integer("episodes", 16, "Real episodes of each controller.", lower_bound=1)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; WORKDIR/ablations by default.")
+
+
+class LatentOnly(MDNRNN):
+  """A world model that shows a controller the latent, and zeros for the recurrent state."""
+
+  def features(self, state):
+    seen = tf.range(self.feature_size) < self.latent_size
+    return super().features(state) * tf.cast(seen, tf.float32)
+
+
+class VariantRun(Run):
+  """A run whose rollouts and VAE are another one's; it has only an iteration 0, on all of them.
+
+  Args:
+    workdir, config, seed: as of `Run`.
+    source: the other run.
+    last: its iteration up to which rollouts are used.
+    variant: what is different.
+    dynamics: the run whose dynamics it uses; its own if None.
+  """
+
+  def __init__(
+    self,
+    workdir: Path,
+    config: config_lib.ExperimentConfig,
+    seed: int,
+    source: Run,
+    last: int,
+    variant: Variant,
+    dynamics: Run | None = None,
+  ):
+    super().__init__(workdir, config, seed, force=True)
+    self._source, self._last = source, last
+    self._variant, self._dynamics = variant, dynamics
+
+  def path(self, stage, iteration):
+    if stage == "data":
+      return self._source.path(stage, iteration)
+    if stage == "dynamics" and self._dynamics is not None:
+      return self._dynamics.path(stage, iteration)
+    return super().path(stage, iteration)
+
+  def data_folders(self, iteration):
+    return self._source.data_folders(self._last)
+
+  def latent_folders(self, iteration):
+    return self._source.latent_folders(self._last)
+
+  def vae(self, iteration):
+    return self._source.vae(self._last)
+
+  def encode(self, iteration):
+    for folder in self.latent_folders(iteration):
+      if not (folder / rollouts.MANIFEST).exists():
+        raise WorkdirError(f"{folder} does not exist; run trainers.train_dynamics first.")
+
+  def _fit(self, label, model, *arguments):
+    if self._variant.frozen_rnn:
+      model.lstm.trainable = False
+    super()._fit(label, model, *arguments)
+
+  def _new_world_model(self):
+    kind = LatentOnly if self._variant.latent_only else MDNRNN
+    return kind(VAE(self.config.vae), self.spec.action_size, self.config.dynamics)
+
+
+class Ablations:
+  """All variants of a run.
+
+  Args:
+    source: the run.
+    folder: where to write.
+    num_episodes: real episodes, and dreams, that a controller is judged by.
+  """
+
+  def __init__(self, source: Run, folder: Path, num_episodes: int):
+    self.source, self.folder, self.num_episodes = source, folder, num_episodes
+    validated = [v["iteration"] for v in source.validations()]
+    self.last = max(validated, default=0)
+
+  def variant_run(self, name: str, seed: int) -> Run:
+    """The run of a variant, not yet entered."""
+    variant, folder = VARIANTS[name], self.folder / name / f"seed{seed}"
+    config = config_lib.override(self.source.config, variant.overrides)
+    if variant.data == "own":
+      return Run(folder, config, seed, force=True)
+    last = 0 if variant.data == "first" else self.last
+    shared = self.variant_run(variant.dynamics_of, seed) if variant.dynamics_of else None
+    return VariantRun(folder, config, seed, self.source, last, variant, shared)
+
+  def row(self, name: str, seed: int) -> dict[str, Any]:
+    """Fits and plays a variant, unless that is done; returns its figures."""
+    path = self.folder / name / f"seed{seed}" / f"result_{self.num_episodes}.json"
+    if path.exists():
+      say(f"{name}, seed {seed}: done before.")
+      return read_json(path)
+    say(f"{name}, seed {seed}: {VARIANTS[name].words}.")
+    if VARIANTS[name].dynamics_of:
+      with self.variant_run(VARIANTS[name].dynamics_of, seed) as shared:
+        _timed(shared, shared.train_dynamics)
+    with self.variant_run(name, seed) as run:
+      if VARIANTS[name].data == "own":
+        run.iterate()
+        iteration = run.best_iteration()
+      else:
+        iteration = 0
+        _timed(run, run.train_dynamics)
+        _timed(run, run.train_controller)
+      result = self.judge(run, iteration, seed) | {"seconds": sum(run.seconds().values())}
+    write_json(path, result)
+    return result
+
+  def judge(self, run: Run, iteration: int, seed: int) -> dict[str, Any]:
+    """The figures of a run's controller and of the model that it was dreamed up in."""
+    agent = run.agent("controller", iteration)
+    tracks = episode_seeds("validation", seed, self.num_episodes, _TRACKS)
+    episodes = [rollouts.load_manifest(f).episodes for f in run.data_folders(iteration)]
+    return {
+      "episodes": sum(map(len, episodes)),
+      "dynamics": run.quality("dynamics", iteration),
+      "in_model": run.evaluate_in_model(agent, self.num_episodes, iteration),
+      "in_environment": run.evaluate(AgentActor(agent), tracks, f"play {run.workdir.parent.name}"),
+    }
+
+  def as_it_is(self, seed: int) -> dict[str, Any]:
+    """The figures of the run's own chosen controller."""
+    path = self.folder / "as_it_is" / f"seed{seed}" / f"result_{self.num_episodes}.json"
+    if not path.exists():
+      result = self.judge(self.source, self.source.best_iteration(), seed)
+      path.parent.mkdir(parents=True, exist_ok=True)
+      write_json(path, result | {"seconds": sum(self.source.seconds().values())})
+    return read_json(path)
+
+
+def _timed(run: Run, stage) -> None:
+  started = time.monotonic()
+  stage(0)
+  run.add_seconds(stage.__name__, time.monotonic() - started)
+
+
+def applicable(source: config_lib.ExperimentConfig, names: Sequence[str]) -> list[str]:
+  """Those variants that are not what the run is already."""
+  kept = []
+  for name in names:
+    if VARIANTS[name].overrides and (
+      config_lib.override(source, VARIANTS[name].overrides) == source
+    ):
+      say(f"{name}: left out, the run is so already.")
+    else:
+      kept.append(name)
+  return kept
+
+
+def to_markdown(table: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+  """The table of all variants: means over their fits, and the spread of the fits' mean returns."""
+  lines = [
+    "| variant | what is different | episodes | NLL a dimension | error 10 steps ahead | reward R² "
+    "| in the dream | in the environment | fits x episodes | minutes |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+  ]
+  for name, rows in table.items():
+    words = VARIANTS[name].words if name in VARIANTS else "the run's own chosen controller"
+    dynamics = [row["dynamics"] for row in rows]
+    returns = np.array([row["in_environment"]["mean"] for row in rows])
+    over_episodes = np.mean([row["in_environment"]["std"] for row in rows])
+    spread = f" (fits ± {returns.std(ddof=1):.0f})" if len(rows) > 1 else ""
+    cells = (
+      name,
+      words,
+      f"{_mean(row['episodes'] for row in rows):.0f}",
+      _text((d["nll_per_dimension"] for d in dynamics), 3),
+      _text((d["open_loop"].get("10") for d in dynamics), 3),
+      _text((d["reward_r2"] for d in dynamics), 2),
+      _text((row["in_model"]["mean"] for row in rows), 0),
+      f"{returns.mean():.0f} ± {over_episodes:.0f}{spread}",
+      f"{len(rows)} x {rows[0]['in_environment']['n']}",
+      f"{_mean(row['seconds'] for row in rows) / 60:.0f}",
+    )
+    lines.append(f"| {' | '.join(cells)} |")
+  return "\n".join(lines) + "\n"
+
+
+def _mean(values) -> float:
+  return float(np.mean(list(values)))
+
+
+def _text(values, places: int) -> str:
+  values = list(values)
+  return "-" if None in values else f"{np.mean(values):.{places}f}"
+
+
+def _names() -> list[str]:
+  """The variants asked for, each after the one whose dynamics it uses."""
+  asked = _VARIANTS.value or list(VARIANTS)
+  for name in asked:
+    if name not in VARIANTS:
+      near = difflib.get_close_matches(name, VARIANTS, n=1)
+      hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(VARIANTS)}."
+      raise common.FlagError(f"--variants={name}: there is no such variant; {hint}")
+  return [name for name in VARIANTS if name in asked]
+
+
+def main() -> None:
+  names = _names()
+  described = flags.FLAGS["preset"].present or flags.FLAGS["override"].present
+  source = read_run(Path(flags.FLAGS.workdir), common.config() if described else None)
+  source.best_iteration()  # Without a validated controller there is nothing to compare with.
+  folder = Path(_OUTPUT.value or source.workdir / "ablations")
+  folder.mkdir(parents=True, exist_ok=True)
+  seeds = range(common.seed(), common.seed() + _NUM_SEEDS.value)
+  with locked(folder):
+    ablations = Ablations(source, folder, _EPISODES.value)
+    table = {"as_it_is": [ablations.as_it_is(seed) for seed in seeds]}
+    for name in applicable(source.config, names):
+      table[name] = []
+      for seed in seeds:
+        table[name].append(ablations.row(name, seed))
+        write_json(folder / "ablations.json", table)
+        with atomic_open(folder / "ablations.md") as file:
+          file.write(to_markdown(table).encode())
+  print(to_markdown(table))
+  print(f"Wrote {folder}/ablations.json and {folder}/ablations.md.")
+
+
+if __name__ == "__main__":
+  common.run(main)
