@@ -7,7 +7,7 @@ import tensorflow as tf
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _MESSAGE_LIMIT = 1024
-# What running a graph may raise: the second, where an op quotes bytes of its input that are no text.
+# What running a graph may raise: the second where an op quotes bytes of its input that are no text.
 RUN_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 _HTTP = {
   grpc.StatusCode.CANCELLED: 499,
