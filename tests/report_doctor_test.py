@@ -92,7 +92,8 @@ RESULTS = {
     {"name": f"iteration {i} & more", "original": i < 3, "dream": 90.0 * i, "real": 80.0 * i + 5}
     | {"real_error": None if i == 4 else 12.5, "dream_std": 3.0, "returns": [1.0, 2.0]}
     for i in range(5)
-  ],
+  ]
+  + [{"name": "nothing", "original": False, "dream": -80.0, "real": -93.0, "real_error": 0.0}],
   "controller_in_model": {"mean": 400.0, "std": 90.0, "n": 32},
   "controller_in_environment": {"mean": 420.0, "std": 200.0, "n": 8},
 }
@@ -103,7 +104,7 @@ def _changed(path: str, value) -> dict:
   *parents, last = path.split("/")
   section = results
   for name in parents:
-    section = section[name]
+    section = section[int(name) if isinstance(section, list) else name]
   section[last] = value
   return results
 
@@ -150,6 +151,9 @@ def test_a_good_model_is_called_good():
       "20% over 12 decisions, 28",
     ),
     ("share of the action", "action_sensitivity/12/heard", 0.01, POOR, "1% over 12"),
+    ("doing nothing", "controllers/5/dream", 0.0, USABLE, "0 promised, -93 paid"),
+    ("doing nothing", "controllers/5/dream", 143.0, POOR, "143 promised, -93 paid"),
+    ("doing nothing", "controllers/5/dream", -200.0, GOOD, "-200 promised, -93 paid"),
     ("exploitation", "transfer/gap/favourites", 100.0, USABLE, "+100 for its favourites, +12"),
     ("exploitation", "transfer/gap/favourites", 300.0, POOR, "+300 for its favourites"),
     ("exploitation", "transfer/gap/favourites", -300.0, GOOD, "-300 for its favourites"),

@@ -41,6 +41,7 @@ def doctor_checks(results: Mapping[str, Any]) -> list[Check]:
     _termination_calibration(results),
     _listens(results),
     _heard(results),
+    _nothing(results),
     _excess(results),
     _regret(results),
   ]
@@ -295,6 +296,29 @@ def _heard(results) -> Check:
       "Chance matters more than the action: use more dreams for each candidate.",
       "Dreams bring what they bring, whatever is done: nothing can be learned in them.",
     ),
+  )
+
+
+def _nothing(results) -> Check:
+  figures = None
+  rows = [row for row in results.get("controllers") or () if row["name"] == "nothing"]
+  spread = (results.get("transfer") or {}).get("real_spread")
+  if rows and spread:
+    promised, paid = rows[0]["dream"], rows[0]["real"]
+    figures = max(0.0, promised - paid) / spread, f"{promised:.0f} promised, {paid:.0f} paid"
+  return _judged(
+    "actions",
+    "what doing nothing brings",
+    "the same in dream and environment",
+    figures,
+    _EXCESS,
+    (
+      "The dream does not move on by itself.",
+      "The dream rewards doing nothing somewhat.",
+      "The dream goes on well whatever is done, as if good driving were the course of nature: "
+      "collect more bad driving, with more noise.",
+    ),
+    low=True,
   )
 
 
