@@ -6,7 +6,7 @@ from typing import Any
 
 from tensorflow.core.example import example_pb2, feature_pb2
 
-from serving import json_tensors
+from serving import json_tensors, json_text
 from serving.errors import invalid
 
 _LISTS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
@@ -24,7 +24,7 @@ def fill(document: dict[str, Any], request) -> None:
     context = request.input.example_list_with_context
     _fill_example(document["context"], context.context)
     examples = context.examples
-  complain = lambda text: invalid(f"JSON Value: {json_tensors.debug(document)} {text}")
+  complain = lambda text: invalid(f"JSON Value: {json_text.debug(document)} {text}")
   if "examples" not in document:
     raise complain("When method is classify, key 'examples' is expected and was not found")
   if not isinstance(document["examples"], list):
@@ -39,9 +39,7 @@ def classifications(result) -> str:
   """The JSON of a ClassificationResult: for each example, pairs of a label and a score."""
   rows = []
   for row in result.classifications:
-    pairs = [
-      f"[{json_tensors.quote(c.label)}, {json_tensors.number(c.score)}]" for c in row.classes
-    ]
+    pairs = [f"[{json_text.quote(c.label)}, {json_tensors.number(c.score)}]" for c in row.classes]
     rows.append("[" + ", ".join(pairs) + "]")
   if not rows:
     raise invalid("Cannot convert empty ClassificationResults to JSON")
@@ -58,7 +56,7 @@ def regressions(result) -> str:
 
 def _fill_example(value: Any, example: example_pb2.Example) -> None:
   if not isinstance(value, dict):
-    kind = json_tensors.type_name(value)
+    kind = json_text.type_name(value)
     raise invalid(f"Example must be JSON object but got JSON {kind}")
   for name, content in value.items():
     feature = example.features.feature[name]
@@ -81,7 +79,7 @@ def _add(value: Any, name: str, feature: feature_pb2.Feature) -> None:
     kind, value = "bytes_list", json_tensors.decode_base64(value["b64"])
   else:
     raise invalid(
-      f"Feature: {name} has element with unexpected JSON type: {json_tensors.type_name(value)}"
+      f"Feature: {name} has element with unexpected JSON type: {json_text.type_name(value)}"
     )
   present = feature.WhichOneof("kind")
   if present not in (None, kind):

@@ -11,8 +11,7 @@ import base64
 import binascii
 import itertools
 import json
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import grpc
@@ -20,22 +19,8 @@ import numpy as np
 
 from serving import tensors
 from serving.errors import ServingError, invalid
+from serving.json_text import debug, quote, type_name
 
-_DEBUG_BYTES = 256
-_SPACE = re.compile(r"[ \t\n\r]*")
-_DECODER = json.JSONDecoder()
-# What Python's parser complains of, in the words of the official server's.
-_COMPLAINTS = {
-  "Expecting value": "Invalid value.",
-  "Expecting property name enclosed in double quotes": "Missing a name for object member.",
-  "Illegal trailing comma before end of object": "Missing a name for object member.",
-  "Illegal trailing comma before end of array": "Invalid value.",
-  "Expecting ':' delimiter": "Missing a colon after a name of object member.",
-  "Unterminated string starting at": "Missing a closing quotation mark in string.",
-  "Invalid \\escape": "Invalid escape character in string.",
-  "Invalid \\uXXXX escape": "Incorrect hex digit after \\u escape in string.",
-  "Invalid control character at": "Invalid encoding in string.",
-}
 _FLOAT, _DOUBLE, _STRING, _BOOL = 1, 2, 7, 10
 # dtype -> the range of JSON integers that it takes; smaller ones are cut to size afterwards.
 _INT32 = (-(2**31), 2**31 - 1)
@@ -48,36 +33,6 @@ _INTEGERS = {
   22: (0, 2**32 - 1),
   23: (0, 2**64 - 1),
 }
-
-
-def parse(body: bytes) -> dict[str, Any]:
-  """Reads a request's JSON object; what follows it is not looked at.
-
-  Raises:
-    ServingError: INVALID_ARGUMENT, with the place of the error.
-  """
-  if not body:
-    raise invalid("JSON Parse error: The document is empty")
-  text = body.decode("utf-8", errors="replace")
-  start = _SPACE.match(text).end()
-  if start == len(text):
-    raise invalid(f"JSON Parse error: The document is empty. at offset: {start}")
-  try:
-    document, _ = _DECODER.raw_decode(text, start)
-  except json.JSONDecodeError as error:
-    complaint = _COMPLAINTS.get(error.msg)
-    if complaint is None:  # Expecting ',' delimiter
-      in_object = _in_object(text[: error.pos])
-      end = "} after an object member." if in_object else "] after an array element."
-      complaint = f"Missing a comma or {end}"
-    raise invalid(f"JSON Parse error: {complaint} at offset: {error.pos}") from error
-  except RecursionError as error:
-    raise invalid("JSON Parse error: nested too deeply") from error
-  except ValueError as error:  # An integer of thousands of digits.
-    raise invalid(f"JSON Parse error: Number too big to be stored in double. ({error})") from error
-  if not isinstance(document, dict):
-    raise invalid(f"JSON Value: {debug(document)} Is not object")
-  return document
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
@@ -152,17 +107,6 @@ def outputs(arrays: Mapping[str, np.ndarray], by_rows: bool) -> str:
       for i in range(size)
     ]
   return '{\n    "predictions": [' + ", ".join(rows) + "\n    ]\n}"
-
-
-def debug(value: Any) -> str:
-  """The start of a JSON value, as error messages show it."""
-  text, size = [], 0
-  for piece in _pieces(value, ""):
-    text.append(piece)
-    size += len(piece)
-    if size >= _DEBUG_BYTES:
-      break
-  return "".join(text)
 
 
 def _from_rows(rows: list, dtypes: Mapping[str, int]) -> dict[str, np.ndarray]:
@@ -342,11 +286,6 @@ def _nested(name: str, array: np.ndarray, axis: int) -> list[str]:
   return texts
 
 
-def quote(text: str) -> str:
-  """A JSON string."""
-  return json.dumps(text, ensure_ascii=False)
-
-
 def decode_base64(text: str) -> bytes:
   """Undoes base64, with or without its padding.
 
@@ -374,39 +313,3 @@ def _string(value: bytes, as_base64: bool) -> str:
 def _object(texts: Mapping[str, str], indent: str) -> str:
   lines = [f"{json.dumps(name)}: {text}" for name, text in texts.items()]
   return "{" + indent + f",{indent}".join(lines) + indent[:-4] + "}"
-
-
-def type_name(value: Any) -> str:
-  """What the official server calls the JSON type of a value."""
-  names = {type(None): "Null", dict: "Object", list: "Array", str: "String"}
-  return str(value) if isinstance(value, bool) else names.get(type(value), "Number")
-
-
-def _pieces(value: Any, indent: str) -> Iterator[str]:
-  """A value's JSON in pieces, so that the start of a long one costs no more than that."""
-  if isinstance(value, dict) and value:
-    inner = indent + "    "
-    for i, (key, element) in enumerate(value.items()):
-      yield f"{',' if i else '{'}\n{inner}{quote(key[:_DEBUG_BYTES])}: "
-      yield from _pieces(element, inner)
-    yield f"\n{indent}}}"
-  elif isinstance(value, list) and value:
-    for i, element in enumerate(value):
-      yield ", " if i else "["
-      yield from _pieces(element, indent)
-    yield "]"
-  elif isinstance(value, str):
-    yield quote(value[:_DEBUG_BYTES])
-  else:
-    yield json.dumps(value)
-
-
-def _in_object(text: str) -> bool:
-  """Whether the innermost bracket that is open at the end of a text is a curly one."""
-  opened = []
-  for token in re.findall(r'"(?:[^"\\]|\\.)*"|[][{}]', text, re.DOTALL):
-    if token in "[{":
-      opened.append(token)
-    elif token in "]}" and opened:
-      opened.pop()
-  return bool(opened) and opened[-1] == "{"

@@ -21,7 +21,7 @@ from tensorflow_serving.apis import (
   regression_pb2,
 )
 
-from serving import compression, json_examples, json_tensors, tensors
+from serving import compression, json_examples, json_tensors, json_text, tensors
 from serving.errors import ServingError, as_serving_error, invalid
 from serving.model import DEFAULT_SIGNATURE
 from serving.services import Api
@@ -102,7 +102,7 @@ class Rest:
       if not isinstance(error, ServingError):
         _LOG.exception("%s %s failed", method, path)
       self._api.record(called.model, failure.code)
-      text = '{ "error": ' + json_tensors.quote(failure.message) + " }"
+      text = '{ "error": ' + json_text.quote(failure.message) + " }"
       return self._reply(failure.http_status, text.encode(errors="replace"))
     if called.verb:
       seconds = time.perf_counter() - start
@@ -145,7 +145,7 @@ class Rest:
       ) from error
 
   def _predict(self, spec: model_pb2.ModelSpec, body: bytes) -> str:
-    document = json_tensors.parse(body)
+    document = json_text.parse(body)
     name = json_tensors.signature_name(document) or DEFAULT_SIGNATURE
     with self._api.manager.acquire(spec) as version:
       signature = version.servable.signatures.get(name)
@@ -165,12 +165,12 @@ class Rest:
 
   def _classify(self, spec: model_pb2.ModelSpec, body: bytes) -> str:
     request = classification_pb2.ClassificationRequest(model_spec=spec)
-    json_examples.fill(json_tensors.parse(body), request)
+    json_examples.fill(json_text.parse(body), request)
     return json_examples.classifications(self._api.classify(request).result)
 
   def _regress(self, spec: model_pb2.ModelSpec, body: bytes) -> str:
     request = regression_pb2.RegressionRequest(model_spec=spec)
-    json_examples.fill(json_tensors.parse(body), request)
+    json_examples.fill(json_text.parse(body), request)
     return json_examples.regressions(self._api.regress(request).result)
 
   def _metadata(self, spec: model_pb2.ModelSpec) -> str:

@@ -17,7 +17,7 @@ from waitress.parser import HTTPRequestParser
 from waitress.server import TcpWSGIServer
 from waitress.task import ErrorTask, ThreadedTaskDispatcher, WSGITask
 
-from serving import json_tensors
+from serving import json_text
 from serving.errors import ServingError
 from serving.rest import MAX_BODY_BYTES, Rest
 
@@ -129,7 +129,7 @@ class _ErrorTask(ErrorTask):
 
   def execute(self):
     error = self.request.error
-    body = ('{ "error": ' + json_tensors.quote(f"{error.reason}: {error.body}") + " }").encode()
+    body = ('{ "error": ' + json_text.quote(f"{error.reason}: {error.body}") + " }").encode()
     self.status = f"{error.code} {error.reason}"
     self.response_headers.append(("Content-Type", "application/json"))
     self.set_close_on_finish()

@@ -33,6 +33,15 @@ _MESSAGES = {
 }
 # `slow` is as busy as it is told to be: it is not for random numbers.
 _SIGNATURES = ["", "act", "initial_state", "image", "echo", "fail", "text", "kinds", "classify"]
+_DTYPES = {
+  "act": {"frame": "uint8", "seed": "int32", "h": "float32", "c": "float32"},
+  "echo": {"x": "float32"},
+  "image": {"img": "uint8"},
+  "text": {"text": "object"},
+  "kinds": {"a": "int64"},
+  "initial_state": {"seed": "int32"},
+  "regress": {"inputs": "object"},
+}
 _INPUTS = ["frame", "seed", "h", "c", "x", "img", "a", "text", "inputs", "", "nope"]
 _GOOD = frozenset({"OK", "INVALID_ARGUMENT", "NOT_FOUND", "FAILED_PRECONDITION", "UNIMPLEMENTED"})
 # A full server says so; and bytes that are no message are INTERNAL, by gRPC's own list.
@@ -119,10 +128,10 @@ def _fill_tensor(rng, proto) -> None:
     proto.half_val.extend([70000, -1])
 
 
-def _array(rng) -> np.ndarray:
-  """A sound tensor, of any type and of a shape that is small."""
+def _array(rng, dtype="") -> np.ndarray:
+  """A sound tensor, of a type or of any, and of a shape that is small."""
   shape = tuple(int(n) for n in rng.integers(0, 5, rng.integers(0, 5)))
-  dtype = _pick(rng, ["float32", "float64", "int32", "uint8", "int64", "bool", "object"])
+  dtype = dtype or _pick(rng, ["float32", "float64", "int32", "uint8", "int64", "bool", "object"])
   if dtype == "object":
     array = np.empty(shape, object)
     array[...] = b"text"
@@ -188,20 +197,13 @@ def _protos(rng) -> Request:
 def _tensors(rng) -> Request:
   request = predict_pb2.PredictRequest()
   request.model_spec.name = "triv"
-  names = {
-    "act": ["frame", "seed", "h", "c"],
-    "echo": ["x"],
-    "image": ["img"],
-    "text": ["text"],
-    "kinds": ["a"],
-    "initial_state": ["seed"],
-    "regress": ["inputs"],
-  }
-  signature = _pick(rng, list(names))
+  signature = _pick(rng, list(_DTYPES))
   request.model_spec.signature_name = signature
-  for name in names[signature]:
-    if rng.random() < 0.5:
-      tensors.encode(_array(rng), request.inputs[name], as_content=bool(rng.random() < 0.5))
+  for name, dtype in _DTYPES[signature].items():
+    choice = rng.random()
+    if choice < 0.7:  # Mostly of the right type, so that ops meet the odd shapes.
+      array = _array(rng, dtype if choice < 0.6 else "")
+      tensors.encode(array, request.inputs[name], as_content=bool(rng.random() < 0.5))
     else:
       _fill_tensor(rng, request.inputs[name])
   if rng.random() < 0.1:
@@ -251,8 +253,16 @@ def _json(rng) -> Request:
     "signature_name": _pick(rng, _SIGNATURES),
     _pick(rng, ["instances", "inputs", "examples"]): _json_value(rng),
   }
-  if rng.random() < 0.2:
+  choice = rng.random()
+  if choice < 0.2:
     document = _json_value(rng)
+  elif choice < 0.5:  # Sound, or nearly.
+    signature, rows = _pick(
+      rng, [("echo", [1.5, -2]), ("text", ["a", {"b64": "/w=="}]), ("kinds", [[1, 2], [3, 4]])]
+    )
+    if rng.random() < 0.5:
+      rows = [*rows, _json_value(rng)]
+    document = {"signature_name": signature, _pick(rng, ["instances", "inputs"]): rows}
   body = json.dumps(document).encode()
   if rng.random() < 0.2:
     place = int(rng.integers(len(body)))

@@ -8,6 +8,6 @@ def test_made_up_requests_get_the_right_codes(target, rest):
   assert not report.problems, "\n".join(report.problems)
   assert report.requests > 100
   kinds = {kind for kind, _ in report.codes}
-  assert len(kinds) == 11
+  assert len(kinds) == 10
   # They reach beyond the parsers.
   assert ("tensors", "OK") in report.codes and ("JSON", "200") in report.codes
