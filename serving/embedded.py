@@ -25,6 +25,10 @@ from serving.services import MAX_MESSAGE_BYTES, Api, Services, Unimplemented
 _SPARE_THREADS = 4
 # Calls beyond those that wait for a thread: refused before their request is read.
 _MAX_WAITING = 1000
+# Connections: how many, how long one may take to speak HTTP/2, and how long it may then be silent.
+_MAX_CONNECTIONS = 1000
+_HANDSHAKE_SECONDS = 10
+_IDLE_SECONDS = 1800
 _HEALTH_NAMES = ("", "ModelService", "PredictionService")
 
 
@@ -218,6 +222,9 @@ class EmbeddedServer:
         # gRPC unpacks whole and measures then; `Services` stops in time. gzip, but not deflate.
         ("grpc.per_message_decompression", 0),
         ("grpc.compression_enabled_algorithms_bitset", 0b101),
+        ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
+        ("grpc.server_handshake_timeout_ms", 1000 * _HANDSHAKE_SECONDS),
+        ("grpc.max_connection_idle_ms", 1000 * _IDLE_SECONDS),
         # By default two servers may share a port on Linux, each getting half of the calls.
         ("grpc.so_reuseport", 0),
         *options.channel_arguments,

@@ -88,7 +88,8 @@ class Servable:
         options.warm_up(self)
     except Exception as error:
       self.close()
-      if isinstance(error, OSError | ValueError):  # Files are missing, or the graph is cut short.
+      # Files or tags are missing, or the graph is cut short.
+      if isinstance(error, OSError | ValueError | RuntimeError):
         error = ServingError(grpc.StatusCode.NOT_FOUND, str(error))
       error = as_serving_error(error)
       message = f"{path}: {error.message}{_version_hint(path)}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -44,6 +45,7 @@ def main(argv):
   except flags.FlagError as error:
     raise app.UsageError(str(error)) from error
   _warn_of_open_ports(options)
+  _allow_many_files()
   over = threading.Event()
   if flags.WITH_STDIN.value:
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
@@ -98,6 +100,14 @@ def _warn_of_open_ports(options: dict) -> None:
     )
   if options["rest_port"] is not None:
     _LOG.warning("--host=%s: REST is not encrypted, whatever gRPC is", options["host"])
+
+
+def _allow_many_files() -> None:
+  """Shells allow 1024 by default; connections must not use up those that loading a model needs."""
+  soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+  wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
+  if soft != resource.RLIM_INFINITY and soft < wanted:
+    resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _print_version() -> int:

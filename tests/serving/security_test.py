@@ -212,6 +212,20 @@ def test_idle_connections_make_room(rest, target, stubs_for):
       connection.close()
 
 
+def test_grpc_connections_that_say_nothing_are_closed(base, stubs_for):
+  limits = (("grpc.max_allowed_incoming_connections", 8), ("grpc.server_handshake_timeout_ms", 500))
+  with EmbeddedServer(channel_arguments=limits) as server:
+    target = server.start({"triv": base})
+    host, port = target.split(":")
+    silent = [socket.create_connection((host, int(port))) for _ in range(20)]
+    try:
+      request = request_of({"x": [1.0]}, "echo")
+      stubs_for(target).prediction.Predict(request, timeout=60, wait_for_ready=True)
+    finally:
+      for connection in silent:
+        connection.close()
+
+
 def _must_answer(rest):
   assert http_call(rest, "POST", PREDICT, ECHO).json == {"predictions": [1.0]}
 
