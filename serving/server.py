@@ -12,6 +12,7 @@ tried again when its files change), and SIGTERM drains the calls in flight befor
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import resource
@@ -46,6 +47,9 @@ def main(argv):
     raise app.UsageError(str(error)) from error
   _warn_of_open_ports(options)
   _allow_many_files()
+  # TensorFlow's modules stay: the collection after an unload, which stops all calls for as long as
+  # it takes, need not look at them.
+  gc.freeze()
   over = threading.Event()
   if flags.WITH_STDIN.value:
     threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
