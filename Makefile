@@ -3,6 +3,7 @@
 WORKDIR ?= runs/quickstart
 SEED ?= 0
 PORT ?= 8500
+PRETRAINED := pretrained/car_racing
 PYTHON ?= python3.11 python3 python
 PYTEST_ARGS ?=
 TARGET ?= localhost:$(PORT)
@@ -52,19 +53,24 @@ $(STAMP): requirements.txt
 quickstart: setup ## collect, train, dream, evolve, serve and drive (WORKDIR=, SEED=)
 	$(PY) -m trainers.quickstart --workdir="$(WORKDIR)" --seed=$(SEED)
 
-serve: setup ## serve what a run exported, over gRPC (WORKDIR=, PORT=)
-	@export=$$(cd "$(WORKDIR)/export" 2>/dev/null && pwd) || { \
-	  echo "make serve: no $(WORKDIR)/export. Run make quickstart first, or name a WORKDIR=." >&2; \
-	  exit 1; \
-	}; \
-	{ \
+serve: setup ## serve a run's exports over gRPC, or the pretrained ones (WORKDIR=, PORT=)
+	@export="$(WORKDIR)/export"; \
+	if [ ! -d "$$export" ] && [ "$(origin WORKDIR)" = file ]; then export=$(PRETRAINED); fi; \
+	models=$$(cd "$$export" 2>/dev/null && ls -d */ | tr -d /); \
+	if [ -z "$$models" ]; then \
+	  echo "make serve: no models in $$export. Run make quickstart WORKDIR=... first." >&2; exit 1; \
+	fi; \
+	export=$$(cd "$$export" && pwd) && mkdir -p build && { \
 	  echo 'model_config_list {'; \
-	  for model in planner controller world_model; do \
+	  for model in $$models; do \
 	    echo "  config { name: '$$model' base_path: '$$export/$$model' model_platform: 'tensorflow' }"; \
 	  done; \
 	  echo '}'; \
-	} > "$$export/models.config"; \
-	exec $(PY) -m serving.server --port=$(PORT) --model_config_file="$$export/models.config"
+	} > build/models.config; \
+	echo "Serving $$export. To drive with it, in another terminal:"; \
+	echo "  $(PY) -m trainers.evaluate --agent=grpc://localhost:$(PORT)/planner --episodes=1" \
+	  "--render=drive.gif"; \
+	exec $(PY) -m serving.server --port=$(PORT) --model_config_file=build/models.config
 
 test: setup ## every test (PYTEST_ARGS="-k search")
 	$(PY) -m pytest tests $(PYTEST_ARGS)

@@ -28,6 +28,9 @@ from wm_tf.training import checkpoints, loop
 _PRESET = flags.DEFINE_enum(
   "preset", "default", config_lib.preset_names(), "Configuration to start from."
 )
+_CONFIG = flags.DEFINE_string(
+  "config", None, "A run.json to take the configuration from, instead of a preset."
+)
 _WORKDIR = flags.DEFINE_string(
   "workdir", "runs/default", "Folder of the run. Started again with the same flags, it goes on."
 )
@@ -67,8 +70,17 @@ def set_default(**values) -> None:
 
 
 def config() -> config_lib.ExperimentConfig:
-  """The configuration that the flags describe."""
-  return config_lib.make_config(_PRESET.value, _OVERRIDE.value)
+  """The configuration that the flags describe.
+
+  Raises:
+    ConfigError: if there is none.
+  """
+  if _CONFIG.value is None:
+    return config_lib.make_config(_PRESET.value, _OVERRIDE.value)
+  described = _described(Path(_CONFIG.value))
+  if described is None or "config" not in described:
+    raise config_lib.ConfigError(f"--config={_CONFIG.value} is no run.json.")
+  return config_lib.override(config_lib.from_dict(described["config"]), _OVERRIDE.value)
 
 
 def seed() -> int:
@@ -92,7 +104,7 @@ def set_aside_other_seed() -> None:
   """
   workdir = Path(_WORKDIR.value)
   mine = {"config": json.loads(json.dumps(config_lib.to_dict(config()))), "seed": seed()}
-  there = _described(workdir)
+  there = _described(workdir / "run.json")
   if there and there != mine and there["config"] == mine["config"]:
     aside = workdir.with_name(f"{workdir.name}.seed{there['seed']}")
     if aside.exists():
@@ -104,22 +116,21 @@ def set_aside_other_seed() -> None:
       workdir.rename(aside)
     print(f"The run of seed {there['seed']} in {workdir} is now in {aside}.")
   back = workdir.with_name(f"{workdir.name}.seed{seed()}")
-  if not workdir.exists() and _described(back) == mine:
+  if not workdir.exists() and _described(back / "run.json") == mine:
     with locked(back):
       back.rename(workdir)
     print(f"The run of seed {seed()} in {back} is now in {workdir}.")
 
 
-def _described(workdir: Path) -> dict[str, Any] | None:
-  """The configuration and seed that a workdir was made with; None if it is no workdir."""
-  path = workdir / "run.json"
+def _described(path: Path) -> dict[str, Any] | None:
+  """The configuration and seed that a run was made with; None if there is no such file."""
   return read_json(path) if path.exists() else None
 
 
 def run(main: Callable[[], None]) -> None:
   """Runs a binary's `main`; expected errors end it with one line and exit code 1."""
 
-  for flag in (_PRESET, _WORKDIR, _SEED, _OVERRIDE, _FORCE):  # So that --help shows them.
+  for flag in (_PRESET, _CONFIG, _WORKDIR, _SEED, _OVERRIDE, _FORCE):  # So that --help shows them.
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
 
   sys.stdout.reconfigure(line_buffering=True)  # In order with the progress, also in a log.

@@ -64,7 +64,7 @@ def test_runs_by_python_m():
   [
     ("collect --sed=1", "Unknown command line flag 'sed'. Did you mean: seed"),
     ("quickstart --version=2", "Unknown command line flag 'version'"),
-    ("collect --preset=quikstart", "should be one of <default|quickstart|debug>"),
+    ("collect --preset=quikstart", "should be one of <default|quickstart|full|debug>"),
     ("collect --seed=-1", "-1 is not a non-negative integer"),
     ("collect --iteration=first", "invalid literal for int"),
     ("collect now", "Unexpected arguments ['now']"),
@@ -84,6 +84,7 @@ def test_runs_by_python_m():
       " --override=collect.heuristic=0",
       "error: collect: ",
     ),
+    ("collect --config=no/such/run.json", "--config=no/such/run.json is no run.json"),
     ("collect --iteration=1", _NO_RUN),
     ("train_vae", _NO_RUN),
     ("train_dynamics", _NO_RUN),
