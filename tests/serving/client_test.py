@@ -183,7 +183,7 @@ def test_waits_double_up_to_a_bound():
 def test_a_server_that_restarts_costs_no_episode(base):
   server = EmbeddedServer()
   target = server.start({"triv": base})
-  with PlannerClient(target, "triv") as client:
+  with PlannerClient(target, "triv", timeout=120.0, retry=Retry(attempts=200)) as client:
     client.reset(seed=1)
     client.act(FRAME)
     server.stop()
