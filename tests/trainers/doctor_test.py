@@ -131,7 +131,7 @@ def test_the_run_says_what_its_configuration_is(launcher, workdir, tmp_path):
   said = _examine(launcher, workdir, output, "--preset=quickstart", expected=1)
   assert "holds a run of another configuration. Leave out --preset" in said
   said = _examine(launcher, workdir, output, "--preset=debug", "--iteration=7", expected=1)
-  assert "controller/007/controller.npz does not exist" in said
+  assert "dynamics/007/weights.npz does not exist" in said
 
   older = tmp_path / "older"  # Made before there was a field.
   older.mkdir()
