@@ -27,6 +27,7 @@ from serving.errors import RUN_ERRORS, ServingError, as_serving_error, invalid
 DEFAULT_SIGNATURE = "serving_default"
 # Each distinct output_filter compiles a pruned graph of its own; clients must not fill the memory.
 _MAX_CALLABLES = 64
+_MAX_REPLY_BYTES = 1 << 28
 
 # Runs feeds, in the order of their names, to fetches.
 Run = Callable[..., Sequence[np.ndarray]]
@@ -127,6 +128,10 @@ class Servable:
     except RUN_ERRORS as error:
       raise as_serving_error(error) from error
     seconds = time.perf_counter() - start
+    if sum(values[position].nbytes for _, position in plan.outputs) > _MAX_REPLY_BYTES:
+      raise ServingError(
+        grpc.StatusCode.RESOURCE_EXHAUSTED, f"The reply is larger than {_MAX_REPLY_BYTES} bytes"
+      )
     outputs = response.outputs
     for alias, position in plan.outputs:
       tensors.encode(values[position], outputs[alias], as_content)

@@ -112,6 +112,8 @@ def _status_line(code: int) -> str:
 class _Parser(HTTPRequestParser):
   """Knows since when its request has been arriving."""
 
+  path = ""  # waitress asks for it also where a damaged request has none.
+
   def __init__(self, adj):
     super().__init__(adj)
     self.began = time.time()

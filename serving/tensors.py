@@ -39,6 +39,10 @@ _KINDS = {
 }
 _NUMBERS = {kind.numpy: number for number, kind in _KINDS.items()}
 _STRING = 7
+# Of a tensor with fewer values than its shape has room for, or with none: each dimension, and all.
+_MAX_FILLED = 1 << 16
+_MAX_FILLED_BYTES = 1 << 24
+_CHUNK = 1 << 16
 
 
 def dtype_name(number: int) -> str:
@@ -91,6 +95,8 @@ def decode(proto, max_bytes: int = 1 << 28) -> np.ndarray:
   if count * dtype.itemsize > max_bytes or len(shape) > 64:
     raise ValueError(f"shape {shape} is too large")
   content = proto.tensor_content
+  if not count or not content:
+    _check_filled(shape, count, dtype, len(getattr(proto, kind.field)))
   if content and count:
     if number == _STRING:
       return _split_strings(content, count).reshape(shape)
@@ -102,6 +108,17 @@ def decode(proto, max_bytes: int = 1 << 28) -> np.ndarray:
   except OverflowError as error:
     raise ValueError(str(error)) from error
   return values.reshape(shape)
+
+
+def _check_filled(shape: list[int], count: int, dtype: np.dtype, given: int) -> None:
+  """Refuses large shapes that little was sent for: graphs make more of them, row by row.
+
+  A shape such as [2**31, 0] holds nothing at all, and `zeros([rows, 4])` makes 34 GB of it.
+  """
+  filled = given < (2 * count if dtype.kind == "c" else count)
+  size = math.prod(size or 1 for size in shape) * dtype.itemsize
+  if (filled or not count) and (max(shape, default=0) > _MAX_FILLED or size > _MAX_FILLED_BYTES):
+    raise ValueError(f"shape {shape} is too large for what was sent")
 
 
 def _split_strings(content: bytes, count: int) -> np.ndarray:
@@ -188,4 +205,6 @@ def encode(array: np.ndarray, proto, as_content: bool = False) -> None:
   elif array.dtype.kind == "c":
     field.extend(flat.view(flat.real.dtype).tolist())
   else:
-    field.extend(flat.tolist())
+    # In pieces: a list of numbers takes ten times the memory of the numbers.
+    for start in range(0, len(flat), _CHUNK):
+      field.extend(flat[start : start + _CHUNK].tolist())

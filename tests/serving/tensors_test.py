@@ -100,6 +100,18 @@ def test_a_few_bytes_cannot_ask_for_terabytes():
     tensors.decode(proto)
 
 
+def test_shapes_that_nothing_was_sent_for_end_somewhere():
+  for sizes, values in (([2**31, 0], []), ([0, 2**40], []), ([2**17], [1]), ([2**12, 2**13], [])):
+    proto = TensorProto(dtype=3, int_val=values)
+    for size in sizes:
+      proto.tensor_shape.dim.add().size = size
+    with pytest.raises(ValueError, match="too large for what was sent"):
+      tensors.decode(proto)
+  proto = TensorProto(dtype=3, int_val=range(2**17))
+  proto.tensor_shape.dim.add().size = 2**17
+  assert len(tensors.decode(proto)) == 2**17
+
+
 def test_values_outside_the_dtype_are_refused():
   proto = TensorProto(dtype=4, int_val=[256])
   proto.tensor_shape.dim.add().size = 1
