@@ -145,17 +145,24 @@ def test_serve_without_an_export_says_what_to_do(checkout):
   assert answer.returncode != 0 and "make quickstart" in answer.stdout
 
 
-def test_serve_configures_all_three_models(checkout):
-  (checkout / "runs/a/export").mkdir(parents=True)
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_serve_configures_the_models_there_are(checkout, pretrained):
+  base = checkout / ("pretrained/car_racing" if pretrained else "runs/a/export")
+  shutil.rmtree(checkout / "pretrained", ignore_errors=True)
+  for name in ("planner", "controller"):
+    (base / name).mkdir(parents=True)
+  (base / "server.log").touch()
   (checkout / ".venv/bin").mkdir(parents=True)
   (checkout / ".venv/requirements.txt").write_text("")
   (checkout / ".venv/bin/python").symlink_to("/bin/echo")
-  answer = _make(checkout, "serve", "WORKDIR=runs/a", "PORT=8501")
-  config = checkout / "runs/a/export/models.config"
-  assert f"-m serving.server --port=8501 --model_config_file={config}" in answer.stdout
+  workdir = () if pretrained else ("WORKDIR=runs/a",)
+  answer = _make(checkout, "serve", *workdir, "PORT=8501")
+  config = checkout / "build/models.config"
+  assert "-m serving.server --port=8501 --model_config_file=build/models.config" in answer.stdout
+  assert "-m trainers.evaluate --agent=grpc://localhost:8501/planner" in answer.stdout
   text_format = pytest.importorskip("google.protobuf.text_format")
   pb2 = pytest.importorskip("tensorflow_serving.config.model_server_config_pb2")
   models = text_format.Parse(config.read_text(), pb2.ModelServerConfig()).model_config_list.config
   assert {m.name: m.base_path for m in models} == {
-    name: str(config.parent / name) for name in ("planner", "controller", "world_model")
+    name: str(base / name) for name in ("planner", "controller")
   }
