@@ -160,7 +160,7 @@ class _Queue:
       padding = [np.repeat(parts[0][:1], missing, 0)] if missing else []
       feeds.append(np.concatenate([*parts, *padding]))
     values = self._run(*feeds)
-    if any(not x.ndim or len(x) != batch.size + missing for x in values):
+    if any(not np.ndim(x) or len(x) != batch.size + missing for x in values):
       raise ServingError(
         grpc.StatusCode.FAILED_PRECONDITION,
         "Batched output tensor's 0th dimension does not equal the sum of the 0th dimension sizes of"

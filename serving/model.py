@@ -128,7 +128,8 @@ class Servable:
     except RUN_ERRORS as error:
       raise as_serving_error(error) from error
     seconds = time.perf_counter() - start
-    if sum(values[position].nbytes for _, position in plan.outputs) > _MAX_REPLY_BYTES:
+    # A scalar string comes as bytes, everything else as NumPy's.
+    if sum(getattr(values[i], "nbytes", 0) for _, i in plan.outputs) > _MAX_REPLY_BYTES:
       raise ServingError(
         grpc.StatusCode.RESOURCE_EXHAUSTED, f"The reply is larger than {_MAX_REPLY_BYTES} bytes"
       )
@@ -148,7 +149,7 @@ class Servable:
       values = self._callable(names, wanted)(*(feeds[name] for name in names))
     except RUN_ERRORS as error:
       raise as_serving_error(error) from error
-    return [values[wanted.index(name)] for name in fetches]
+    return [np.asarray(values[wanted.index(name)]) for name in fetches]
 
   def close(self) -> None:
     """Frees the model. No call may be running."""

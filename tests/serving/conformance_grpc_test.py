@@ -50,6 +50,12 @@ def test_predict_by_version_and_signature(stubs):
   assert list(response.outputs["x"].float_val) == [1.5]
 
 
+def test_scalars_of_strings(stubs):
+  response = stubs.prediction.Predict(request_of({"text": np.array(b"ab", object)}, "text"))
+  assert list(response.outputs["text"].string_val) == [b"AB"]
+  assert not response.outputs["text"].tensor_shape.dim
+
+
 def test_output_filter(stubs):
   response = stubs.prediction.Predict(request_of(act_inputs(), output_filter=["value", "h"]))
   assert set(response.outputs) == {"value", "h"}
