@@ -50,7 +50,7 @@ $(STAMP): requirements.txt
 	  && $(PY) -m pip check \
 	  && cp requirements.txt $(STAMP).tmp && mv $(STAMP).tmp $(STAMP)
 
-quickstart: setup ## collect, train, dream, evolve, serve and drive (WORKDIR=, SEED=)
+quickstart: setup ## collect, train, dream, serve and drive (WORKDIR=, SEED=)
 	$(PY) -m trainers.quickstart --workdir="$(WORKDIR)" --seed=$(SEED)
 
 serve: setup ## serve a run's exports over gRPC, or the pretrained ones (WORKDIR=, PORT=)

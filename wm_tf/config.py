@@ -252,6 +252,7 @@ def _presets() -> dict[str, ExperimentConfig]:
       "planner.num_elites=4",
       "planner.num_particles=4",
       "planner.num_iterations=2",
+      "evaluate.num_planner_episodes=8",
     ],
   )
   full = override(
