@@ -23,7 +23,7 @@ STAMP := $(VENV)/requirements.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 export PYGAME_HIDE_SUPPORT_PROMPT ?= 1
 
-.PHONY: help setup quickstart serve test lint format bench loadtest conformance fuzz soak bazel-test clean
+.PHONY: help setup quickstart serve test test-slow lint format bench loadtest conformance fuzz soak bazel-test clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -72,8 +72,11 @@ serve: setup ## serve a run's exports over gRPC, or the pretrained ones (WORKDIR
 	  "--render=drive.gif"; \
 	exec $(PY) -m serving.server --port=$(PORT) --model_config_file=build/models.config
 
-test: setup ## every test (PYTEST_ARGS="-k search")
+test: setup ## every test but the slow ones (PYTEST_ARGS="-k search")
 	$(PY) -m pytest tests $(PYTEST_ARGS)
+
+test-slow: setup ## whole runs of the doctor and of the ablations: minutes each
+	$(PY) -m pytest tests -m slow --timeout=3600 $(PYTEST_ARGS)
 
 lint: setup ## ruff, rules and format
 	$(PY) -m ruff check .

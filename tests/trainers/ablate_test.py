@@ -43,6 +43,7 @@ def _weights(path: Path) -> dict[str, np.ndarray]:
     return dict(archive)
 
 
+@pytest.mark.slow
 def test_variants_share_data_and_vae_and_fit_the_rest_anew(launcher, workdir, tmp_path):
   before, output = _snapshot(workdir), tmp_path / "out"
   names = ["all_data", "untrained_rnn", "z_only", "without_iteration"]

@@ -48,6 +48,7 @@ def _read(path: Path):
   return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_a_diagnosis_from_beginning_to_end(launcher, workdir, tmp_path):
   before, output = _snapshot(workdir), tmp_path / "out"
   killed = launcher.start(
@@ -126,6 +127,7 @@ def _check_words(said: str, results):
     assert title in said
 
 
+@pytest.mark.slow
 def test_the_run_says_what_its_configuration_is(launcher, workdir, tmp_path):
   output = tmp_path / "out"
   said = _examine(launcher, workdir, output, "--preset=quickstart", expected=1)
