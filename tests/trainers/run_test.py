@@ -307,14 +307,13 @@ def test_imagination_ends_the_same_when_killed(launcher, finished, tmp_path):
   contents = []
   for name, kills in (("whole", ()), ("killed", (0, 1))):
     workdir = tmp_path / name
-    for folder in ("data", "vae/000", "latents/000", "dynamics"):
+    for folder in ("data", "vae/000", "latents/000", "dynamics/000"):
       shutil.copytree(finished / folder, workdir / folder)
-    for folder in ("000", "000_random", "001", "001_random"):
-      if not (workdir / "latents/000" / folder).exists():
-        shutil.copytree(finished / "latents/001" / folder, workdir / "latents/000" / folder)
     (workdir / "run.json").write_text(json.dumps(run_json))
     for iteration in kills:
-      command = ("trainers.train_controller", *flags, f"--iteration={iteration}")
+      this = (*flags, f"--iteration={iteration}")
+      launcher.run("trainers.train_dynamics", *this, workdir=workdir)
+      command = ("trainers.train_controller", *this)
       last = f"rename controller/{iteration:03d}/controller.npz"  # After the checkpoint of step 10.
       launcher.run(*command, workdir=workdir, kill_at=last, expected=-9)
       launcher.run(*command, workdir=workdir)
