@@ -147,6 +147,16 @@ def test_bad_saved_values_are_an_error(change, message):
     config_lib.from_dict(values)
 
 
+def test_what_an_older_version_did_not_know_has_its_default():
+  config = make_config("quickstart", ["vae.beta=2.5"])
+  values = json.loads(json.dumps(config_lib.to_dict(config)))
+  del values["dynamics"]["ensemble_size"], values["planner"]["disagreement_penalty"]
+  assert config_lib.from_dict(config_lib.completed(values)) == config
+  values["dynamics"]["ensemble_sise"] = 3  # What no version knows is an error still.
+  with pytest.raises(ConfigError, match="unknown field 'ensemble_sise'"):
+    config_lib.from_dict(config_lib.completed(values))
+
+
 def _checks(annotation) -> bool:
   """Whether `_coerce` knows what a type means."""
   arguments = typing.get_args(annotation)

@@ -10,8 +10,9 @@ import tensorflow as tf
 
 from wm_tf import rng
 from wm_tf.core import Batch, Prediction
+from wm_tf.models.ensemble import dynamics_class
 from wm_tf.models.heads import MixtureHead
-from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_tf.models.mdn_rnn import LatentDynamics, MDNRNNConfig
 from wm_tf.models.vae import VAE, VAEConfig
 from wm_tf.models.world_model import WorldModel
 
@@ -130,8 +131,11 @@ def small_vae(seed: int = 0, **options) -> VAE:
   return vae
 
 
-def small_mdn_rnn(seed: int = 0, action_size: int = 2, **options) -> MDNRNN:
-  """An MDN-RNN on a `small_vae`, with weights and statistics drawn from `seed`."""
+def small_mdn_rnn(seed: int = 0, action_size: int = 2, **options) -> LatentDynamics:
+  """An MDN-RNN on a `small_vae`, with weights and statistics drawn from `seed`.
+
+  With `ensemble_size` an ensemble of them.
+  """
   config = MDNRNNConfig(
     **{
       "hidden_size": 6,
@@ -141,12 +145,14 @@ def small_mdn_rnn(seed: int = 0, action_size: int = 2, **options) -> MDNRNN:
       **options,
     }
   )
-  model = MDNRNN(small_vae(seed), action_size, config)
+  model = dynamics_class(config)(small_vae(seed), action_size, config)
   randomize(model, seed)
   generator = np.random.default_rng(seed)
   model.latent_loc.assign(generator.normal(0.0, 0.3, model.latent_size))
   model.latent_scale.assign(generator.uniform(0.5, 1.5, model.latent_size))
   model.change_scale.assign(generator.uniform(0.2, 0.6, model.latent_size))
+  if model.config.ensemble_size > 1:
+    model.reward_scale.assign(0.8)
   return model
 
 
@@ -210,6 +216,21 @@ def make_batch(observation, action_size: int = 2, lengths=None, seed: int = 0) -
     is_first=tf.constant(is_first),
     mask=tf.constant(step < lengths[:, None]),
   )
+
+
+def latents_of(model: LatentDynamics, num_rows, num_steps, seed=0, log_scale=-1.5) -> np.ndarray:
+  """Cached posteriors: random walks, and their log scales."""
+  generator = np.random.default_rng(seed)
+  shape = num_rows, num_steps, model.latent_size
+  loc = 0.3 * generator.normal(size=shape).cumsum(1) + model.latent_loc.numpy()
+  log_scales = log_scale + 0.2 * generator.normal(size=shape)
+  return np.concatenate([loc, log_scales], -1).astype(np.float32)
+
+
+def posteriors_of(model: LatentDynamics, frames) -> tf.Tensor:
+  """Cached posteriors `float32[B, T, 2 Z]` of frames `uint8[B, T, 64, 64, 3]`."""
+  flat = tf.concat(model.vae.encode(tf.reshape(frames, [-1, 64, 64, 3])), axis=-1)
+  return tf.reshape(flat, [*frames.shape[:2], -1])
 
 
 def assert_same(a, b, rtol: float = 1e-5, atol: float = 1e-5) -> None:

@@ -31,8 +31,7 @@ from trainers.workdir import WorkdirError, locked, read_json, say, write_json
 from wm_tf import config as config_lib
 from wm_tf.agent import AgentActor
 from wm_tf.data import rollouts
-from wm_tf.models.mdn_rnn import MDNRNN
-from wm_tf.models.vae import VAE
+from wm_tf.models.mdn_rnn import LatentDynamics
 from wm_tf.training.checkpoints import atomic_open
 
 # Its tracks are validation tracks, but neither the run's own (iteration 0) nor the doctor's (1).
@@ -60,6 +59,9 @@ class Variant:
   dynamics_of: str | None = None
 
 
+_ENSEMBLE_SIZE, _PENALTY = 3, 3.0
+_ENSEMBLE = (f"dynamics.ensemble_size={_ENSEMBLE_SIZE}",)
+
 VARIANTS = {
   "all_data": Variant("all rollouts, fitted once"),
   "untrained_rnn": Variant(
@@ -78,6 +80,21 @@ VARIANTS = {
     "a mixture for each dimension", ("dynamics.mixture_kind=per_dimension",)
   ),
   "without_iteration": Variant("only the rollouts from before any controller", data="first"),
+  "ensemble": Variant(
+    f"the same with an ensemble of {_ENSEMBLE_SIZE}, whose disagreement costs nothing",
+    _ENSEMBLE,
+    data="first",
+  ),
+  "ensemble_penalty": Variant(
+    f"the same, disagreement costs {_PENALTY:g} times what it is",
+    (
+      *_ENSEMBLE,
+      f"controller.dream.disagreement_penalty={_PENALTY}",
+      f"controller.actor_critic.disagreement_penalty={_PENALTY}",
+    ),
+    data="first",
+    dynamics_of="ensemble",
+  ),
   "brownian": Variant(
     "a run of its own, from Brownian rollouts only: no scripted driver",
     (
@@ -98,12 +115,15 @@ _EPISODES = flags.DEFINE_integer("episodes", 16, "Real episodes of each controll
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; WORKDIR/ablations by default.")
 
 
-class LatentOnly(MDNRNN):
+def latent_only(dynamics: type[LatentDynamics]) -> type[LatentDynamics]:
   """A world model that shows a controller the latent, and zeros for the recurrent state."""
 
-  def features(self, state):
-    seen = tf.range(self.feature_size) < self.latent_size
-    return super().features(state) * tf.cast(seen, tf.float32)
+  class LatentOnly(dynamics):
+    def features(self, state):
+      seen = tf.range(self.feature_size) < self.latent_size
+      return super().features(state) * tf.cast(seen, tf.float32)
+
+  return LatentOnly
 
 
 class VariantRun(Run):
@@ -157,9 +177,9 @@ class VariantRun(Run):
       model.lstm.trainable = False
     super()._fit(label, model, *arguments)
 
-  def _new_world_model(self):
-    kind = LatentOnly if self._variant.latent_only else MDNRNN
-    return kind(VAE(self.config.vae), self.spec.action_size, self.config.dynamics)
+  def _dynamics_class(self):
+    dynamics = super()._dynamics_class()
+    return latent_only(dynamics) if self._variant.latent_only else dynamics
 
 
 class Ablations:

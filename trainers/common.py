@@ -124,7 +124,12 @@ def set_aside_other_seed() -> None:
 
 def _described(path: Path) -> dict[str, Any] | None:
   """The configuration and seed that a run was made with; None if there is no such file."""
-  return read_json(path) if path.exists() else None
+  if not path.exists():
+    return None
+  described = read_json(path)
+  if "config" in described:
+    described["config"] = config_lib.completed(described["config"])
+  return described
 
 
 def run(main: Callable[[], None]) -> None:

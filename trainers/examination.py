@@ -49,24 +49,13 @@ def read_run(workdir: Path, described: config_lib.ExperimentConfig | None = None
       f"{workdir} holds no run; name its folder by --workdir, or run trainers.collect first."
     )
   there = read_json(workdir / "run.json")
-  # What a run of an older version does not mention was not there, and is off by default.
-  defaults = config_lib.to_dict(config_lib.ExperimentConfig())
-  config = config_lib.from_dict(_completed(there["config"], defaults))
+  config = config_lib.from_dict(config_lib.completed(there["config"]))
   if described not in (None, config):
     raise WorkdirError(
       f"{workdir} holds a run of another configuration. Leave out --preset and --override: they "
       "are taken from the run."
     )
   return Run(workdir, config, there["seed"])
-
-
-def _completed(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> dict[str, Any]:
-  """`values`, and what only `defaults` have, at every level of nesting."""
-  both = {
-    key: _completed(value, defaults[key]) if isinstance(defaults.get(key), dict) else value
-    for key, value in values.items()
-  }
-  return {**defaults, **both}
 
 
 class Examination:

@@ -41,7 +41,8 @@ from wm_tf.data import datasets, rollouts
 from wm_tf.data.collect import Actor, collect
 from wm_tf.envs import env_spec, make_env, make_heuristic
 from wm_tf.imagination import recently_rewarded, sample_states
-from wm_tf.models.mdn_rnn import MDNRNN
+from wm_tf.models.ensemble import dynamics_class
+from wm_tf.models.mdn_rnn import LatentDynamics
 from wm_tf.models.vae import VAE
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import make_loggers, progress
@@ -121,6 +122,7 @@ class Run:
       write_json(path, mine)
       return
     there = read_json(path)
+    there["config"] = config_lib.completed(there["config"])
     if there == json.loads(json.dumps(mine)):
       return
     old = dict(checkpoints.flatten_with_path(there))
@@ -274,7 +276,7 @@ class Run:
     self.encode(iteration)
     folder, settings = self.path("dynamics", iteration), self.config.dynamics_fit
     keras.utils.set_random_seed(self.seed)
-    model = MDNRNN(self.vae(iteration), self.spec.action_size, self.config.dynamics)
+    model = self._new_world_model(self.vae(iteration))
     if iteration:
       previous = self.path("dynamics", iteration - 1) / "weights.npz"
       vae_weights = [v.numpy() for v in model.vae.weights]
@@ -424,7 +426,7 @@ class Run:
     checkpoints.load_weights(vae, weights)
     return vae
 
-  def world_model(self, iteration: int) -> MDNRNN:
+  def world_model(self, iteration: int) -> LatentDynamics:
     return self._load_world_model(self._new_world_model(), iteration)
 
   def agent(self, policy: str, iteration: int) -> Agent:
@@ -484,7 +486,7 @@ class Run:
     finally:
       logger.close()
 
-  def _dream_starts(self, model: MDNRNN, episodes, seed: int):
+  def _dream_starts(self, model: LatentDynamics, episodes, seed: int):
     """Real states for dreams to start from; see `ControllerConfig.start_window`."""
     settings = self.config.controller
     if not settings.start_window:
@@ -541,10 +543,14 @@ class Run:
     chosen = {name: weight for name, weight in weights.items() if weight}
     return exploration.Mixture({name: actors[name] for name in chosen}, chosen)
 
-  def _new_world_model(self) -> MDNRNN:
-    return MDNRNN(VAE(self.config.vae), self.spec.action_size, self.config.dynamics)
+  def _dynamics_class(self) -> type[LatentDynamics]:
+    return dynamics_class(self.config.dynamics)
 
-  def _load_world_model(self, model: MDNRNN, iteration: int) -> MDNRNN:
+  def _new_world_model(self, vae: VAE | None = None) -> LatentDynamics:
+    vae = VAE(self.config.vae) if vae is None else vae
+    return self._dynamics_class()(vae, self.spec.action_size, self.config.dynamics)
+
+  def _load_world_model(self, model: LatentDynamics, iteration: int) -> LatentDynamics:
     weights = self.path("dynamics", iteration) / "weights.npz"
     if not weights.exists():
       raise WorkdirError(f"{weights} does not exist; run trainers.train_dynamics first.")
@@ -560,7 +566,7 @@ class Run:
   # One model and one learner for all iterations, so that they are compiled once.
 
   @functools.cached_property
-  def _learner_model(self) -> MDNRNN:
+  def _learner_model(self) -> LatentDynamics:
     return self._new_world_model()
 
   @functools.cached_property

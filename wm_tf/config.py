@@ -440,6 +440,25 @@ def from_dict(values: dict[str, Any]) -> ExperimentConfig:
   return _from_dict(ExperimentConfig, values, "config")
 
 
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+  """Adds what a run of an older version does not mention, at its default: it was not there then.
+
+  Args:
+    values: what `to_dict` of that version gave.
+  """
+  return _completed(values, to_dict(ExperimentConfig()))
+
+
+def _completed(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+  both = {
+    key: _completed(value, defaults[key])
+    if isinstance(value, dict) and isinstance(defaults.get(key), dict)
+    else value
+    for key, value in values.items()
+  }
+  return {**defaults, **both}
+
+
 def _from_dict(cls: type, values: dict[str, Any], path: str) -> Any:
   hints = typing.get_type_hints(cls)
   for name in values:

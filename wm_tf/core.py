@@ -9,7 +9,7 @@ The loop they describe, for B environments side by side:
       observation, reward, ... = env.step(action)
 
 Letters in shapes: B batch, T time, H horizon, N candidates, D search dimensions, A action size,
-F features, Z latent size, K mixtures, E episodes. Batch-major everywhere.
+F features, Z latent size, K mixtures, M members of an ensemble, E episodes. Batch-major everywhere.
 """
 
 from __future__ import annotations

@@ -305,6 +305,27 @@ def test_plans_with_an_mdn_rnn():
   assert np.all(fitness > still)
 
 
+def test_disagreement_costs_what_the_penalty_says():
+  """One step: minus (distance - |a|)^2 - 2 p |a|, a soft threshold in each dimension."""
+  world, penalty = AdditiveWorld(goal=0.5), 0.4
+  config = dataclasses.replace(
+    _SMALL,
+    horizon=1,
+    num_candidates=100,
+    num_elites=10,
+    num_iterations=12,
+    disagreement_penalty=2 * penalty,
+  )
+  state = _state([[0.0, 0.3], [0.5, -0.4]])
+  planner = Planner(world, config)
+  plan, value = planner.plan(state, planner.initial_memory(2), _SEED)
+  distance = 0.5 - state.z.numpy()
+  best = np.maximum(np.abs(distance) - penalty, 0.0)
+  np.testing.assert_allclose(plan[:, 0], best, atol=0.03)
+  expected = -(np.square(np.abs(distance) - best) + 2 * penalty * best).sum(-1)
+  np.testing.assert_allclose(value, expected, atol=0.02)
+
+
 @pytest.mark.parametrize(
   ("options", "message"),
   [

@@ -3,7 +3,16 @@ import pytest
 import tensorflow as tf
 
 from tests.contracts import WorldModelContract
-from tests.worlds import assert_same, make_batch, random_frames, rows_of, set_mixture, small_mdn_rnn
+from tests.worlds import (
+  assert_same,
+  latents_of,
+  make_batch,
+  posteriors_of,
+  random_frames,
+  rows_of,
+  set_mixture,
+  small_mdn_rnn,
+)
 from wm_tf import rng
 from wm_tf.imagination import observe_sequence
 
@@ -31,24 +40,11 @@ class TestMDNRNN(WorldModelContract):
   @pytest.fixture(scope="class")
   @classmethod
   def posteriors(cls):
-    def encode(model, frames):
-      flat = tf.concat(model.vae.encode(tf.reshape(frames, [-1, 64, 64, 3])), axis=-1)
-      return tf.reshape(flat, [*frames.shape[:2], -1])
-
-    return encode
+    return posteriors_of
 
 
 def _model(kind, change, skip, **options):
   return small_mdn_rnn(mixture_kind=kind, predict_change=change, skip_connection=skip, **options)
-
-
-def _latents(model, num_rows, num_steps, seed=0, log_scale=-1.5):
-  """Cached posteriors: random walks, and their log scales."""
-  generator = np.random.default_rng(seed)
-  shape = num_rows, num_steps, model.latent_size
-  loc = 0.3 * generator.normal(size=shape).cumsum(1) + model.latent_loc.numpy()
-  log_scales = log_scale + 0.2 * generator.normal(size=shape)
-  return np.concatenate([loc, log_scales], -1).astype(np.float32)
 
 
 def _normal_log_density(x, loc, scale):
@@ -65,7 +61,7 @@ def test_nll_is_the_density_of_the_standardised_latent(kind, change, skip):
   loc, scale = generator.normal(size=(4, 3)), generator.uniform(0.3, 2.0, (4, 3))
   set_mixture(model.mixture, weights, loc, scale)
   lengths = np.array([6, 3, 2])
-  batch = make_batch(_latents(model, 3, 6), lengths=lengths)
+  batch = make_batch(latents_of(model, 3, 6), lengths=lengths)
   _, metrics = model.loss(batch, _SEED)
 
   z = batch.observation.numpy()[..., :4].astype(np.float64)
@@ -105,7 +101,7 @@ def test_the_loss_is_of_what_is_imagined(kind, change, skip):
     kind, change, skip, sample_latents=False, reward_weight=0.7, termination_weight=0.3
   )
   lengths = np.array([6, 3])
-  batch = make_batch(_latents(model, 2, 6), lengths=lengths)
+  batch = make_batch(latents_of(model, 2, 6), lengths=lengths)
   loss, metrics = model.loss(batch, _SEED)
   states = observe_sequence(model, batch, _SEED)
   # The state in row t was stepped with what led there, so its h is what frame t was predicted from.
@@ -141,7 +137,7 @@ def test_the_loss_is_of_what_is_imagined(kind, change, skip):
 def test_sampled_latents_are_samples_of_the_posterior():
   kwargs = {"mixture_kind": "joint"}
   sampled, mean = small_mdn_rnn(**kwargs), small_mdn_rnn(sample_latents=False, **kwargs)
-  latents = _latents(mean, 2, 5)
+  latents = latents_of(mean, 2, 5)
   other = rng.make_seed(4)
   batch = make_batch(latents)
   assert sampled.loss(batch, _SEED)[0] != sampled.loss(batch, other)[0]
@@ -155,7 +151,7 @@ def test_sampled_latents_are_samples_of_the_posterior():
 @pytest.mark.parametrize("sample_latents", [True, False])
 def test_adapt(sample_latents):
   model = small_mdn_rnn(sample_latents=sample_latents)
-  latents = [_latents(model, 3, 6, seed=0), _latents(model, 2, 8, seed=1, log_scale=-0.5)]
+  latents = [latents_of(model, 3, 6, seed=0), latents_of(model, 2, 8, seed=1, log_scale=-0.5)]
   lengths = [np.array([6, 2, 4]), np.array([8, 1])]
   for x, n in zip(latents, lengths, strict=True):
     x[..., 2] = 0.7  # A latent that says nothing
@@ -192,7 +188,7 @@ def test_adapt_takes_frames():
 def test_adapt_without_two_frames_in_a_row_is_an_error():
   model = small_mdn_rnn()
   with pytest.raises(ValueError, match="no pair of consecutive frames"):
-    model.adapt([make_batch(_latents(model, 3, 4), lengths=(1, 1, 1))])
+    model.adapt([make_batch(latents_of(model, 3, 4), lengths=(1, 1, 1))])
   with pytest.raises(ValueError, match="no pair of consecutive frames"):
     model.adapt([])
 

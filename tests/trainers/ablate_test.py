@@ -14,7 +14,7 @@ import tensorflow as tf
 from tests.trainers.launcher import Launcher
 from trainers import ablate
 from wm_tf import config as config_lib
-from wm_tf.models.mdn_rnn import MDNRNNConfig, MDNRNNState
+from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig, MDNRNNState
 from wm_tf.models.vae import VAE
 
 pytestmark = pytest.mark.timeout(1200)  # A machine that is busy with other things needs its time.
@@ -128,7 +128,7 @@ def test_what_a_run_is_already_is_left_out(capsys):
 
 def test_nothing_of_the_recurrent_state_is_seen():
   vae = VAE(config_lib.make_config("debug").vae)
-  model = ablate.LatentOnly(vae, 2, MDNRNNConfig(hidden_size=3))
+  model = ablate.latent_only(MDNRNN)(vae, 2, MDNRNNConfig(hidden_size=3))
   draw = lambda size: tf.random.stateless_normal([5, size], [0, size])
   features = model.features(MDNRNNState(draw(8), draw(3), draw(3))).numpy()
   np.testing.assert_allclose(features[:, :8], draw(8), rtol=1e-6)  # As it was, and zeros.

@@ -33,6 +33,7 @@ class PlannerConfig:
     num_particles: dreams per candidate; candidates share their noise.
     temperature: of the dream that is planned in.
     discount: factor per decision.
+    disagreement_penalty: weight of the summed ensemble disagreement, in units of return.
   """
 
   optimiser: str = "cem"
@@ -45,6 +46,7 @@ class PlannerConfig:
   num_particles: int = 1
   temperature: float = 1.0
   discount: float = 1.0
+  disagreement_penalty: float = 0.0
 
   def __post_init__(self):
     if self.optimiser not in OPTIMISERS:
@@ -157,7 +159,7 @@ class Planner(tf.Module):
       num_copies=num_candidates,
       discount=self._critic.discount if self._critic else config.discount,
     )
-    total = returns.imagined_return
+    total = returns.imagined_return - config.disagreement_penalty * returns.disagreement
     if self._critic:
       total += returns.alive * self._critic.value(returns.state)
     total = tf.reshape(total, [num_candidates, config.num_particles, batch_size])

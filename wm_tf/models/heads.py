@@ -1,4 +1,8 @@
-"""What a dynamics predicts from its hidden state: the next latent, the reward, the termination."""
+"""What a dynamics predicts from its hidden state: the next latent, the reward, the termination.
+
+With `num_members` = M a head is M of them side by side, with weights of their own: the hidden
+states that it takes, and what it answers, then have a leading M.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
+
+from wm_tf.models.stacked import make_dense
 
 MIXTURE_KINDS = ("per_dimension", "joint")
 
@@ -29,7 +35,13 @@ class MixtureHead(keras.layers.Layer):
   """
 
   def __init__(
-    self, event_size: int, num_mixtures: int, kind: str, input_size: int, name="mixture"
+    self,
+    event_size: int,
+    num_mixtures: int,
+    kind: str,
+    input_size: int,
+    num_members: int | None = None,
+    name="mixture",
   ):
     super().__init__(name=name)
     if kind not in MIXTURE_KINDS:
@@ -37,8 +49,7 @@ class MixtureHead(keras.layers.Layer):
     self.event_size, self.num_mixtures, self.kind = event_size, num_mixtures, kind
     num_logits = num_mixtures * (event_size if kind == "per_dimension" else 1)
     self._sizes = [num_logits, event_size * num_mixtures, event_size * num_mixtures]
-    self.projection = keras.layers.Dense(sum(self._sizes), name="projection")
-    self.projection.build((None, input_size))
+    self.projection = make_dense(sum(self._sizes), input_size, num_members, name="projection")
     self.built = True
 
   def parameters(self, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -120,10 +131,17 @@ class RewardHead(keras.layers.Layer):
   Bellemare et al. 2017, arXiv:1707.06887, equation 7, with a point mass).
   """
 
-  def __init__(self, bins, input_size: int, hidden_size: int = 0, name="reward"):
+  def __init__(
+    self,
+    bins,
+    input_size: int,
+    hidden_size: int = 0,
+    num_members: int | None = None,
+    name="reward",
+  ):
     super().__init__(name=name)
     self.bins = tf.constant(check_reward_bins(bins))
-    self.network = _Network(self.bins.shape[0], input_size, hidden_size)
+    self.network = _Network(self.bins.shape[0], input_size, hidden_size, num_members)
     self.built = True
 
   def logits(self, h: tf.Tensor) -> tf.Tensor:
@@ -157,13 +175,18 @@ class TerminationHead(keras.layers.Layer):
   """
 
   def __init__(
-    self, input_size: int, positive_weight: float = 10.0, hidden_size: int = 0, name="termination"
+    self,
+    input_size: int,
+    positive_weight: float = 10.0,
+    hidden_size: int = 0,
+    num_members: int | None = None,
+    name="termination",
   ):
     super().__init__(name=name)
     if positive_weight <= 0:
       raise ValueError(f"positive_weight must be positive, got {positive_weight}.")
     self.positive_weight = positive_weight
-    self.network = _Network(1, input_size, hidden_size)
+    self.network = _Network(1, input_size, hidden_size, num_members)
     self.built = True
 
   def logits(self, h: tf.Tensor) -> tf.Tensor:
@@ -184,13 +207,12 @@ class TerminationHead(keras.layers.Layer):
 class _Network(keras.layers.Layer):
   """A dense layer, after a hidden one if `hidden_size` is not 0; for inputs of any rank."""
 
-  def __init__(self, output_size: int, input_size: int, hidden_size: int):
+  def __init__(self, output_size: int, input_size: int, hidden_size: int, num_members: int | None):
     super().__init__(name="network")
-    self.hidden = keras.layers.Dense(hidden_size, activation="relu") if hidden_size else None
-    if self.hidden:
-      self.hidden.build((None, input_size))
-    self.output_layer = keras.layers.Dense(output_size)
-    self.output_layer.build((None, hidden_size or input_size))
+    self.hidden = None
+    if hidden_size:
+      self.hidden = make_dense(hidden_size, input_size, num_members, activation="relu")
+    self.output_layer = make_dense(output_size, hidden_size or input_size, num_members)
     self.built = True
 
   def call(self, x: tf.Tensor) -> tf.Tensor:

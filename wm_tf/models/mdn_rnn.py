@@ -44,6 +44,7 @@ class MDNRNNConfig:
       dimension.
     termination_positive_weight: how much more a terminal step counts than another.
     head_hidden_size: width of a hidden layer in the reward and termination heads; 0 for none.
+    ensemble_size: how many of these there are, side by side: `MDNRNN` is one, `Ensemble` more.
   """
 
   hidden_size: int = 256
@@ -57,73 +58,48 @@ class MDNRNNConfig:
   termination_weight: float = 1.0
   termination_positive_weight: float = 10.0
   head_hidden_size: int = 64
+  ensemble_size: int = 1
 
   def __post_init__(self):
     if self.mixture_kind not in MIXTURE_KINDS:
       raise ValueError(
         f"dynamics.mixture_kind must be one of {MIXTURE_KINDS}, got {self.mixture_kind!r}."
       )
-    for name in ("hidden_size", "num_mixtures"):
+    for name in ("hidden_size", "num_mixtures", "ensemble_size"):
       if getattr(self, name) < 1:
         raise ValueError(f"dynamics.{name} must be positive, got {getattr(self, name)}.")
     check_reward_bins(self.reward_bins)
 
 
-class MDNRNNState(NamedTuple):
-  """`z` the latent of the current frame; `h`, `c` the LSTM's summary of all before it."""
+class LatentDynamics(WorldModel):
+  """What `MDNRNN` and an ensemble of them share: the VAE, and the standardisation of its latents.
 
-  z: tf.Tensor  # float32[B, Z]
-  h: tf.Tensor  # float32[B, U]
-  c: tf.Tensor  # float32[B, U]
+  The state has a field `z`, `float32[B, Z]`.
 
-
-class MDNRNN(WorldModel):
-  """`z_{t+1} ~ P(. | z_t, a_t, h_t)` with an LSTM and a mixture density head.
-
-  Seen as a state-space model it is one whose posterior ignores the recurrent state: `observe`
-  steps the LSTM with the last latent and action, then takes `z` from the VAE.
-
-  References:
-    Ha & Schmidhuber 2018, arXiv:1803.10122, section 3.2 and appendix A.2.
+  Attributes:
+    vae: which is not trained any more.
+    latent_loc, latent_scale: mean and standard deviation of the data's latents, `float32[Z]`.
+    change_scale: standard deviation of their change in a step.
   """
 
-  def __init__(
-    self,
-    vae: VAE,
-    action_size: int,
-    config: MDNRNNConfig = MDNRNNConfig(),
-    name: str = "mdn_rnn",
-  ):
+  def __init__(self, vae: VAE, action_size: int, config: MDNRNNConfig, name: str):
     super().__init__(name=name)
     self.config = config
     self.vae = vae
     vae.trainable = False
     self.latent_size = vae.config.latent_size
     self.action_size = action_size
-    self.feature_size = self.latent_size + config.hidden_size
-    input_size = self.latent_size + action_size
-    self.lstm = keras.layers.LSTM(config.hidden_size, return_sequences=True, name="lstm")
-    self.lstm.build((None, None, input_size))
-    self.mixture = MixtureHead(
-      self.latent_size,
-      config.num_mixtures,
-      config.mixture_kind,
-      config.hidden_size + (input_size if config.skip_connection else 0),
-    )
-    self.reward = RewardHead(config.reward_bins, config.hidden_size, config.head_hidden_size)
-    self.termination = TerminationHead(
-      config.hidden_size, config.termination_positive_weight, config.head_hidden_size
-    )
-    statistic = lambda name, value: self.add_weight(
+    self.latent_loc = self._statistic("latent_loc", 0.0)
+    self.latent_scale = self._statistic("latent_scale", 1.0)
+    self.change_scale = self._statistic("change_scale", 1.0)
+
+  def _statistic(self, name: str, value: float, shape: tuple[int, ...] | None = None):
+    return self.add_weight(
       name=name,
-      shape=(self.latent_size,),
+      shape=(self.latent_size,) if shape is None else shape,
       initializer=keras.initializers.Constant(value),
       trainable=False,
     )
-    self.latent_loc = statistic("latent_loc", 0.0)
-    self.latent_scale = statistic("latent_scale", 1.0)
-    self.change_scale = statistic("change_scale", 1.0)
-    self.built = True
 
   def adapt(self, batches) -> None:
     """Sets the standardisation of latents and of their changes from training batches.
@@ -153,7 +129,102 @@ class MDNRNN(WorldModel):
     self.latent_scale.assign(scale.astype(np.float32))
     self.change_scale.assign(np.sqrt(np.maximum(sums[2] / changes, 0.05**2)).astype(np.float32))
 
-  # --- The seam -----------------------------------------------------------------------------
+  def decode(self, state) -> tf.Tensor:
+    return self.vae.decode(state.z)
+
+  def _standardise(self, z: tf.Tensor) -> tf.Tensor:
+    return (z - self.latent_loc) / self.latent_scale
+
+  def _inputs(self, z: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
+    return tf.concat([self._standardise(z), action], axis=-1)
+
+  def _moved(self, z: tf.Tensor, sample: tf.Tensor) -> tf.Tensor:
+    """The latent after `z`, given a sample of what the mixture is over; within the data's range."""
+    if self.config.predict_change:
+      z = z + sample * self.change_scale
+    else:
+      z = self.latent_loc + sample * self.latent_scale
+    bound = _LATENT_BOUND * self.latent_scale
+    return tf.clip_by_value(z, self.latent_loc - bound, self.latent_loc + bound)
+
+  def _sequence_loss(self, z: tf.Tensor, inputs: tf.Tensor, batch: Batch):
+    """The loss, and metrics, of predicting `z[..., T, Z]` from `inputs[..., T - 1, Z + A]`."""
+    h = self.lstm(inputs)
+    if self.config.predict_change:
+      target = (z[..., 1:, :] - z[..., :-1, :]) / self.change_scale
+      log_jacobian = tf.reduce_sum(tf.math.log(self.change_scale / self.latent_scale))
+    else:
+      target, log_jacobian = self._standardise(z[..., 1:, :]), 0.0
+    mask = tf.cast(batch.mask[:, 1:], tf.float32)
+    count = tf.maximum(tf.reduce_sum(mask), 1.0)
+    mean = lambda x: tf.reduce_sum(x * mask, axis=[-2, -1]) / count
+    nll = mean(self.mixture.nll(self._mixture_inputs(h, inputs), target)) / self.latent_size
+    came = lambda x: tf.broadcast_to(x[:, 1:], tf.shape(h)[:-1])
+    reward = mean(self.reward.loss(h, came(batch.reward)))
+    termination = mean(self.termination.loss(h, came(batch.discount)))
+    loss = nll + self.config.reward_weight * reward + self.config.termination_weight * termination
+    # Of an ensemble, the sum of the members' losses: each learns as if it were alone.
+    return tf.reduce_sum(loss), {
+      "nll_per_dimension": tf.reduce_mean(nll) + log_jacobian / self.latent_size,
+      "reward_loss": tf.reduce_mean(reward),
+      "termination_loss": tf.reduce_mean(termination),
+    }
+
+  def _mixture_inputs(self, h: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
+    return tf.concat([h, inputs], axis=-1) if self.config.skip_connection else h
+
+  def _posterior(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """`(loc, log_scale)` of frames `uint8[..., 64, 64, 3]` or of cached posteriors `[..., 2 Z]`."""
+    if observation.dtype != tf.uint8:
+      return tuple(tf.split(observation, 2, axis=-1))
+    if observation.shape.rank == 4:
+      return self.vae.encode(observation)
+    lead = tf.shape(observation)[:2]
+    flat = self.vae.encode(tf.reshape(observation, [-1, *observation.shape[2:]]))
+    return tuple(tf.reshape(x, [lead[0], lead[1], self.latent_size]) for x in flat)
+
+
+class MDNRNNState(NamedTuple):
+  """`z` the latent of the current frame; `h`, `c` the LSTM's summary of all before it."""
+
+  z: tf.Tensor  # float32[B, Z]
+  h: tf.Tensor  # float32[B, U]
+  c: tf.Tensor  # float32[B, U]
+
+
+class MDNRNN(LatentDynamics):
+  """`z_{t+1} ~ P(. | z_t, a_t, h_t)` with an LSTM and a mixture density head.
+
+  Seen as a state-space model it is one whose posterior ignores the recurrent state: `observe`
+  steps the LSTM with the last latent and action, then takes `z` from the VAE.
+
+  References:
+    Ha & Schmidhuber 2018, arXiv:1803.10122, section 3.2 and appendix A.2.
+  """
+
+  def __init__(
+    self,
+    vae: VAE,
+    action_size: int,
+    config: MDNRNNConfig = MDNRNNConfig(),
+    name: str = "mdn_rnn",
+  ):
+    super().__init__(vae, action_size, config, name)
+    self.feature_size = self.latent_size + config.hidden_size
+    input_size = self.latent_size + action_size
+    self.lstm = keras.layers.LSTM(config.hidden_size, return_sequences=True, name="lstm")
+    self.lstm.build((None, None, input_size))
+    self.mixture = MixtureHead(
+      self.latent_size,
+      config.num_mixtures,
+      config.mixture_kind,
+      config.hidden_size + (input_size if config.skip_connection else 0),
+    )
+    self.reward = RewardHead(config.reward_bins, config.hidden_size, config.head_hidden_size)
+    self.termination = TerminationHead(
+      config.hidden_size, config.termination_positive_weight, config.head_hidden_size
+    )
+    self.built = True
 
   def initial_state(self, batch_size) -> MDNRNNState:
     zeros = lambda size: tf.zeros([batch_size, size])
@@ -164,9 +235,6 @@ class MDNRNN(WorldModel):
   def features(self, state: MDNRNNState) -> tf.Tensor:
     """`[standardised z, h]`, `float32[..., Z + U]`."""
     return tf.concat([self._standardise(state.z), state.h], axis=-1)
-
-  def decode(self, state: MDNRNNState) -> tf.Tensor:
-    return self.vae.decode(state.z)
 
   def observe(self, state, prev_action, observation, is_first, seed=None) -> MDNRNNState:
     """As `WorldModel.observe`; deterministic (the posterior's mean), so `seed` is not used."""
@@ -186,14 +254,8 @@ class MDNRNN(WorldModel):
     _, (h, c) = self.lstm.cell(inputs, [state.h, state.c])
     choice, normal = noise
     sample = self.mixture.sample(self._mixture_inputs(h, inputs), choice, normal, temperature)
-    if self.config.predict_change:
-      z = state.z + sample * self.change_scale
-    else:
-      z = self.latent_loc + sample * self.latent_scale
-    bound = _LATENT_BOUND * self.latent_scale
-    z = tf.clip_by_value(z, self.latent_loc - bound, self.latent_loc + bound)
     return Prediction(
-      state=MDNRNNState(z, h, c),
+      state=MDNRNNState(self._moved(state.z, sample), h, c),
       reward=self.reward.mean(h),
       discount=self.termination.discount(h),
       disagreement=tf.zeros_like(h[:, 0]),
@@ -215,42 +277,4 @@ class MDNRNN(WorldModel):
     z = loc
     if self.config.sample_latents:
       z += tf.exp(log_scale) * rng.normal(tf.shape(loc), seed)
-    inputs = self._inputs(z[:, :-1], batch.prev_action[:, 1:])
-    h = self.lstm(inputs)
-    if self.config.predict_change:
-      target = (z[:, 1:] - z[:, :-1]) / self.change_scale
-      log_jacobian = tf.reduce_sum(tf.math.log(self.change_scale / self.latent_scale))
-    else:
-      target, log_jacobian = self._standardise(z[:, 1:]), 0.0
-    mask = tf.cast(batch.mask[:, 1:], tf.float32)
-    mean = lambda x: tf.reduce_sum(x * mask) / tf.maximum(tf.reduce_sum(mask), 1.0)
-    nll = mean(self.mixture.nll(self._mixture_inputs(h, inputs), target)) / self.latent_size
-    reward = mean(self.reward.loss(h, batch.reward[:, 1:]))
-    termination = mean(self.termination.loss(h, batch.discount[:, 1:]))
-    loss = nll + self.config.reward_weight * reward + self.config.termination_weight * termination
-    return loss, {
-      "nll_per_dimension": nll + log_jacobian / self.latent_size,
-      "reward_loss": reward,
-      "termination_loss": termination,
-    }
-
-  # --- Inside -------------------------------------------------------------------------------
-
-  def _standardise(self, z: tf.Tensor) -> tf.Tensor:
-    return (z - self.latent_loc) / self.latent_scale
-
-  def _inputs(self, z: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
-    return tf.concat([self._standardise(z), action], axis=-1)
-
-  def _mixture_inputs(self, h: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
-    return tf.concat([h, inputs], axis=-1) if self.config.skip_connection else h
-
-  def _posterior(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`(loc, log_scale)` of frames `uint8[..., 64, 64, 3]` or of cached posteriors `[..., 2 Z]`."""
-    if observation.dtype != tf.uint8:
-      return tuple(tf.split(observation, 2, axis=-1))
-    if observation.shape.rank == 4:
-      return self.vae.encode(observation)
-    lead = tf.shape(observation)[:2]
-    flat = self.vae.encode(tf.reshape(observation, [-1, *observation.shape[2:]]))
-    return tuple(tf.reshape(x, [lead[0], lead[1], self.latent_size]) for x in flat)
+    return self._sequence_loss(z, self._inputs(z[:, :-1], batch.prev_action[:, 1:]), batch)

@@ -1,0 +1,165 @@
+"""An ensemble is its members: every figure of it from models of one member each."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.contracts import WorldModelContract
+from tests.worlds import assert_same, latents_of, make_batch, posteriors_of, small_mdn_rnn
+from wm_tf import rng
+from wm_tf.imagination import observe_sequence
+from wm_tf.models.ensemble import Ensemble, dynamics_class
+from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig
+
+_SEED = rng.make_seed(3)
+_KINDS = [("per_dimension", True, True), ("joint", False, False)]
+
+
+def _model(kind, change, skip, **options):
+  options = {"ensemble_size": 3, "seed": 0} | options
+  return small_mdn_rnn(mixture_kind=kind, predict_change=change, skip_connection=skip, **options)
+
+
+class TestEnsemble(WorldModelContract):
+  @pytest.fixture(scope="class", params=_KINDS, ids=lambda param: param[0])
+  @classmethod
+  def make_model(cls, request):
+    return lambda seed: _model(*request.param, seed=seed)
+
+  @pytest.fixture(scope="class")
+  @classmethod
+  def posteriors(cls):
+    return posteriors_of
+
+
+def _members(ensemble):
+  """The members as MDN-RNNs of their own."""
+  config = ensemble.config
+  members = []
+  for k in range(config.ensemble_size):
+    member = small_mdn_rnn(
+      mixture_kind=config.mixture_kind,
+      predict_change=config.predict_change,
+      skip_connection=config.skip_connection,
+      sample_latents=config.sample_latents,
+    )
+    pairs = [(getattr(member, part), getattr(ensemble, part)) for part in ("mixture", "reward")]
+    for one, all_of_them in [*pairs, (member.termination, ensemble.termination)]:
+      one.set_weights(
+        [
+          weight.numpy()[k].squeeze(-2) if weight.shape[1] == 1 else weight.numpy()[k]
+          for weight in all_of_them.weights
+        ]
+      )
+    member.lstm.set_weights(
+      [
+        ensemble.lstm.kernel.numpy()[k],
+        ensemble.lstm.recurrent_kernel.numpy()[k],
+        ensemble.lstm.bias.numpy()[k, 0],
+      ]
+    )
+    for name in ("latent_loc", "latent_scale", "change_scale"):
+      getattr(member, name).assign(getattr(ensemble, name))
+    members.append(member)
+  return members
+
+
+every_kind = pytest.mark.parametrize(("kind", "change", "skip"), _KINDS)
+
+
+@every_kind
+def test_the_loss_is_the_sum_of_the_members(kind, change, skip):
+  ensemble = _model(kind, change, skip, sample_latents=False)
+  batch = make_batch(latents_of(ensemble, 3, 6), lengths=(6, 3, 4))
+  loss, metrics = ensemble.loss(batch, _SEED)
+  alone = [member.loss(batch, _SEED) for member in _members(ensemble)]
+  np.testing.assert_allclose(loss, sum(one for one, _ in alone), rtol=1e-4)
+  for name, value in metrics.items():
+    expected = np.mean([found[name] for _, found in alone])
+    np.testing.assert_allclose(value, expected, rtol=1e-4, err_msg=name)
+
+
+@every_kind
+def test_every_step_follows_one_member(kind, change, skip):
+  ensemble = _model(kind, change, skip)
+  members = _members(ensemble)
+  batch = make_batch(latents_of(ensemble, 64, 4))
+  states = tf.nest.map_structure(lambda x: x[:, -1], observe_sequence(ensemble, batch, _SEED))
+  action = batch.prev_action[:, 1]
+  noise = tf.nest.map_structure(lambda x: x[:, 0], ensemble.draw_noise(64, 1, _SEED))
+  found = ensemble.imagine_with_noise(states, action, noise, 1.2)
+  cold = ensemble.imagine_with_noise(states, action, noise, 0.0)
+  alone, colds = [], []
+  for k, member in enumerate(members):
+    one = tf.nest.map_structure(lambda x: x[:, -1], observe_sequence(member, batch, _SEED))
+    np.testing.assert_allclose(one.h, states.h[:, k], atol=1e-5)
+    alone.append(member.imagine_with_noise(one, action, noise[:2], 1.2))
+    colds.append(member.imagine_with_noise(one, action, noise[:2], 0.0))
+    np.testing.assert_allclose(found.state.h[:, k], alone[k].state.h, atol=1e-5)
+    np.testing.assert_allclose(found.state.c[:, k], alone[k].state.c, atol=1e-5)
+  which = np.floor(noise[2].numpy()[:, 0] * 3).astype(int)
+  assert set(which) == {0, 1, 2}
+  expected = np.stack([one.state.z for one in alone])[which, range(64)]
+  np.testing.assert_allclose(found.state.z, expected, rtol=1e-4, atol=1e-4)
+  np.testing.assert_allclose(found.reward, np.mean([one.reward for one in alone], 0), atol=1e-5)
+  np.testing.assert_allclose(found.discount, np.mean([one.discount for one in alone], 0), atol=1e-5)
+  # At temperature 0 none is preferred (what holds dreams near the data is not reached here).
+  mean = np.mean([one.state.z for one in colds], 0)
+  inside = np.all(np.abs((mean - ensemble.latent_loc) / ensemble.latent_scale) < 4.9, axis=-1)
+  assert inside.sum() > 20
+  np.testing.assert_allclose(cold.state.z[inside], mean[inside], rtol=1e-3, atol=1e-3)
+
+
+@every_kind
+def test_disagreement_is_the_spread_of_what_members_expect(kind, change, skip):
+  ensemble = _model(kind, change, skip)
+  ensemble.reward_scale.assign(0.5)
+  batch = make_batch(latents_of(ensemble, 5, 4))
+  states = tf.nest.map_structure(lambda x: x[:, -1], observe_sequence(ensemble, batch, _SEED))
+  action = batch.prev_action[:, 1]
+  expected, rewards = [], []
+  for k, member in enumerate(_members(ensemble)):
+    inputs = tf.concat([(states.z - member.latent_loc) / member.latent_scale, action], axis=-1)
+    _, (h, _) = member.lstm.cell(inputs, [states.h[:, k], states.c[:, k]])
+    mean = member.mixture.mean(tf.concat([h, inputs], axis=-1) if skip else h)
+    expected.append(mean * (member.change_scale / member.latent_scale if change else 1.0))
+    rewards.append(member.reward.mean(h) / 0.5)
+  spread = np.sqrt(np.square(np.std(expected, axis=0)).mean(-1)) + np.std(rewards, axis=0)
+  for temperature in (0.0, 1.5):  # It does not depend on what is drawn.
+    found = ensemble.imagine(states, action, _SEED, temperature).disagreement
+    np.testing.assert_allclose(found, spread, rtol=1e-3)
+  assert spread.min() > 0.05
+
+
+def test_members_that_are_the_same_agree():
+  ensemble = _model(*_KINDS[0])
+  for part in (ensemble.lstm, ensemble.mixture, ensemble.reward, ensemble.termination):
+    for weight in part.weights:
+      weight.assign(np.repeat(weight.numpy()[:1], 3, axis=0))
+  state, action = ensemble.initial_state(4), tf.zeros([4, 2])
+  with tf.GradientTape() as tape:
+    tape.watch(action)
+    disagreement = ensemble.imagine(state, action, _SEED).disagreement
+  np.testing.assert_allclose(disagreement, np.zeros(4), atol=1e-5)
+  assert np.isfinite(tape.gradient(disagreement, action)).all()
+
+
+def test_adapt_knows_the_rewards():
+  ensemble, single = _model(*_KINDS[0]), small_mdn_rnn()
+  batches = [
+    make_batch(latents_of(single, 3, 6, seed=s), lengths=(6, 2, 5), seed=s) for s in (0, 1)
+  ]
+  ensemble.adapt(iter(batches))
+  single.adapt(batches)
+  for name in ("latent_loc", "latent_scale", "change_scale"):
+    assert_same(getattr(ensemble, name).value, getattr(single, name).value)
+  rewards = np.concatenate([b.reward.numpy()[b.mask & ~b.is_first] for b in batches])
+  np.testing.assert_allclose(ensemble.reward_scale, rewards.std(), rtol=1e-5)
+  assert len(rewards) == 20
+
+
+def test_the_size_decides_the_class():
+  assert dynamics_class(MDNRNNConfig()) is MDNRNN
+  assert dynamics_class(MDNRNNConfig(ensemble_size=2)) is Ensemble
+  with pytest.raises(ValueError, match=r"dynamics\.ensemble_size must be positive, got 0"):
+    MDNRNNConfig(ensemble_size=0)
