@@ -8,7 +8,7 @@ from typing import Any
 import matplotlib
 from matplotlib import ticker
 
-from wm_tf.report.figures import _STYLE, COLORS, _axes, _legend, _svg
+from wm_tf.report.figures import COLORS, STYLE, add_legend, new_axes, to_svg
 
 _ANSWERS = {
   "dream": ("dreamed", "dream", "-"),
@@ -26,8 +26,8 @@ def transfer_figure(controllers: Sequence[Mapping[str, Any]]) -> str:
     controllers: `{"name", "dream", "real", "real_error", "original"}` each; the last says whether
       it was learned or is a variation.
   """
-  with matplotlib.rc_context(_STYLE):
-    figure, axes = _axes(3.4)
+  with matplotlib.rc_context(STYLE):
+    figure, axes = new_axes(3.4)
     axes.grid(visible=True, axis="both")
     for original, color, label in ((False, "dream", "variation"), (True, "real", "learned")):
       rows = [row for row in controllers if bool(row["original"]) == original]
@@ -42,8 +42,8 @@ def transfer_figure(controllers: Sequence[Mapping[str, Any]]) -> str:
     axes.plot(ends, ends, color=COLORS["faint"], linestyle=":", linewidth=1, label="as promised")
     axes.set_xlabel("return in the environment")
     axes.set_ylabel("return in the dream")
-    _legend(axes)
-    return _svg(figure)
+    add_legend(axes)
+    return to_svg(figure)
 
 
 def open_loop_curves(table: Mapping[str, Mapping[str, float]], unit: str) -> str:
@@ -53,8 +53,8 @@ def open_loop_curves(table: Mapping[str, Mapping[str, float]], unit: str) -> str
     table: answer (`dream`, `still`, `mean`, ...) to its figure by number of steps.
     unit: of the figure, the name of the vertical axis.
   """
-  with matplotlib.rc_context(_STYLE):
-    figure, axes = _axes(2.7)
+  with matplotlib.rc_context(STYLE):
+    figure, axes = new_axes(2.7)
     for name, by_steps in table.items():
       label, color, line = _ANSWERS[name]
       x = [int(k) for k in by_steps]
@@ -65,8 +65,8 @@ def open_loop_curves(table: Mapping[str, Mapping[str, float]], unit: str) -> str
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.set_xlabel("steps ahead")
     axes.set_ylabel(unit)
-    _legend(axes)
-    return _svg(figure)
+    add_legend(axes)
+    return to_svg(figure)
 
 
 def calibration_figure(found: Mapping[str, Any], quantity: str) -> str:
@@ -76,8 +76,8 @@ def calibration_figure(found: Mapping[str, Any], quantity: str) -> str:
     found: `bins` of `count`, `predicted` and `real`.
     quantity: in words.
   """
-  with matplotlib.rc_context(_STYLE):
-    figure, axes = _axes(2.7)
+  with matplotlib.rc_context(STYLE):
+    figure, axes = new_axes(2.7)
     axes.grid(visible=True, axis="both")
     promised, paid = ([b[key] for b in found["bins"]] for key in ("predicted", "real"))
     ends = [min(promised + paid), max(promised + paid)]
@@ -85,5 +85,5 @@ def calibration_figure(found: Mapping[str, Any], quantity: str) -> str:
     axes.plot(promised, paid, color=COLORS["dream"], marker="o", markersize=4, label="held out")
     axes.set_xlabel(f"{quantity}, promised")
     axes.set_ylabel("real")
-    _legend(axes)
-    return _svg(figure)
+    add_legend(axes)
+    return to_svg(figure)

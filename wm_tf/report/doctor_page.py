@@ -7,9 +7,9 @@ from html import escape
 from typing import Any
 
 from wm_tf.report import doctor_figures as charts
-from wm_tf.report import markup, scores, style
+from wm_tf.report import markup, scores
 from wm_tf.report.doctor import verdict_in_words
-from wm_tf.report.verdicts import INFO, Check, summary
+from wm_tf.report.verdicts import Check, summary
 
 
 def render_doctor(
@@ -34,7 +34,7 @@ def render_doctor(
   """
   pictures = markup.Pictures(figures or {}, captions or {})
   title = f"Is this model of {scores.environment_id(results)} good?"
-  return _document(
+  return markup.document(
     title,
     [
       f'<header><p class="eyebrow">Diagnosis of {escape(str(results.get("workdir", "a run")))}, '
@@ -43,7 +43,7 @@ def render_doctor(
       f'<p class="faint">{escape(summary(list(found)))}</p></header>',
       _transfer(results, pictures),
       _films(pictures),
-      markup.section("Every figure", f'<div class="card">{_table(found)}</div>'),
+      markup.section("Every figure", f'<div class="card">{markup.checks_table(found)}</div>'),
       _open_loop(results, pictures),
       _calibration(results, pictures),
       _actions(results),
@@ -51,41 +51,6 @@ def render_doctor(
       markup.section("Make it again", f"<pre>{escape(command)}</pre>") if command else "",
     ],
   )
-
-
-def _document(title: str, sections: Sequence[str]) -> str:
-  policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-  head = [
-    '<meta charset="utf-8">',
-    f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-    '<meta name="viewport" content="width=device-width, initial-scale=1">',
-    '<meta name="color-scheme" content="light dark">',
-    f"<title>{escape(title)}</title>",
-    f"<style>{style.CSS}</style>",
-  ]
-  body = ["<body><main>", *sections, "</main></body>", "</html>", ""]
-  return "\n".join(["<!DOCTYPE html>", '<html lang="en">', "<head>", *head, "</head>", *body])
-
-
-def _table(found: Sequence[Check]) -> str:
-  body, group = [], None
-  for check in found:
-    if check.group != group:
-      group = check.group
-      body.append(f'<tr class="group"><th colspan="5" scope="colgroup">{escape(group)}</th></tr>')
-    if check.verdict == scores.NOT_RUN:
-      measured, verdict = markup.MISSING, ""
-    else:
-      kind = check.verdict if check.verdict != INFO else "none"
-      measured = escape(check.value)
-      verdict = f'<span class="verdict {kind}">{check.verdict}</span>'
-    body.append(
-      f'<tr><th scope="row">{escape(check.name)}</th><td data-name="measured">{measured}</td>'
-      f'<td data-name="usual">{escape(check.reference)}</td>'
-      f'<td class="inline">{verdict}</td><td class="inline">{escape(check.words)}</td></tr>'
-    )
-  heads = ("figure", "measured", "usual", "verdict", "what it means")
-  return markup.table(heads, body, name="stack")
 
 
 def _transfer(results: Mapping[str, Any], pictures: markup.Pictures) -> str:

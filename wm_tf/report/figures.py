@@ -37,7 +37,8 @@ _SCORE_COLORS = {
   "controller_in_model": "dream",
   "planner_in_environment": "plan",
 }
-_STYLE = {
+# For `matplotlib.rc_context`: what every chart looks like.
+STYLE = {
   "svg.fonttype": "none",  # Text stays text: it can be searched and takes the page's font.
   "svg.hashsalt": "wm_tf",  # The same data gives the same file.
   "text.parse_math": False,  # A "$" in a name is a dollar.
@@ -74,8 +75,8 @@ def scores_figure(results: Mapping[str, Any]) -> str:
   """Bars of the mean returns with standard deviation (thin) and standard error (thick), as SVG."""
   rows = scores.scores(results)
   places = scores.decimals(row.mean for row in rows)
-  with matplotlib.rc_context(_STYLE):
-    figure, axes = _axes(0.55 * len(rows) + 0.45)
+  with matplotlib.rc_context(STYLE):
+    figure, axes = new_axes(0.55 * len(rows) + 0.45)
     axes.grid(visible=False)
     for y, row in enumerate(rows):
       if row.mean is None or not math.isfinite(row.mean):
@@ -98,7 +99,7 @@ def scores_figure(results: Mapping[str, Any]) -> str:
     axes.set_ylim(len(rows) - 0.45, -0.6)
     axes.set_yticks([])
     axes.set_xlabel("return per episode")
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def returns_figure(
@@ -117,8 +118,8 @@ def returns_figure(
     "in the environment": ("controller_in_environment", "real"),
   }
   numbers = [int(item.get("iteration", i)) for i, item in enumerate(iterations)]
-  with matplotlib.rc_context(_STYLE):
-    figure, axes = _axes(2.9)
+  with matplotlib.rc_context(STYLE):
+    figure, axes = new_axes(2.9)
     found = {}
     for label, (key, color) in series.items():
       rows = (scores.score(key, item.get(key)) for item in iterations)
@@ -140,15 +141,15 @@ def returns_figure(
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
     axes.set_xlabel("iteration (collect, refit, evolve)")
     axes.set_ylabel("return per episode")
-    _legend(axes)
-    return _svg(figure)
+    add_legend(axes)
+    return to_svg(figure)
 
 
 def open_loop_figure(dynamics: Mapping[str, Any]) -> str:
   """Error of the latent after so many dreamed steps, against predicting no change, as SVG."""
   rows = verdicts.open_loop_table(dynamics)
-  with matplotlib.rc_context(_STYLE):
-    figure, axes = _axes(2.6)
+  with matplotlib.rc_context(STYLE):
+    figure, axes = new_axes(2.6)
     still = [(steps, error) for steps, _, error in rows if error is not None]
     axes.plot(*_columns(still), color=COLORS["chance"], marker="o", markersize=4, label="no change")
     axes.plot(
@@ -164,8 +165,8 @@ def open_loop_figure(dynamics: Mapping[str, Any]) -> str:
     axes.set_ylim(bottom=0)
     axes.set_xlabel("steps ahead")
     axes.set_ylabel("error of the latent")
-    _legend(axes)
-    return _svg(figure)
+    add_legend(axes)
+    return to_svg(figure)
 
 
 def learning_curves(
@@ -184,7 +185,7 @@ def learning_curves(
 
   At most 500 points of a curve are drawn; the last one always is.
   """
-  with matplotlib.rc_context(_STYLE):
+  with matplotlib.rc_context(STYLE):
     count = max(1, len(histories))
     figure = Figure(figsize=(_WIDTH, 2.5 * count), layout="constrained")
     panels = figure.subplots(count, squeeze=False)[:, 0]
@@ -194,7 +195,7 @@ def learning_curves(
       num_curves = _panel(axes, records, (metrics or {}).get(title))
       pad = 8 + 14 * math.ceil(num_curves / 2)  # The legend lies between title and axes.
       axes.set_title(title, loc="left", fontsize=9.5, color=COLORS["ink"], pad=pad)
-    return _svg(figure)
+    return to_svg(figure)
 
 
 def _panel(axes, records, keys) -> int:
@@ -244,7 +245,7 @@ def _panel(axes, records, keys) -> int:
     axes.yaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.yaxis.set_minor_locator(ticker.NullLocator())
   axes.set_xlabel(axis or "record")
-  _legend(axes)
+  add_legend(axes)
   return len(curves)
 
 
@@ -272,7 +273,8 @@ def _columns(rows):
   return ([row[0] for row in rows], [row[1] for row in rows])
 
 
-def _axes(height: float):
+def new_axes(height: float):
+  """A figure as wide as the page shows it and `height` inches high, and its axes."""
   figure = Figure(figsize=(_WIDTH, height), layout="constrained")
   return figure, figure.subplots()
 
@@ -286,14 +288,15 @@ def _is_finite(value: Any) -> bool:
   return scores.is_number(value) and math.isfinite(value)
 
 
-def _legend(axes) -> None:
+def add_legend(axes) -> None:
   """Names the curves above the axes, where they cover nothing."""
   handles, labels = axes.get_legend_handles_labels()
   if handles:
     axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)
 
 
-def _svg(figure: Figure) -> str:
+def to_svg(figure: Figure) -> str:
+  """The figure as text, in the page's colours and font."""
   buffer = io.StringIO()
   nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
   figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from xml.etree import ElementTree
 
-from wm_tf.report import scores
+from wm_tf.report import scores, style, verdicts
 
 Figures = Mapping[str, bytes | str]
 
@@ -18,6 +18,21 @@ _CAPTIONS = {
   "film_strip": "The same steps as they were, as the VAE gives them back, and as the model dreams "
   "them from actions alone.",
 }
+
+
+def document(title: str, sections: Iterable[str]) -> str:
+  """The page: it loads nothing, from nowhere."""
+  policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+  head = [
+    '<meta charset="utf-8">',
+    f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+    '<meta name="viewport" content="width=device-width, initial-scale=1">',
+    '<meta name="color-scheme" content="light dark">',
+    f"<title>{escape(title)}</title>",
+    f"<style>{style.CSS}</style>",
+  ]
+  body = ["<body><main>", *sections, "</main></body>", "</html>", ""]
+  return "\n".join(["<!DOCTYPE html>", '<html lang="en">', "<head>", *head, "</head>", *body])
 
 
 def section(title: str, body: str) -> str:
@@ -45,6 +60,27 @@ def table(heads: Sequence[str], body: Sequence[str], name: str = "") -> str:
 def cell(text: str, minor: bool = False) -> str:
   """A number in a table; a minor one is left out on a phone."""
   return f'<td class="number{" minor" if minor else ""}">{text}</td>'
+
+
+def checks_table(found: Iterable[verdicts.Check]) -> str:
+  """Every check by group: what was measured, what is usual, and what it means."""
+  body, group = [], None
+  for check in found:
+    if check.group != group:
+      group = check.group
+      body.append(f'<tr class="group"><th colspan="5" scope="colgroup">{escape(group)}</th></tr>')
+    if check.verdict == scores.NOT_RUN:
+      measured, verdict = MISSING, ""
+    else:
+      kind = check.verdict if check.verdict != verdicts.INFO else "none"
+      measured = escape(check.value)
+      verdict = f'<span class="verdict {kind}">{check.verdict}</span>'
+    body.append(
+      f'<tr><th scope="row">{escape(check.name)}</th><td data-name="measured">{measured}</td>'
+      f'<td data-name="usual">{escape(check.reference)}</td>'
+      f'<td class="inline">{verdict}</td><td class="inline">{escape(check.words)}</td></tr>'
+    )
+  return table(("figure", "measured", "usual", "verdict", "what it means"), body, name="stack")
 
 
 class Pictures:

@@ -9,7 +9,7 @@ from html import escape
 from typing import Any
 
 from wm_tf.report import figures as charts
-from wm_tf.report import markup, scores, style, verdicts
+from wm_tf.report import markup, scores, verdicts
 
 _POLICY_COLORS = ("real", "rule", "plan", "dream", "chance")
 
@@ -74,7 +74,6 @@ def render_page(
   """
   title = title or f"A world model of {scores.environment_id(results)}"
   pictures = markup.Pictures(figures or {}, captions or {})
-  policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
   sections = [
     _header(results, title, created),
     _scores(results, pictures, notes),
@@ -87,25 +86,7 @@ def render_page(
     pictures.rest(),
     _reproduce(results, config, command),
   ]
-  return "\n".join(
-    [
-      "<!DOCTYPE html>",
-      '<html lang="en">',
-      "<head>",
-      '<meta charset="utf-8">',
-      f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-      '<meta name="viewport" content="width=device-width, initial-scale=1">',
-      '<meta name="color-scheme" content="light dark">',
-      f"<title>{escape(title)}</title>",
-      f"<style>{style.CSS}</style>",
-      "</head>",
-      "<body><main>",
-      *sections,
-      "</main></body>",
-      "</html>",
-      "",
-    ]
-  )
+  return markup.document(title, sections)
 
 
 def _header(results, title: str, created: str | None) -> str:
@@ -213,27 +194,8 @@ def _iterations(iterations) -> str:
 
 def _quality(results, pictures: markup.Pictures) -> str:
   found = verdicts.checks(results)
-  body, group = [], None
-  for check in found:
-    if check.group != group:
-      group = check.group
-      body.append(f'<tr class="group"><th colspan="5" scope="colgroup">{escape(group)}</th></tr>')
-    if check.verdict == scores.NOT_RUN:
-      measured, verdict = markup.MISSING, ""
-    else:
-      kind = check.verdict if check.verdict != verdicts.INFO else "none"
-      measured = escape(check.value)
-      verdict = f'<span class="verdict {kind}">{check.verdict}</span>'
-    body.append(
-      f'<tr><th scope="row">{escape(check.name)}</th><td data-name="measured">{measured}</td>'
-      f'<td data-name="usual">{escape(check.reference)}</td>'
-      f'<td class="inline">{verdict}</td><td class="inline">{escape(check.words)}</td></tr>'
-    )
   text = f"<p>{verdicts.summary(found)}</p>"
-  table = markup.table(
-    ("figure", "measured", "usual", "verdict", "what it means"), body, name="stack"
-  )
-  text += f'<div class="card">{table}</div>'
+  text += f'<div class="card">{markup.checks_table(found)}</div>'
   if verdicts.open_loop_table(results.get("dynamics")):
     text += pictures.take("open_loop") or pictures.chart(
       charts.open_loop_figure(results["dynamics"]),
