@@ -51,9 +51,7 @@ class Held(_OpenLoop):
 
   def actions(self, rng):
     while True:
-      action = rng.uniform(-1, 1, self.action_size)
-      for _ in range(rng.integers(1, self.max_decisions + 1)):
-        yield action
+      yield from _held(rng, self.action_size, self.max_decisions)
 
 
 class Brownian(_OpenLoop):
@@ -79,7 +77,37 @@ class Brownian(_OpenLoop):
       yield np.asarray(self.mean) + noise
 
 
-class Noisy:
+class _Disturbed:
+  """Another actor, whose actions are disturbed by a random sequence of each episode's own."""
+
+  def __init__(self, actor):
+    self._actor = actor
+
+  def disturbances(self, rng: np.random.Generator, action_size: int) -> Iterator[Any]:
+    """Yields what disturbs the actions of one episode, endlessly."""
+    raise NotImplementedError
+
+  def disturb(self, action: np.ndarray, disturbance: Any) -> np.ndarray:
+    """The action `[A]` that is taken instead."""
+    raise NotImplementedError
+
+  def begin(self, rows: int) -> None:
+    self._actor = _begun(self._actor, rows)
+    self._sequences: list[Any] = [None] * rows
+
+  def act(self, observation, is_first, seeds, infos) -> np.ndarray:
+    meant = np.asarray(self._actor.act(observation, is_first, seeds, infos))
+    for row in np.flatnonzero(is_first):
+      self._sequences[row] = self.disturbances(_rng(self, seeds[row]), meant.shape[1])
+    pairs = zip(meant, self._sequences, strict=True)
+    action = np.stack([self.disturb(row, next(sequence)) for row, sequence in pairs])
+    action = action.astype(np.float32)
+    if hasattr(self._actor, "took"):  # An agent's memory is to hold what was done, not meant.
+      self._actor.took(action)
+    return action
+
+
+class Noisy(_Disturbed):
   """Another actor's actions plus correlated noise, clipped to [-1, 1].
 
   The noise is that of `Brownian` around zero, with standard deviation `scale` and `correlation`
@@ -87,25 +115,17 @@ class Noisy:
   """
 
   def __init__(self, actor, scale: float | Sequence[float], correlation: float = 0.8):
-    self._actor, self._scale, self._correlation = actor, scale, correlation
+    super().__init__(actor)
+    self._scale, self._correlation = scale, correlation
 
-  def begin(self, rows: int) -> None:
-    self._actor = _begun(self._actor, rows)
-    self._noise: list[Any] = [None] * rows
+  def disturbances(self, rng, action_size):
+    return _correlated(rng, (action_size,), self._scale, self._correlation)
 
-  def act(self, observation, is_first, seeds, infos) -> np.ndarray:
-    action = np.asarray(self._actor.act(observation, is_first, seeds, infos))
-    for row in np.flatnonzero(is_first):
-      rng = _rng(self, seeds[row])
-      self._noise[row] = _correlated(rng, action.shape[1:], self._scale, self._correlation)
-    noise = [next(sequence) for sequence in self._noise]
-    action = np.clip(action + noise, -1, 1).astype(np.float32)
-    if hasattr(self._actor, "took"):  # An agent's memory is to hold what was done, not meant.
-      self._actor.took(action)
-    return action
+  def disturb(self, action, disturbance):
+    return np.clip(action + disturbance, -1, 1)
 
 
-class Interrupted:
+class Interrupted(_Disturbed):
   """Another actor, which a uniform action now and then takes the place of for a few decisions.
 
   What no competent actor does is so seen where competent ones are, and how they recover from it.
@@ -121,33 +141,19 @@ class Interrupted:
     """
     if not 0.0 <= rate <= 1.0:
       raise ValueError(f"rate is a probability: between 0 and 1, not {rate}.")
-    self._actor, self._rate, self._max_decisions = actor, rate, max_decisions
+    super().__init__(actor)
+    self._rate, self._max_decisions = rate, max_decisions
 
-  def begin(self, rows: int) -> None:
-    self._actor = _begun(self._actor, rows)
-    self._interruptions: list[Any] = [None] * rows
-
-  def act(self, observation, is_first, seeds, infos) -> np.ndarray:
-    action = np.array(self._actor.act(observation, is_first, seeds, infos))
-    for row in np.flatnonzero(is_first):
-      self._interruptions[row] = self._sequence(_rng(self, seeds[row]), action.shape[1])
-    for row, sequence in enumerate(self._interruptions):
-      instead = next(sequence)
-      if instead is not None:
-        action[row] = instead
-    if hasattr(self._actor, "took"):
-      self._actor.took(action)
-    return action
-
-  def _sequence(self, rng: np.random.Generator, size: int) -> Iterator[np.ndarray | None]:
+  def disturbances(self, rng, action_size):
     """Yields an action for each decision of an interruption, and None outside."""
     while True:
       if rng.random() < self._rate:
-        action = rng.uniform(-1, 1, size).astype(np.float32)
-        for _ in range(rng.integers(1, self._max_decisions + 1)):
-          yield action
+        yield from _held(rng, action_size, self._max_decisions)
       else:
         yield None
+
+  def disturb(self, action, disturbance):
+    return action if disturbance is None else disturbance
 
 
 class Scripted:
@@ -219,6 +225,13 @@ def _begun(actor, rows: int):
   actor = copy.copy(actor)
   actor.begin(rows)
   return actor
+
+
+def _held(rng: np.random.Generator, size: int, max_decisions: int) -> Iterator[np.ndarray]:
+  """Yields one uniform action `[size]`, for 1 to `max_decisions` decisions."""
+  action = rng.uniform(-1, 1, size)
+  for _ in range(rng.integers(1, max_decisions + 1)):
+    yield action
 
 
 def _correlated(
