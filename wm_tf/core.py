@@ -87,6 +87,11 @@ class EnvSpec(NamedTuple):
   def action_size(self) -> int:
     return self.action_space.size
 
+  @property
+  def max_decisions(self) -> int:
+    """Decisions in an episode that nothing ends early; the last one may repeat fewer frames."""
+    return -(-(self.max_steps - self.frames_to_skip) // self.action_repeat)
+
 
 class Episode(NamedTuple):
   """One episode as it lies on disk, in RLDS step alignment; NumPy arrays.

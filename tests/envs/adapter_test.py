@@ -78,6 +78,13 @@ def test_truncation_at_max_steps_cuts_a_repeat():
   assert info["episode_return"] == sum(range(24))
 
 
+def test_max_decisions_is_how_many_there_are_until_truncation():
+  for max_steps in range(6, 15):
+    env = ToyEnv(max_steps=max_steps)
+    env.reset(seed=0)
+    assert len(_run(env)) == env.spec_.max_decisions
+
+
 @pytest.mark.parametrize("ending, flags", [("end", (True, False)), ("limit", (False, True))])
 def test_the_environments_own_endings_cut_a_repeat(ending, flags):
   env = ToyEnv(**{ending: 15})
