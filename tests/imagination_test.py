@@ -14,6 +14,8 @@ from tests.worlds import (
 )
 from wm_tf import rng
 from wm_tf.imagination import (
+  Draw,
+  draw_states,
   imagine,
   imagine_returns,
   lambda_returns,
@@ -263,6 +265,15 @@ def test_sample_states_respects_select_fn():
   assert sorted(states.z[:, 0].numpy()) == [i for i in range(20) if i % 5 >= 2]
   only_one = lambda batch: np.asarray(batch.observation)[..., 0] == 12
   assert sample_states(AdditiveWorld(), batches, 5, 1, only_one).z.shape == (1, 2)
+
+
+def test_several_draws_in_one_pass_are_those_of_as_many():
+  batches = [_numbered([7, 3]), _numbered([1, 9], first=10)]
+  select = lambda batch: np.asarray(batch.observation)[..., 0] % 5 < 2
+  draws = [Draw(12, 1), Draw(4, 2, select), Draw(100, 1)]
+  several = draw_states(AdditiveWorld(), iter(batches), draws)
+  for draw, states in zip(draws, several, strict=True):
+    assert_same(states, sample_states(AdditiveWorld(), batches, *draw), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("batches", [[], [_numbered([3, 2])]], ids=["no data", "none selected"])

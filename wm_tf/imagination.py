@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -163,23 +163,57 @@ def sample_states(
   Raises:
     ValueError: if no place may be drawn.
   """
-  observe = tf.function(lambda batch: observe_sequence(world_model, batch, rng.make_seed(seed)))
-  generator = np.random.default_rng(seed)
-  keys, kept = np.zeros(0), None
+  (states,) = draw_states(world_model, batches, [Draw(num_states, seed, select_fn)])
+  return states
+
+
+class Draw(NamedTuple):
+  """One of several draws of real states; see `sample_states`."""
+
+  num_states: int
+  seed: int
+  select_fn: Callable[[Batch], np.ndarray] | None = None
+
+
+def draw_states(
+  world_model: WorldModel, batches: Iterable[Batch], draws: Sequence[Draw]
+) -> list[Nest]:
+  """What `sample_states` gives for each of several draws, in one pass over the data.
+
+  With a posterior that is itself random, its noise is that of the first draw's seed.
+  """
+  seed = rng.make_seed(draws[0].seed)
+  observe = tf.function(lambda batch: observe_sequence(world_model, batch, seed))
+  reservoirs = [_Reservoir(draw) for draw in draws]
   for batch in batches:
+    states = tf.nest.map_structure(lambda x: x.numpy(), observe(batch))
+    for reservoir in reservoirs:
+      reservoir.add(batch, states)
+  return [reservoir.states() for reservoir in reservoirs]
+
+
+class _Reservoir:
+  """Reservoir sampling by random keys: the M smallest of all keys are a uniform draw."""
+
+  def __init__(self, draw: Draw):
+    self._draw, self._generator = draw, np.random.default_rng(draw.seed)
+    self._keys, self._kept = np.zeros(0), None
+
+  def add(self, batch: Batch, states: Nest) -> None:
     allowed = np.asarray(batch.mask).copy()
-    if select_fn is not None:
-      allowed &= select_fn(batch)
-    states = tf.nest.map_structure(lambda x, a=allowed: x.numpy()[a], observe(batch))
-    # Reservoir sampling by random keys: the M smallest of all keys are a uniform draw.
-    keys = np.concatenate([keys, generator.random(allowed.sum())])
+    if self._draw.select_fn is not None:
+      allowed &= self._draw.select_fn(batch)
+    new = tf.nest.map_structure(lambda x: x[allowed], states)
+    keys = np.concatenate([self._keys, self._generator.random(allowed.sum())])
     join = lambda *xs: np.concatenate(xs)
-    kept = states if kept is None else tf.nest.map_structure(join, kept, states)
-    order = np.argsort(keys)[:num_states]
-    keys, kept = keys[order], tf.nest.map_structure(lambda x, o=order: x[o], kept)
-  if not len(keys):
-    raise ValueError("No real state may be drawn: there is no data, or select_fn allows nothing.")
-  return tf.nest.map_structure(tf.constant, kept)
+    kept = new if self._kept is None else tf.nest.map_structure(join, self._kept, new)
+    order = np.argsort(keys)[: self._draw.num_states]
+    self._keys, self._kept = keys[order], tf.nest.map_structure(lambda x: x[order], kept)
+
+  def states(self) -> Nest:
+    if not len(self._keys):
+      raise ValueError("No real state may be drawn: there is no data, or select_fn allows nothing.")
+    return tf.nest.map_structure(tf.constant, self._kept)
 
 
 def recently_rewarded(window: int, threshold: float = 0.0) -> Callable[[Batch], np.ndarray]:
