@@ -6,18 +6,11 @@ No TensorFlow in here: the clients must be light, since they share the machine w
 from __future__ import annotations
 
 import collections
-import contextlib
 import dataclasses
 import multiprocessing
-import os
 import queue
-import subprocess
-import sys
-import tempfile
 import time
 import traceback
-from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 
@@ -258,35 +251,3 @@ def run(load: Load, watched=None, meanwhile=None) -> Result:
     sum((r.versions for r in results), collections.Counter()),
     [x for r in results for x in r.returns],
   )
-
-
-@contextlib.contextmanager
-def serve(name: str, base: Path, *flags: str) -> Iterator[tuple[str, int]]:
-  """The embedded server in a process of its own; yields `(host:port, process id)`.
-
-  Raises:
-    RuntimeError: if it does not come up; with what it said.
-  """
-  command = (sys.executable, "-m", "serving.server", "--port=0", "--exit_with_stdin")
-  with tempfile.TemporaryFile("w+") as log:
-    process = subprocess.Popen(
-      [*command, f"--model_name={name}", f"--model_base_path={Path(base).resolve()}", *flags],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=log,
-      text=True,
-      env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
-    )
-    try:
-      line = process.stdout.readline()
-      if " at " not in line:
-        log.seek(0)
-        raise RuntimeError(f"The model server did not start; it said: {log.read()[-2000:]}")
-      yield line.split(" at ")[1].split()[0], process.pid
-    finally:
-      process.terminate()
-      try:
-        process.wait(30)
-      except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()

@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import _serving_load as load_lib
+from serving import process
 
 tf.get_logger().setLevel("ERROR")  # The loader that the model server uses is "deprecated".
 
@@ -129,7 +130,8 @@ def soak(version: Path, reload_every: float, options: dict) -> dict:
     publisher = _Publisher(variants, base)
     publisher.publish()
     checked, wrong, worst, memory = 0, [], 0.0, []
-    with load_lib.serve("model", base, "--grpc_max_threads=64") as (target, pid):
+    flags = ("--grpc_max_threads=64", "--model_name=model", f"--model_base_path={base}")
+    with process.serve(*flags) as server:
       begin = time.monotonic()
       next_reload = next_line = begin + reload_every
 
@@ -155,7 +157,7 @@ def soak(version: Path, reload_every: float, options: dict) -> dict:
           publisher.publish()
           next_reload = now + reload_every
         if now >= next_line:
-          memory.append((now - begin, _resident_mb(pid)))
+          memory.append((now - begin, _resident_mb(server.process.pid)))
           print(
             f"{memory[-1][0]:6.0f} s  version {publisher.newest:4}  {checked:8} answers checked,"
             f" {len(wrong)} wrong  server {memory[-1][1]:7.1f} MB",
@@ -163,9 +165,9 @@ def soak(version: Path, reload_every: float, options: dict) -> dict:
           )
           next_line = now + max(10.0, options["seconds"] / 60)
 
-      load = load_lib.Load(target, "model", **options)
+      load = load_lib.Load(server.target, "model", **options)
       result = load_lib.run(load, watched, meanwhile)
-      memory.append((time.monotonic() - begin, _resident_mb(pid)))
+      memory.append((time.monotonic() - begin, _resident_mb(server.process.pid)))
   begin, end = memory[0][0], memory[-1][0]
   early = [mb for seconds, mb in memory if _SETTLED / 2 <= seconds <= _SETTLED] or [memory[0][1]]
   late = [mb for seconds, mb in memory if seconds >= end - (end - begin) / 5]

@@ -31,7 +31,7 @@ import grpc
 import numpy as np
 
 from benchmarks import _serving_load as load_lib
-from serving import protos, tensors
+from serving import process, protos, tensors
 from serving.client import CallError
 
 _STATE_SIZE = 32
@@ -149,10 +149,11 @@ def _compare(export: Path | None, clients: list[int], seconds: float, load: dict
     ):
       _print_row(name, milliseconds, 1000 / milliseconds.mean())
       found[name] = float(np.median(milliseconds))
-    with load_lib.serve("model", base, "--grpc_max_threads=64") as (target, _):
+    flags = ("--model_name=model", f"--model_base_path={base.resolve()}")
+    with process.serve("--grpc_max_threads=64", *flags) as server:
       for count in clients:
         options = {**load, "frames": frames, "clients": count, "seconds": seconds}
-        result = load_lib.run(load_lib.Load(target, "model", **options))
+        result = load_lib.run(load_lib.Load(server.target, "model", **options))
         summary = result.summary()
         name = f"served, {count} client{'s' if count > 1 else ''}"
         _print_row(name, result.milliseconds, summary["calls_per_second"], result.errors)

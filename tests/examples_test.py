@@ -6,7 +6,6 @@ import importlib.util
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +17,7 @@ from google.protobuf import descriptor_pb2
 from tensorflow.core.framework import tensor_pb2, tensor_shape_pb2, types_pb2
 from tensorflow_serving.apis import get_model_status_pb2, model_pb2, predict_pb2
 
+from serving import process
 from serving.client import PlannerClient
 from tests.worlds import small_mdn_rnn
 from wm_tf import export
@@ -45,23 +45,9 @@ def exports(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(exports):
   """`(gRPC address, REST address)` of a server in a process of its own."""
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    rest = free.getsockname()[1]
-  command = (sys.executable, "-m", "serving.server", "--port=0", f"--rest_api_port={rest}")
-  command += ("--model_name=controller", f"--model_base_path={exports / 'controller'}")
-  process = subprocess.Popen(
-    [*command, "--exit_with_stdin"],
-    cwd=ROOT,
-    stdin=subprocess.PIPE,
-    stdout=subprocess.PIPE,
-    text=True,
-  )
-  line = process.stdout.readline()
-  assert " at " in line
-  yield line.split(" at ")[1].split()[0], f"127.0.0.1:{rest}"
-  process.stdin.close()
-  process.wait(60)
+  flags = ("--model_name=controller", f"--model_base_path={exports / 'controller'}")
+  with process.serve(*flags, rest=True) as server:
+    yield server.target, server.rest_target
 
 
 @pytest.fixture(scope="module")

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from serving import process
 from trainers.stages import Run
 from trainers.workdir import say
 from wm_tf import config as config_lib
@@ -32,12 +30,11 @@ def export_run(run: Run, version: int = 1) -> None:
 
 
 @contextlib.contextmanager
-def serve(exports: Path, timeout: float = 120.0) -> Iterator[str]:
+def serve(exports: Path) -> Iterator[str]:
   """Serves the exported models in a process of its own; yields `host:port`.
 
   Args:
     exports: folder with `planner`, `controller` and `world_model`.
-    timeout: seconds that the server may take to end.
 
   Raises:
     RuntimeError: if the server does not come up; with what it said.
@@ -51,27 +48,5 @@ def serve(exports: Path, timeout: float = 120.0) -> Iterator[str]:
   )
   config.write_text(f"model_config_list {{\n{entries}}}\n")
   log = exports / "server.log"
-  with open(log, "w") as errors:
-    process = subprocess.Popen(
-      [
-        *(sys.executable, "-m", "serving.server", "--port=0", f"--model_config_file={config}"),
-        "--exit_with_stdin",  # It ends even if this process is killed.
-      ],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=errors,
-      text=True,
-      env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
-    )
-  try:
-    line = process.stdout.readline()
-    if " at " not in line:
-      raise RuntimeError(f"The model server did not start; it said: {log.read_text()[-2000:]}")
-    yield line.split(" at ")[1].split()[0]
-  finally:
-    process.terminate()
-    try:
-      process.wait(timeout)
-    except subprocess.TimeoutExpired:
-      process.kill()
-      process.wait()
+  with process.serve(f"--model_config_file={config}", log=log, timeout=120.0) as server:
+    yield server.target

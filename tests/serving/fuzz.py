@@ -17,9 +17,7 @@ import os
 import pathlib
 import re
 import resource
-import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
@@ -28,6 +26,7 @@ import time
 import grpc
 import numpy as np
 
+from serving.process import serve
 from tests.serving import calls, fuzz_requests
 
 _TIMEOUT = 60  # Seconds: later answers count as hangs.
@@ -191,29 +190,6 @@ def _usage(pid: int) -> dict[str, int]:
   return {"MB": field("VmRSS") // 1024, "threads": field("Threads"), "files": files}
 
 
-def _serve(folder: str):
-  """Starts a server; its process, and its two addresses."""
-  from tests.serving import models
-
-  models.write_triv(f"{folder}/triv/1")
-  with open(f"{folder}/log", "w") as log:
-    process = subprocess.Popen(
-      [
-        *(sys.executable, "-m", "serving.server", "--exit_with_stdin", "--port=0"),
-        *("--model_name=triv", f"--model_base_path={folder}/triv"),
-        f"--rest_api_port={_free_port()}",
-      ],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      stderr=log,
-      text=True,
-      # A request that makes the server ask for more is a finding, not the end of the machine.
-      preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES)),
-    )
-  address = lambda: re.search(r"127\.0\.0\.1:\d+", process.stdout.readline())[0]
-  return process, address(), address()
-
-
 def main() -> int:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--requests", type=int, default=100_000, help="how many to send")
@@ -221,23 +197,27 @@ def main() -> int:
   parser.add_argument("--seed", type=int, default=0, help="of what is made up")
   parser.add_argument("--clients", type=int, default=4, help="threads that send")
   args = parser.parse_args()
+  from tests.serving import models
+
   with tempfile.TemporaryDirectory() as folder:
-    process, target, rest = _serve(folder)
-    print(f"{args.requests} requests to {target} and {rest}, load {os.getloadavg()[0]:.1f}")
-    # What a server sets up once (threads, pruned graphs, buffers) is no leak: the first part of
-    # the requests does not count.
-    reports, usage, end = [], [], time.monotonic() + args.seconds
-    for part in range(_PARTS):
-      requests = args.requests * (part + 1) // _PARTS - args.requests * part // _PARTS
-      left = (end - time.monotonic()) / (_PARTS - part)
-      reports.append(run(target, rest, requests, left, args.seed + part, args.clients))
-      if process.poll() is None:
-        usage.append(_usage(process.pid))
-        print(f"  after {sum(r.requests for r in reports):7} requests: {usage[-1]}")
-    time.sleep(1)
-    alive = process.poll() is None
-    process.send_signal(signal.SIGTERM)
-    process.wait(60)
+    models.write_triv(f"{folder}/triv/1")
+    flags = ("--model_name=triv", f"--model_base_path={folder}/triv")
+    # A request that makes the server ask for more is a finding, not the end of the machine.
+    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
+    with serve(*flags, rest=True, log=f"{folder}/log", preexec_fn=limit) as (target, rest, process):
+      print(f"{args.requests} requests to {target} and {rest}, load {os.getloadavg()[0]:.1f}")
+      # What a server sets up once (threads, pruned graphs, buffers) is no leak: the first part of
+      # the requests does not count.
+      reports, usage, end = [], [], time.monotonic() + args.seconds
+      for part in range(_PARTS):
+        requests = args.requests * (part + 1) // _PARTS - args.requests * part // _PARTS
+        left = (end - time.monotonic()) / (_PARTS - part)
+        reports.append(run(target, rest, requests, left, args.seed + part, args.clients))
+        if process.poll() is None:
+          usage.append(_usage(process.pid))
+          print(f"  after {sum(r.requests for r in reports):7} requests: {usage[-1]}")
+      time.sleep(1)
+      alive = process.poll() is None
     log = pathlib.Path(f"{folder}/log").read_text(errors="replace")
   codes = sum((report.codes for report in reports), collections.Counter())
   problems = [problem for report in reports for problem in report.problems]
@@ -257,12 +237,6 @@ def main() -> int:
   for problem in problems:
     print("PROBLEM", problem)
   return 1 if problems else 0
-
-
-def _free_port() -> int:
-  with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    return free.getsockname()[1]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import concurrent.futures
 import os
-import subprocess
 import sys
 import tempfile
 import threading
@@ -19,6 +18,8 @@ import time
 
 import grpc
 import numpy as np
+
+from serving import process
 
 _METHOD = "/tensorflow.serving.PredictionService/Predict"
 
@@ -63,13 +64,6 @@ def echo_server(reply_size: int) -> None:
   sys.stdin.read()
 
 
-def _start(*arguments: str) -> tuple[subprocess.Popen, str]:
-  process = subprocess.Popen(
-    [sys.executable, "-m", *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-  )
-  return process, process.stdout.readline().split()[-2]
-
-
 def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--seconds", type=float, default=5.0, help="for each figure")
@@ -89,24 +83,19 @@ def main() -> None:
       "c": np.zeros((1, 4), np.float32),
     }
     data = calls.request_of(inputs).SerializeToString()
-    model, target = _start(
-      *("serving.server", "--port=0", "--grpc_max_threads=16", "--exit_with_stdin"),
-      *("--model_name=triv", f"--model_base_path={folder}/triv"),
-    )
-    with grpc.insecure_channel(target) as channel:
-      size = len(channel.unary_unary(_METHOD)(data))
-    echo, floor = _start("tests.serving.overhead", f"--echo={size}")
-    print(f"{len(data)} bytes there, {size} back; {os.cpu_count()} CPUs")
-    try:
-      for _ in range(args.rounds):
-        for name, address in (("echo", floor), ("trivial model", target)):
-          p50, _ = measure(address, data, 1, args.seconds)
-          _, rate = measure(address, data, 8, args.seconds)
-          load = os.getloadavg()[0]
-          print(f"{name:14} p50 {p50:.2f} ms, 8 clients {rate:.0f} calls/s, load {load:.1f}")
-    finally:
-      for process in (model, echo):
-        process.communicate("")
+    flags = ("--grpc_max_threads=16", "--model_name=triv", f"--model_base_path={folder}/triv")
+    with process.serve(*flags) as server:
+      with grpc.insecure_channel(server.target) as channel:
+        size = len(channel.unary_unary(_METHOD)(data))
+      print(f"{len(data)} bytes there, {size} back; {os.cpu_count()} CPUs")
+      echo = [sys.executable, "-m", "tests.serving.overhead", f"--echo={size}"]
+      with process.listening(echo) as (_, (floor,)):
+        for _ in range(args.rounds):
+          for name, address in (("echo", floor), ("trivial model", server.target)):
+            p50, _ = measure(address, data, 1, args.seconds)
+            _, rate = measure(address, data, 8, args.seconds)
+            load = os.getloadavg()[0]
+            print(f"{name:14} p50 {p50:.2f} ms, 8 clients {rate:.0f} calls/s, load {load:.1f}")
 
 
 if __name__ == "__main__":
