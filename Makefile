@@ -20,7 +20,7 @@ PY := $(VENV)/bin/python
 # done over.
 STAMP := $(VENV)/requirements.txt
 
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYGAME_HIDE_SUPPORT_PROMPT ?= 1
 
 .PHONY: help setup quickstart serve test test-slow lint format bench loadtest conformance fuzz soak bazel-test clean

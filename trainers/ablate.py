@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ import tensorflow as tf
 from absl import flags
 
 from trainers import common
-from trainers.examination import read_run
 from trainers.playing import episode_seeds
 from trainers.stages import Run
 from trainers.workdir import WorkdirError, locked, read_json, say, write_json
@@ -172,14 +170,15 @@ class VariantRun(Run):
       if not (folder / rollouts.MANIFEST).exists():
         raise WorkdirError(f"{folder} does not exist; run trainers.train_dynamics first.")
 
-  def _fit(self, label, model, *arguments):
+  def dynamics_class(self):
+    dynamics = super().dynamics_class()
+    return latent_only(dynamics) if self._variant.latent_only else dynamics
+
+  def new_world_model(self, vae=None):
+    model = super().new_world_model(vae)
     if self._variant.frozen_rnn:
       model.lstm.trainable = False
-    super()._fit(label, model, *arguments)
-
-  def _dynamics_class(self):
-    dynamics = super()._dynamics_class()
-    return latent_only(dynamics) if self._variant.latent_only else dynamics
+    return model
 
 
 class Ablations:
@@ -215,15 +214,15 @@ class Ablations:
     say(f"{name}, seed {seed}: {VARIANTS[name].words}.")
     if VARIANTS[name].dynamics_of:
       with self.variant_run(VARIANTS[name].dynamics_of, seed) as shared:
-        _timed(shared, shared.train_dynamics)
+        shared.timed(shared.train_dynamics, 0)
     with self.variant_run(name, seed) as run:
       if VARIANTS[name].data == "own":
         run.iterate()
         iteration = run.best_iteration()
       else:
         iteration = 0
-        _timed(run, run.train_dynamics)
-        _timed(run, run.train_controller)
+        run.timed(run.train_dynamics, iteration)
+        run.timed(run.train_controller, iteration)
       result = self.judge(run, iteration, seed) | {"seconds": sum(run.seconds().values())}
     write_json(path, result)
     return result
@@ -248,12 +247,6 @@ class Ablations:
       path.parent.mkdir(parents=True, exist_ok=True)
       write_json(path, result | {"seconds": sum(self.source.seconds().values())})
     return read_json(path)
-
-
-def _timed(run: Run, stage) -> None:
-  started = time.monotonic()
-  stage(0)
-  run.add_seconds(stage.__name__, time.monotonic() - started)
 
 
 def applicable(source: config_lib.ExperimentConfig, names: Sequence[str]) -> list[str]:
@@ -320,8 +313,7 @@ def _names() -> list[str]:
 
 def main() -> None:
   names = _names()
-  described = flags.FLAGS["preset"].present or flags.FLAGS["override"].present
-  source = read_run(Path(flags.FLAGS.workdir), common.config() if described else None)
+  source = common.read_run()
   source.best_iteration()  # Without a validated controller there is nothing to compare with.
   folder = Path(_OUTPUT.value or source.workdir / "ablations")
   folder.mkdir(parents=True, exist_ok=True)

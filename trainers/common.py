@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
 from absl import app, flags
 from absl import logging as absl_logging
 
+from trainers.run_folder import Description, no_run, read_description
 from trainers.stages import Run
-from trainers.workdir import WorkdirError, locked, read_json
+from trainers.workdir import WorkdirError, locked
 from wm_tf import config as config_lib
 from wm_tf.data.env_pool import WorkerError
 from wm_tf.data.manifest import CorruptManifestError
@@ -77,10 +74,10 @@ def config() -> config_lib.ExperimentConfig:
   """
   if _CONFIG.value is None:
     return config_lib.make_config(_PRESET.value, _OVERRIDE.value)
-  described = _described(Path(_CONFIG.value))
-  if described is None or "config" not in described:
+  described = read_description(Path(_CONFIG.value))
+  if described is None:
     raise config_lib.ConfigError(f"--config={_CONFIG.value} is no run.json.")
-  return config_lib.override(config_lib.from_dict(described["config"]), _OVERRIDE.value)
+  return config_lib.override(described.config, _OVERRIDE.value)
 
 
 def seed() -> int:
@@ -97,39 +94,48 @@ def open_run(create: bool = True) -> Run:
   return Run(_WORKDIR.value, config(), seed(), _FORCE.value, create)
 
 
+def read_run() -> Run:
+  """The run in --workdir, with its own configuration and seed: to be read, not to be entered.
+
+  Raises:
+    WorkdirError: if there is no run, or not the one that the flags describe, if they describe one.
+  """
+  workdir = Path(_WORKDIR.value)
+  there = read_description(workdir / "run.json")
+  if there is None:
+    raise no_run(workdir)
+  described = any(flags.FLAGS[flag.name].present for flag in (_PRESET, _CONFIG, _OVERRIDE))
+  if described and config() != there.config:
+    raise WorkdirError(
+      f"{workdir} holds a run of another configuration. Leave out --preset, --config and "
+      "--override: they are taken from the run."
+    )
+  return Run(workdir, *there)
+
+
 def set_aside_other_seed() -> None:
   """Makes way for `--seed`: moves a run of another one from WORKDIR to `WORKDIR.seedN`.
 
   If `WORKDIR.seedN` holds the run of this seed, set aside before, it moves back.
   """
   workdir = Path(_WORKDIR.value)
-  mine = {"config": json.loads(json.dumps(config_lib.to_dict(config()))), "seed": seed()}
-  there = _described(workdir / "run.json")
-  if there and there != mine and there["config"] == mine["config"]:
-    aside = workdir.with_name(f"{workdir.name}.seed{there['seed']}")
+  mine = Description(config(), seed())
+  there = read_description(workdir / "run.json")
+  if there and there != mine and there.config == mine.config:
+    aside = workdir.with_name(f"{workdir.name}.seed{there.seed}")
     if aside.exists():
       raise WorkdirError(
-        f"{workdir} holds the run of seed {there['seed']}, and {aside} exists already. Remove one "
+        f"{workdir} holds the run of seed {there.seed}, and {aside} exists already. Remove one "
         "of them, or use another --workdir."
       )
     with locked(workdir):
       workdir.rename(aside)
-    print(f"The run of seed {there['seed']} in {workdir} is now in {aside}.")
+    print(f"The run of seed {there.seed} in {workdir} is now in {aside}.")
   back = workdir.with_name(f"{workdir.name}.seed{seed()}")
-  if not workdir.exists() and _described(back / "run.json") == mine:
+  if not workdir.exists() and read_description(back / "run.json") == mine:
     with locked(back):
       back.rename(workdir)
     print(f"The run of seed {seed()} in {back} is now in {workdir}.")
-
-
-def _described(path: Path) -> dict[str, Any] | None:
-  """The configuration and seed that a run was made with; None if there is no such file."""
-  if not path.exists():
-    return None
-  described = read_json(path)
-  if "config" in described:
-    described["config"] = config_lib.completed(described["config"])
-  return described
 
 
 def run(main: Callable[[], None]) -> None:

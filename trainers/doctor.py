@@ -19,7 +19,7 @@ from pathlib import Path
 from absl import flags
 
 from trainers import common
-from trainers.examination import Examination, read_run
+from trainers.examination import Examination
 from trainers.workdir import locked, write_json
 from wm_tf import report
 from wm_tf.report.doctor import doctor_checks, terminal_text
@@ -45,8 +45,7 @@ _HELD_OUT = flags.DEFINE_integer(
 
 def main() -> None:
   started = time.monotonic()
-  described = flags.FLAGS["preset"].present or flags.FLAGS["override"].present
-  run = read_run(Path(flags.FLAGS.workdir), common.config() if described else None)
+  run = common.read_run()
   iteration = run.best_iteration() if _ITERATION.value is None else _ITERATION.value
   folder = Path(_OUTPUT.value or run.workdir / "doctor")
   examination = Examination(run, iteration, folder, common.seed())

@@ -18,8 +18,7 @@ import tensorflow as tf
 from trainers import summary
 from trainers.playing import episode_seeds, num_workers, summarize
 from trainers.stages import Run
-from trainers.workdir import WorkdirError, read_json, say, write_json
-from wm_tf import config as config_lib
+from trainers.workdir import read_json, say, write_json
 from wm_tf import diagnosis, evaluation, report, transfer
 from wm_tf.agent import Agent, AgentActor
 from wm_tf.core import Episode, EvalResult, Nest
@@ -32,30 +31,6 @@ from wm_tf.training.loggers import progress
 # Its tracks are validation tracks, but not those that choose the controller (iteration 0).
 _TRACKS = 1
 _ROWS = 4  # Episodes at a time: their frames are in memory.
-
-
-def read_run(workdir: Path, described: config_lib.ExperimentConfig | None = None) -> Run:
-  """The run in a workdir, with its own configuration and seed: to be read, not to be entered.
-
-  Args:
-    workdir: the folder.
-    described: what its configuration must be, if that was said.
-
-  Raises:
-    WorkdirError: if there is no run, or another one.
-  """
-  if not (workdir / "run.json").exists():
-    raise WorkdirError(
-      f"{workdir} holds no run; name its folder by --workdir, or run trainers.collect first."
-    )
-  there = read_json(workdir / "run.json")
-  config = config_lib.from_dict(config_lib.completed(there["config"]))
-  if described not in (None, config):
-    raise WorkdirError(
-      f"{workdir} holds a run of another configuration. Leave out --preset and --override: they "
-      "are taken from the run."
-    )
-  return Run(workdir, config, there["seed"])
 
 
 class Examination:
@@ -72,8 +47,7 @@ class Examination:
     self.run, self.iteration, self.folder, self.seed = run, iteration, folder, seed
     self.agent = run.agent("controller", iteration)
     self.model = self.agent.world_model
-    spec = run.spec
-    self.num_decisions = -(-(spec.max_steps - spec.frames_to_skip) // spec.action_repeat)
+    self.num_decisions = run.spec.max_decisions
     self._folders = run.data_folders(iteration)
     self._split = dict(split="held_out", held_out_fraction=run.config.collect.held_out)
 
@@ -135,7 +109,7 @@ class Examination:
   @functools.cached_property
   def initial_return(self) -> float:
     """What the frames that are skipped at the start of an episode bring on average."""
-    return self.run._initial_return()
+    return self.run.initial_return()
 
   @functools.cache  # noqa: B019
   def first_states(self, num: int) -> Nest:

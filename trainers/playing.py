@@ -77,6 +77,30 @@ def scripted_actor(name: str, environment: str) -> Actor:
   return exploration.Scripted(make_heuristic(environment))
 
 
+def explorers(settings: config_lib.CollectConfig, environment: str) -> exploration.Mixture:
+  """Who plays before there is a controller, each in its share of the episodes.
+
+  Raises:
+    ValueError: if the shares, or the options of the environment's heuristic, make no sense.
+  """
+  size = env_spec(environment).action_size
+  actors = {
+    "uniform": exploration.Uniform(size),
+    "held": exploration.Held(size),
+    "brownian": exploration.Brownian(size),
+  }
+  weights = {name: getattr(settings, name) for name in actors}
+  for noise, options in settings.heuristics if settings.heuristic else ():
+    details = [f"{key}={value:g}" for key, value in (*options, ("noise", noise))]
+    name = " ".join(["heuristic", *details])
+    heuristic = make_heuristic(environment, **dict(options))
+    actor = exploration.Noisy(exploration.Scripted(heuristic), noise)
+    actors[name] = exploration.Interrupted(actor, settings.interruption_rate)
+    weights[name] = settings.heuristic / len(settings.heuristics)
+  chosen = {name: weight for name, weight in weights.items() if weight}
+  return exploration.Mixture({name: actors[name] for name in chosen}, chosen)
+
+
 def num_workers(config: config_lib.ExperimentConfig) -> int:
   """Environment processes: twice the processors, since they wait for each other at each step."""
   return config.collect.num_workers or 2 * (os.cpu_count() or 1)

@@ -11,7 +11,6 @@ it goes on.
 from __future__ import annotations
 
 import sys
-import time
 from typing import Any
 
 from serving.client import GrpcActor
@@ -43,9 +42,8 @@ def run_evaluations(run: Run) -> dict[str, Any]:
 
   def measure(name: str, score_fn) -> None:
     if name not in results:
-      started = time.monotonic()
-      results[name] = score_fn()
-      run.add_seconds(f"evaluate {name}", time.monotonic() - started)
+      with run.timing(f"evaluate {name}"):
+        results[name] = score_fn()
       write_json(path, results)
     else:
       say(f"{name}: measured before.")

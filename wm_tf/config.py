@@ -192,6 +192,7 @@ class ExperimentConfig:
     num_iterations: rounds of collecting with the controller, refitting and dreaming anew.
     num_vae_refits: the VAE is refitted in the first of these rounds only, since every refit means
       encoding all frames again.
+    quality_gates: whether a fit that has learned nothing ends the run.
     collect, vae, vae_fit, dynamics, dynamics_fit, controller, planner, evaluate: see their types.
   """
 
@@ -199,6 +200,7 @@ class ExperimentConfig:
   environment: str = "car_racing"
   num_iterations: int = 5
   num_vae_refits: int = 2
+  quality_gates: bool = True
   collect: CollectConfig = CollectConfig()
   vae: VAEConfig = VAEConfig()
   vae_fit: StageFitConfig = StageFitConfig(
@@ -277,6 +279,7 @@ def _presets() -> dict[str, ExperimentConfig]:
     dataclasses.replace(default, preset="debug"),
     [
       "num_iterations=1",
+      "quality_gates=False",  # Models of this size cannot pass.
       "collect.num_episodes=6",
       "collect.episodes_per_iteration=2",
       "collect.num_workers=2",

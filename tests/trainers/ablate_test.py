@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trainers.launcher import Launcher
+from tests.trainers.workdirs import read_json, snapshot
 from trainers import ablate
 from wm_tf import config as config_lib
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig, MDNRNNState
@@ -20,49 +18,31 @@ from wm_tf.models.vae import VAE
 pytestmark = pytest.mark.timeout(1200)  # A machine that is busy with other things needs its time.
 
 
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory) -> Launcher:
-  return Launcher(tmp_path_factory.mktemp("logs"))
-
-
-@pytest.fixture(scope="module")
-def workdir(launcher, tmp_path_factory) -> Path:
-  """A run of two iterations, small and real; not to be changed."""
-  workdir = tmp_path_factory.mktemp("runs") / "run"
-  launcher.run("trainers.iterate", "--preset=debug", "--force", workdir=workdir)
-  return workdir
-
-
-def _snapshot(workdir: Path) -> dict[str, str]:
-  files = [path for path in workdir.rglob("*") if path.is_file()]
-  return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
 def _weights(path: Path) -> dict[str, np.ndarray]:
   with np.load(path) as archive:
     return dict(archive)
 
 
 @pytest.mark.slow
-def test_variants_share_data_and_vae_and_fit_the_rest_anew(launcher, workdir, tmp_path):
-  before, output = _snapshot(workdir), tmp_path / "out"
+def test_variants_share_data_and_vae_and_fit_the_rest_anew(launcher, finished, tmp_path):
+  before, output = snapshot(finished), tmp_path / "out"
   names = ["all_data", "untrained_rnn", "z_only", "without_iteration"]
   flags = (f"--variants={','.join(names)}", "--episodes=2", f"--output={output}")
   killed = launcher.start(
     "trainers.ablate",
     *flags,
-    f"--workdir={workdir}",
+    f"--workdir={finished}",
     workdir=output,  # Says only where writes are watched.
     kill_at="rename z_only/seed0/controller/000/controller.npz",
   )
   assert killed.wait() < 0, killed.output
-  table = json.loads((output / "ablations.json").read_text())
+  table = read_json(output / "ablations.json")
   assert list(table) == ["as_it_is", *names[:2]]
 
-  said = launcher.run("trainers.ablate", *flags, workdir=workdir)
+  said = launcher.run("trainers.ablate", *flags, workdir=finished)
   assert "all_data, seed 0: done before." in said
-  assert _snapshot(workdir) == before, "it may only read"
-  resumed = json.loads((output / "ablations.json").read_text())
+  assert snapshot(finished) == before, "it may only read"
+  resumed = read_json(output / "ablations.json")
   assert list(resumed) == ["as_it_is", *names]
   assert {name: resumed[name] for name in table} == table
 
@@ -90,7 +70,7 @@ def test_variants_share_data_and_vae_and_fit_the_rest_anew(launcher, workdir, tm
     assert row["in_environment"]["n"] == 2 and np.isfinite(row["dynamics"]["nll_per_dimension"])
   seeds = {tuple(rows[0]["in_environment"]["seeds"]) for rows in resumed.values()}
   assert len(seeds) == 1  # All drive the same tracks,
-  validated = json.loads((workdir / "controller/000/validation.json").read_text())
+  validated = read_json(finished / "controller/000/validation.json")
   chosen_on = validated["controller_in_environment"]["seeds"]
   assert not set(chosen_on) & set(*seeds)  # on which none was chosen.
 

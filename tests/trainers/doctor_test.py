@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import html
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.trainers.launcher import Launcher
+from tests.trainers.workdirs import read_json, snapshot
 from wm_tf import transfer
 from wm_tf.report import verdicts
 
@@ -20,62 +18,40 @@ pytestmark = pytest.mark.timeout(1200)  # A machine that is busy with other thin
 _FLAGS = ("--num_controllers=5", "--num_dreams=3", "--held_out_episodes=4")
 
 
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory) -> Launcher:
-  return Launcher(tmp_path_factory.mktemp("logs"))
-
-
-@pytest.fixture(scope="module")
-def workdir(launcher, tmp_path_factory) -> Path:
-  """A run of two iterations, small and real; not to be changed."""
-  workdir = tmp_path_factory.mktemp("runs") / "run"
-  launcher.run("trainers.iterate", "--preset=debug", "--force", workdir=workdir)
-  return workdir
-
-
 def _examine(launcher, workdir, output, *flags, **options) -> str:
   return launcher.run(
     "trainers.doctor", *_FLAGS, f"--output={output}", *flags, workdir=workdir, **options
   )
 
 
-def _snapshot(workdir: Path) -> dict[str, str]:
-  files = [path for path in workdir.rglob("*") if path.is_file()]
-  return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def _read(path: Path):
-  return json.loads(path.read_text())
-
-
 @pytest.mark.slow
-def test_a_diagnosis_from_beginning_to_end(launcher, workdir, tmp_path):
-  before, output = _snapshot(workdir), tmp_path / "out"
+def test_a_diagnosis_from_beginning_to_end(launcher, finished, tmp_path):
+  before, output = snapshot(finished), tmp_path / "out"
   killed = launcher.start(
     "trainers.doctor",
     *_FLAGS,
     "--episodes=1",
     f"--output={output}",
-    f"--workdir={workdir}",
+    f"--workdir={finished}",
     workdir=output,  # Says only where writes are watched.
     kill_at="rename doctor.json",
   )
   assert killed.wait() < 0, killed.output
   assert not (output / "doctor.json").exists()
-  played = _read(output / "real_returns.json")
+  played = read_json(output / "real_returns.json")
   assert [len(entry["returns"]) for entry in played.values()] == [1] * 5
   for entry in played.values():  # What no real episode brings: it would not come back if played.
     entry["returns"] = dict.fromkeys(entry["returns"], 12345.0)
   (output / "real_returns.json").write_text(json.dumps(played))
 
-  said = _examine(launcher, workdir, output, "--episodes=2")
-  assert _snapshot(workdir) == before, "the doctor may only read"
-  kept = _read(output / "real_returns.json")
+  said = _examine(launcher, finished, output, "--episodes=2")
+  assert snapshot(finished) == before, "the doctor may only read"
+  kept = read_json(output / "real_returns.json")
   assert [sorted(e["returns"].values())[1] for e in kept.values()] == [12345.0] * 5
   assert max(min(entry["returns"].values()) for entry in kept.values()) < 1000.0
   assert re.search(r"play controllers: 10/10, ", said), said
 
-  results = _read(output / "doctor.json")
+  results = read_json(output / "doctor.json")
   _check_results(results, kept)
   _check_words(said, results)
   page = (output / "doctor.html").read_text()
@@ -128,16 +104,16 @@ def _check_words(said: str, results):
 
 
 @pytest.mark.slow
-def test_the_run_says_what_its_configuration_is(launcher, workdir, tmp_path):
+def test_the_run_says_what_its_configuration_is(launcher, finished, tmp_path):
   output = tmp_path / "out"
-  said = _examine(launcher, workdir, output, "--preset=quickstart", expected=1)
+  said = _examine(launcher, finished, output, "--preset=quickstart", expected=1)
   assert "holds a run of another configuration. Leave out --preset" in said
-  said = _examine(launcher, workdir, output, "--preset=debug", "--iteration=7", expected=1)
+  said = _examine(launcher, finished, output, "--preset=debug", "--iteration=7", expected=1)
   assert "dynamics/007/weights.npz does not exist" in said
 
   older = tmp_path / "older"  # Made before there was a field.
   older.mkdir()
-  described = _read(workdir / "run.json")
+  described = read_json(finished / "run.json")
   del described["config"]["planner"]["horizon"], described["config"]["evaluate"]
   (older / "run.json").write_text(json.dumps(described))
   said = _examine(launcher, older, output, expected=1)

@@ -16,10 +16,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.trainers.launcher import Launcher
+from tests.trainers.workdirs import read_json
 
 _ROOT = Path(__file__).resolve().parents[2]
-_RUN = ("--preset=debug", "--force")
+_RUN = "--preset=debug"
 _SCORES = (
   "random",
   "heuristic",
@@ -33,32 +33,6 @@ _SCORES = (
 pytestmark = pytest.mark.timeout(1200)
 
 
-@pytest.fixture(scope="module")
-def launcher(tmp_path_factory) -> Launcher:
-  return Launcher(tmp_path_factory.mktemp("logs"))
-
-
-@pytest.fixture(scope="module")
-def finished(launcher, tmp_path_factory) -> Path:
-  """The workdir of a quickstart that nothing interrupted; not to be changed."""
-  workdir = tmp_path_factory.mktemp("finished") / "run"
-  output = launcher.run(
-    "trainers.quickstart", *_RUN, workdir=workdir, writes=workdir.with_name("writes")
-  )
-  workdir.with_name("output").write_text(output)
-  return workdir
-
-
-@pytest.fixture
-def copy(finished, tmp_path) -> Path:
-  """A finished workdir of the test's own."""
-  return Path(shutil.copytree(finished, tmp_path / "run"))
-
-
-def _read(path: Path):
-  return json.loads(path.read_text())
-
-
 def _wait_until(condition, timeout: float = 120.0) -> None:
   end = time.monotonic() + timeout
   while not condition():
@@ -70,7 +44,7 @@ def _wait_until(condition, timeout: float = 120.0) -> None:
 
 
 def test_results_hold_every_figure(finished):
-  results = _read(finished / "results.json")
+  results = read_json(finished / "results.json")
   for name in _SCORES:
     score = results[name]
     assert {"mean", "std", "n", "seeds", "seconds"} <= score.keys()
@@ -86,13 +60,13 @@ def test_results_hold_every_figure(finished):
 
 
 def test_evaluation_seeds_are_never_trained_or_chosen_on(finished):
-  results = _read(finished / "results.json")
+  results = read_json(finished / "results.json")
   evaluated = {
     s for name in _SCORES if name != "controller_in_model" for s in results[name]["seeds"]
   }
-  manifests = [_read(path) for path in finished.glob("data/*/manifest.json")]
+  manifests = [read_json(path) for path in finished.glob("data/*/manifest.json")]
   collected = {e["seed"] for m in manifests for shard in m["shards"] for e in shard["episodes"]}
-  validations = [_read(p) for p in sorted(finished.glob("controller/*/validation.json"))]
+  validations = [read_json(p) for p in sorted(finished.glob("controller/*/validation.json"))]
   validated = {s for v in validations for s in v["controller_in_environment"]["seeds"]}
   assert len(manifests) == 4 and len(collected) == results["data"]["episodes"] == 8
   assert len(validated) == 1 and validations == results["iterations"]
@@ -109,7 +83,7 @@ def test_report_shows_all_without_a_network(finished):
   for name, kind in (("film_strip.png", "png"), ("animation.gif", "gif")):
     assert (finished / "figures" / name).stat().st_size > 1000
     assert f"data:image/{kind};base64," in page
-  results = _read(finished / "results.json")
+  results = read_json(finished / "results.json")
   for name in _SCORES:
     assert f"{results[name]['mean']:.0f}".lstrip("-") in page
 
@@ -159,7 +133,7 @@ def test_exports_act_alike_where_only_tensorflow_is(finished, tmp_path):
     check=True,
   )
   found = np.load(tmp_path / "a.npz")
-  best = _read(finished / "results.json")["chosen_iteration"]
+  best = read_json(finished / "results.json")["chosen_iteration"]
   run = Run(finished, config.make_config("debug"), seed=0)
   for name in ("controller", "planner"):
     agent = run.agent(name, best)
@@ -174,17 +148,17 @@ def test_exports_act_alike_where_only_tensorflow_is(finished, tmp_path):
 
 def test_every_trainer_finds_its_part_done(launcher, finished, copy):
   for name in ("collect", "train_vae", "train_dynamics", "train_controller"):
-    output = launcher.run(f"trainers.{name}", *_RUN, "--iteration=1", workdir=copy)
+    output = launcher.run(f"trainers.{name}", _RUN, "--iteration=1", workdir=copy)
     assert re.search(r"1 of 1 episodes are there|done before", output), output
-  assert "000: done before" in launcher.run("trainers.iterate", *_RUN, workdir=copy)
-  assert "Exported to" in launcher.run("trainers.export", *_RUN, workdir=copy)
-  output = launcher.run("trainers.quickstart", *_RUN, workdir=copy)
+  assert "000: done before" in launcher.run("trainers.iterate", _RUN, workdir=copy)
+  assert "Exported to" in launcher.run("trainers.export", _RUN, workdir=copy)
+  output = launcher.run("trainers.quickstart", _RUN, workdir=copy)
   assert "controller_in_environment: measured before" in output and "Exported" not in output
   assert _contents(copy) == _contents(finished)
 
 
 def test_evaluates_any_agent_with_the_figures_of_the_quickstart(launcher, finished, tmp_path):
-  results = _read(finished / "results.json")
+  results = read_json(finished / "results.json")
   evaluate = lambda agent, *flags: (
     launcher.run(
       "trainers.evaluate",
@@ -194,7 +168,7 @@ def test_evaluates_any_agent_with_the_figures_of_the_quickstart(launcher, finish
       *flags,
       workdir=finished,
     ),
-    _read(tmp_path / "output.json"),
+    read_json(tmp_path / "output.json"),
   )
   seeds = results["planner_in_environment"]["seeds"]
   first = f"--seeds={seeds[0]}"
@@ -256,7 +230,7 @@ def _contents(workdir: Path) -> dict[str, object]:
     ):
       contents[name] = None  # It holds times, or TensorFlow does not write it the same twice.
     elif path.suffix == ".json":
-      contents[name] = timeless(_read(path))
+      contents[name] = timeless(read_json(path))
     else:
       contents[name] = hashlib.sha256(path.read_bytes()).hexdigest()
   return contents
@@ -282,15 +256,13 @@ def test_ends_the_same_however_often_it_is_killed(launcher, finished, tmp_path):
     ("quickstart", r"rename results.json"),  # What the served planner scored.
   ):
     moment = chance.choice([line for line in writes if re.search(within, line)])
-    output = launcher.run(
-      f"trainers.{trainer}", *_RUN, workdir=workdir, kill_at=moment, expected=-9
-    )
+    output = launcher.run(f"trainers.{trainer}", _RUN, workdir=workdir, kill_at=moment, expected=-9)
     children = [int(pid) for pid in re.findall(r"\d+", output.splitlines()[-1])]
     if trainer not in ("iterate", "quickstart"):  # Those are killed again before they are done.
-      launcher.run(f"trainers.{trainer}", *_RUN, workdir=workdir)
+      launcher.run(f"trainers.{trainer}", _RUN, workdir=workdir)
   (server,) = children  # The model server, which must not stay behind.
   _wait_until(lambda: not Path(f"/proc/{server}").exists())
-  output = launcher.run("trainers.quickstart", *_RUN, workdir=workdir)
+  output = launcher.run("trainers.quickstart", _RUN, workdir=workdir)
   assert "fit vae 001: done before" in output and "random: measured before" in output
   assert _contents(workdir) == _contents(finished)
 
@@ -300,8 +272,8 @@ def test_imagination_ends_the_same_when_killed(launcher, finished, tmp_path):
 
   With no VAE refit the second iteration goes on from the first one's networks.
   """
-  flags = (*_RUN, "--override=controller.method=actor_critic", "--override=num_vae_refits=0")
-  run_json = _read(finished / "run.json")
+  flags = (_RUN, "--override=controller.method=actor_critic", "--override=num_vae_refits=0")
+  run_json = read_json(finished / "run.json")
   run_json["config"]["controller"]["method"] = "actor_critic"
   run_json["config"]["num_vae_refits"] = 0
   contents = []
@@ -330,9 +302,9 @@ def test_imagination_ends_the_same_when_killed(launcher, finished, tmp_path):
 
 def test_a_workdir_of_another_run_is_refused(launcher, finished):
   refused = lambda *flags: launcher.run("trainers.iterate", *flags, workdir=finished, expected=1)
-  output = refused(*_RUN, "--override=controller.population_size=9")
+  output = refused(_RUN, "--override=controller.population_size=9")
   assert "holds a run with controller.population_size = 8, and now it is 9" in output
-  assert "holds a run with seed = 0, and now it is 1" in refused(*_RUN, "--seed=1")
+  assert "holds a run with seed = 0, and now it is 1" in refused(_RUN, "--seed=1")
   assert "preset = 'debug', and now it is 'default' (" in refused()
   assert "Traceback" not in output
 
@@ -341,22 +313,22 @@ def test_quickstart_sets_a_run_of_another_seed_aside_and_takes_it_up_again(
   launcher, finished, copy
 ):
   aside = copy.with_name("run.seed0")
-  other = launcher.start("trainers.quickstart", *_RUN, "--seed=1", workdir=copy)
+  other = launcher.start("trainers.quickstart", _RUN, "--seed=1", workdir=copy)
   began = lambda: aside.exists() and (copy / "data" / "000" / "manifest.json").exists()
   _wait_until(lambda: began() or other.exited)
   other.kill()
   assert f"The run of seed 0 in {copy} is now in {aside}." in other.output
   assert _contents(aside) == _contents(finished)
-  assert _read(copy / "run.json")["seed"] == 1
+  assert read_json(copy / "run.json")["seed"] == 1
 
-  output = launcher.run("trainers.quickstart", *_RUN, workdir=copy)
+  output = launcher.run("trainers.quickstart", _RUN, workdir=copy)
   assert f"The run of seed 0 in {aside} is now in {copy}." in output
   assert _contents(copy) == _contents(finished)
-  assert _read(copy.with_name("run.seed1") / "run.json")["seed"] == 1
+  assert read_json(copy.with_name("run.seed1") / "run.json")["seed"] == 1
 
 
 def test_a_second_process_is_refused(launcher, tmp_path):
-  flags = (*_RUN, "--override=collect.num_episodes=100")
+  flags = (_RUN, "--override=collect.num_episodes=100")
   first = launcher.start("trainers.collect", *flags, workdir=tmp_path / "run")
   _wait_until(lambda: (tmp_path / "run" / "run.json").exists() or first.exited)
   for trainer, seed in (("collect", 0), ("quickstart", 1)):
@@ -367,13 +339,19 @@ def test_a_second_process_is_refused(launcher, tmp_path):
   first.kill()
 
 
-def test_a_failed_quality_gate_ends_a_run_unless_forced(launcher, finished):
+def test_a_failed_quality_gate_ends_a_run_unless_forced(launcher, finished, copy):
+  assert "(going on: quality_gates=False)" in finished.with_name("output").read_text()
+  strict = (_RUN, "--override=quality_gates=True")
+  run_json = read_json(copy / "run.json")
+  run_json["config"]["quality_gates"] = True
+  (copy / "run.json").write_text(json.dumps(run_json))
   for trainer in ("train_vae", "iterate"):
-    output = launcher.run(f"trainers.{trainer}", "--preset=debug", workdir=finished, expected=1)
+    output = launcher.run(f"trainers.{trainer}", *strict, workdir=copy, expected=1)
     assert "error: The VAE has not learned" in output and "--force goes on" in output
     assert "Traceback" not in output
-  output = launcher.run("trainers.train_vae", *_RUN, workdir=finished)
+  output = launcher.run("trainers.train_vae", *strict, "--force", workdir=copy)
   assert "The VAE has not learned" in output and "sse_mean_image" in output
+  assert "(going on: --force)" in output
 
 
 @pytest.mark.parametrize(
@@ -395,6 +373,6 @@ def test_damage_is_named(launcher, copy, damaged, command, missing):
   content[len(content) // 2] ^= 0xFF
   (copy / damaged).write_bytes(content)
   trainer, *flags = command.split()
-  output = launcher.run(f"trainers.{trainer}", *_RUN, *flags, workdir=copy, expected=1)
+  output = launcher.run(f"trainers.{trainer}", _RUN, *flags, workdir=copy, expected=1)
   message = output[output.index("error: ") :]
   assert str(copy / damaged) in message and "Traceback" not in output

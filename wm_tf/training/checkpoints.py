@@ -186,10 +186,14 @@ def name_variables(variables) -> dict[str, Any]:
   return names
 
 
-def assign(variables: Mapping[str, Any], values: Mapping[str, Any]) -> None:
-  """Assigns values to variables by name."""
-  for name, variable in variables.items():
-    variable.assign(values[name])
+def values(variables: Nest) -> Nest:
+  """The values of a nest of variables, as NumPy arrays."""
+  return tf.nest.map_structure(lambda variable: variable.numpy(), variables)
+
+
+def assign(variables: Nest, values: Nest) -> None:
+  """Assigns to a nest of variables what `values` gave, or `load_nest` read."""
+  tf.nest.map_structure(lambda variable, value: variable.assign(value), variables, values)
 
 
 def save_weights(model: keras.Model, path: str | os.PathLike) -> None:

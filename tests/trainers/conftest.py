@@ -1,0 +1,35 @@
+"""What the tests of the trainers share: processes, and one small run, real and whole."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.trainers.launcher import Launcher
+
+
+@pytest.fixture(scope="session")
+def launcher(tmp_path_factory) -> Launcher:
+  return Launcher(tmp_path_factory.mktemp("logs"))
+
+
+@pytest.fixture(scope="session")
+def finished(launcher, tmp_path_factory) -> Path:
+  """The workdir of a quickstart that nothing interrupted; not to be changed.
+
+  Beside it are `writes`, what it wrote in which order, and `output`, what it printed.
+  """
+  workdir = tmp_path_factory.mktemp("finished") / "run"
+  output = launcher.run(
+    "trainers.quickstart", "--preset=debug", workdir=workdir, writes=workdir.with_name("writes")
+  )
+  workdir.with_name("output").write_text(output)
+  return workdir
+
+
+@pytest.fixture
+def copy(finished, tmp_path) -> Path:
+  """A finished workdir of the test's own."""
+  return Path(shutil.copytree(finished, tmp_path / "run"))
