@@ -6,7 +6,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
-from tests.report_test import Page
+from tests.report.pages import Page
 from wm_tf import report
 from wm_tf.report import doctor_figures, doctor_page
 from wm_tf.report.doctor import doctor_checks, terminal_text, verdict_in_words

@@ -1,0 +1,101 @@
+"""Numbers and words: what is derived from the results, and how it is written."""
+
+import numpy as np
+import pytest
+
+from tests.report.pages import RESULTS, Page, score
+from wm_tf import report
+from wm_tf.report import scores
+
+
+def test_standard_error_is_std_over_root_n():
+  row = scores.score("x", {"mean": 1.0, "std": 10.0, "n": 25})
+  assert row.standard_error == pytest.approx(2.0)
+  assert scores.score("x", {"mean": 1.0, "std": 0.0, "n": 1}).standard_error is None
+  assert scores.score("x", {"mean": 1.0, "std": 3.0}).standard_error is None
+
+
+def test_gap_is_the_dream_minus_the_environment():
+  found = scores.gap(RESULTS)
+  assert found.mean == pytest.approx(548.9 - 512.3)
+  assert found.standard_error == pytest.approx((90**2 / 64 + 136**2 / 25) ** 0.5)
+  assert found.text == "+37 ± 29"
+  assert scores.gap({"controller_in_model": RESULTS["controller_in_model"]}) is None
+
+
+@pytest.mark.parametrize(
+  ("value", "places", "sign", "text"),
+  [
+    (41234, 0, "", "41,234"),
+    (-0.4, 0, "", "0"),
+    (-74.6, 0, "", "-75"),
+    (36.6, 1, "+", "+36.6"),
+    (np.float32(0.5), 2, "", "0.50"),
+    (float("nan"), 0, "", "nan"),
+    (None, 0, "", "-"),
+  ],
+)
+def test_number(value, places, sign, text):
+  assert scores.number(value, places, sign) == text
+
+
+def test_durations_and_ranges():
+  assert [scores.duration(s) for s in (8.24, 59.96, 185, 3725, 7200, None)] == [
+    "8.2 s",
+    "1 min 00 s",
+    "3 min 05 s",
+    "1 h 02 min",
+    "2 h 00 min",
+    "-",
+  ]
+  assert scores.ranges([9, 3, 4, 5, 4]) == "3-5, 9"
+  assert scores.ranges([]) == ""
+
+
+def test_terminal_table_holds_every_score():
+  lines = report.terminal_table(RESULTS).split("\n")
+  cells = {line[:34].strip(): line[34:].split() for line in lines if "served planner" in line}
+  assert cells["served planner, in the environment"] == [
+    "377",
+    "45",
+    "128",
+    "8",
+    "1",
+    "h",
+    "02",
+    "min",
+  ]
+  row = next(line for line in lines if line.startswith("controller, in the environment"))
+  assert row.split()[4:8] == ["512", "27", "136", "25"]
+  widths = {len(line) for line in lines[2:9]}
+  assert len(widths) == 1 and widths.pop() <= 90
+  assert any("+37 ± 29" in line for line in lines)
+  published = "\n".join(lines[lines.index("Published, CarRacing-v0") :])
+  assert "measured on v0" in published and "906 ± 21" in published
+
+
+def test_terminal_table_of_nothing_says_not_run():
+  text = report.terminal_table({"random": None, "heuristic": {}, "env_id": "Toy-v0"})
+  assert text.count("not run") == 5
+  assert "Published" not in text
+  assert "gap" not in text
+
+
+def test_any_other_score_gets_a_row():
+  results = {**RESULTS, "controller_untrained_rnn": score(101.0, 10.0, 4)}
+  assert "controller untrained rnn" in report.terminal_table(results)
+  page = Page(report.render_page(results, {}))
+  assert page.row("controller untrained rnn")[1] == "101 ± 5"
+
+
+def test_in_words_names_frames_time_scores_and_the_heuristic():
+  text = report.in_words(RESULTS)
+  assert "41,234 frames (186 episodes)" in text
+  assert "the whole run took 11 min 24 s" in text
+  assert "scores 512 ± 27 and the served planner 377 ± 45" in text
+  assert "The best is 119 short of the heuristic." in text
+  close = {**RESULTS, "heuristic": score(540.0, 131.0, 16)}
+  assert "cannot tell the best of them from the heuristic" in report.in_words(close)
+  ahead = {**RESULTS, "heuristic": score(100.0, 10.0, 16)}
+  assert "The best is 412 above the heuristic." in report.in_words(ahead)
+  assert report.in_words({}).startswith("No world model of CarRacing-v3 was learned.")
