@@ -23,7 +23,7 @@ STAMP := $(VENV)/requirements.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYGAME_HIDE_SUPPORT_PROMPT ?= 1
 
-.PHONY: help setup quickstart serve test test-slow lint format bench loadtest conformance fuzz soak bazel-test clean
+.PHONY: help setup quickstart serve test test-slow lint format bench loadtest conformance fuzz faults soak bazel-test clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -101,6 +101,9 @@ conformance: setup ## every row of the serving contract (TARGET=, REST=, BASE=: 
 
 fuzz: setup ## malformed and random requests against a server (FUZZ_ARGS="--requests=100000")
 	$(PY) -m tests.serving.fuzz $(FUZZ_ARGS)
+
+faults: setup ## break things on purpose, 20 minutes (FAULTS_SEED=, FAULTS_ARGS="--only=kills")
+	$(PY) -m tests.faults $(FAULTS_ARGS)
 
 soak: setup ## new versions every 10 s under load, each answer checked (WORKDIR=, SOAK_SECONDS=)
 	$(PY) -m benchmarks.serving --soak=$(SOAK_SECONDS) --clients=$(CLIENTS) \

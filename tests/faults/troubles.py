@@ -1,0 +1,189 @@
+"""Locks, workers that hang, clocks that jump, numbers that are none."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import random
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+
+from tests.data import helpers
+from tests.faults.suite import Suite
+from tests.trainers.workdirs import read_json
+from tests.training import small_run
+from wm_tf.controllers import exploration
+from wm_tf.core import Episode
+from wm_tf.data import collect, rollouts
+from wm_tf.data.env_pool import EnvPool
+from wm_tf.envs import make_env
+
+_TIMEOUT = 3.0
+
+
+def run(suite: Suite) -> None:
+  two_processes(suite)
+  for trouble in ("hang", "freeze", "kill", "raise"):
+    worker_in_trouble(suite, trouble)
+  stopped_workers(suite)
+  clock_jumps(suite)
+  for share in (0.02, 1.0):
+    planted_nan(suite, share)
+
+
+def two_processes(suite: Suite) -> None:
+  """The second is refused with the pid of the first; a dead owner's lock is nobody's."""
+  workdir = suite.folder / "shared"
+  flags = ("--override=collect.num_episodes=40",)
+  first = suite.start("collect", workdir, *flags)
+  _wait_until(lambda: (workdir / "run.json").exists() or first.exited)
+  for name in ("collect", "train_vae", "check"):
+    output = suite.run(name, workdir, *(flags if name != "check" else ()), expected=1)
+    suite.expect(
+      f"is in use by process {first.process.pid}." in output, f"{name} beside another: {output}"
+    )
+  first.kill()
+  suite.no_survivors(first, "collect")
+  owner = int((workdir / ".lock").read_text())
+  suite.expect(owner == first.process.pid, f"the lock names {owner}, not the one that died")
+  second = suite.start("check", workdir)
+  suite.expect("in use" not in second.output and second.wait() == 0, second.output)
+  (workdir / ".lock").write_text("not a number")
+  suite.expect(suite.start("check", workdir).wait() == 0, "a damaged lock keeps the owner out")
+  suite.say("two processes: refused with the pid; the lock of a dead one is taken over")
+
+
+def worker_in_trouble(suite: Suite, trouble: str) -> None:
+  """A worker sleeps for ever, is stopped, dies, or fails, once: its episode is played again."""
+  folder = suite.folder / f"trouble_{trouble}"
+  options = {"trouble": trouble, "marker": str(suite.folder / f"marker_{trouble}")}
+  sound = suite.folder / "trouble_none"
+  if not sound.exists():
+    helpers.collect_counting(sound, range(8))
+  started = time.monotonic()
+  helpers.collect_counting(folder, range(8), options, timeout=_TIMEOUT)
+  seconds = time.monotonic() - started
+  checksums = lambda path: [shard.sha256 for shard in rollouts.verify(path).shards]
+  suite.expect(checksums(folder) == checksums(sound), f"a worker's {trouble} changed the data")
+  suite.say(f"a worker's {trouble}: replaced, the same data, {seconds:.1f} s")
+
+
+def stopped_workers(suite: Suite) -> None:
+  """Real environments, whose processes are stopped or killed at random moments."""
+  sound, folder = suite.folder / "cars", suite.folder / "cars_stopped"
+  seeds = range(4)
+  options = dict(policy_name="brownian", num_workers=2, episodes_per_shard=2, max_decisions=40)
+  factory = functools.partial(make_env, "car_racing")
+  collect.collect(sound, factory, exploration.Brownian(2), seeds, **options)
+
+  pools: list[EnvPool] = []
+  stop = threading.Event()
+  chance = random.Random(suite.random.random())
+  hits = []
+
+  class Watched(EnvPool):
+    def __init__(self, *args, **kwargs):
+      super().__init__(*args, **kwargs)
+      pools.append(self)
+
+  def disturb():
+    seen: list[int] = []
+    while len(hits) < 3 and not stop.wait(chance.uniform(0.2, 0.8)):
+      pids = pools[0].pids if pools else []
+      # A worker that is stopped while it starts is given two minutes: that is too long to wait.
+      number = chance.choice([signal.SIGSTOP, signal.SIGKILL])
+      old = [pid for pid in pids if pid in seen]
+      if old:
+        with contextlib.suppress(ProcessLookupError):
+          os.kill(chance.choice(old if number == signal.SIGSTOP else pids), number)
+          hits.append(number.name)
+      seen = pids
+
+  thread = threading.Thread(target=disturb)
+  thread.start()
+  try:
+    with mock.patch.object(collect, "EnvPool", Watched):
+      collect.collect(folder, factory, exploration.Brownian(2), seeds, timeout=_TIMEOUT, **options)
+  finally:
+    stop.set()
+    thread.join()
+  equal = [s.sha256 for s in rollouts.verify(folder).shards] == [
+    s.sha256 for s in rollouts.verify(sound).shards
+  ]
+  suite.expect(equal, f"workers that got {hits}: other data")
+  suite.say(f"workers of a real collection got {', '.join(hits) or 'nothing'}: the same data")
+
+
+def clock_jumps(suite: Suite) -> None:
+  """The clock of the day jumps by hours at each look; nothing may depend on it."""
+  chance = random.Random(suite.random.random())
+  real = time.time
+  jumping = lambda: real() + chance.uniform(-1e5, 1e5)
+  digests = []
+  for name, patch in (("steady", contextlib.nullcontext()), ("jumping", None)):
+    folder = suite.folder / f"clock_{name}"
+    with patch or mock.patch("time.time", jumping):
+      helpers.collect_counting(folder / "data", range(6), timeout=_TIMEOUT)
+      result = small_run.run(folder / "fit", model=small_run.TinyModel())
+    suite.expect(0 <= result.seconds < 600, f"{result.seconds} s by a clock that jumps")
+    data = [shard.sha256 for shard in rollouts.verify(folder / "data").shards]
+    digests.append((data, (folder / "fit/weights.npz").read_bytes()))
+  suite.expect(digests[0] == digests[1], "a clock that jumps changes results")
+  suite.say("a clock that jumps by days: the same data and weights, no wait, no timeout")
+
+
+def planted_nan(suite: Suite, share: float) -> None:
+  """NaN among the latents: steps are skipped and counted, or it is said where the NaN is."""
+  workdir = suite.copy(suite.folder / "after_train_dynamics", "nan")
+  shutil.rmtree(workdir / "dynamics")
+  for folder in (workdir / "latents/000").iterdir():
+    _plant(folder, share, suite.random.random())
+  run_json = read_json(workdir / "run.json")
+  run_json["config"]["dynamics_fit"]["first"]["max_bad_steps"] = 3
+  (workdir / "run.json").write_text(json.dumps(run_json))
+  trainer = suite.start("train_dynamics", workdir, "--override=dynamics_fit.first.max_bad_steps=3")
+  code = trainer.wait()
+  if code:
+    clear = suite.is_clear(trainer.output, ["fields of the batch: observation", "not finite"])
+    suite.expect(clear, f"NaN in {share:.0%} of the latents: {trainer.output[-3000:]}")
+    suite.say(f"NaN in {share:.0%} of the episodes: an error that names the field")
+    return
+  skipped = json.loads((workdir / "dynamics/000/fit.json").read_text())["skipped_steps"]
+  suite.expect(skipped > 0, "NaN was learned from, or not met")
+  with np.load(workdir / "dynamics/000/weights.npz") as weights:
+    bad = [name for name in weights.files if not np.isfinite(weights[name]).all()]
+  suite.expect(not bad, f"NaN has got into {bad}")
+  suite.say(f"NaN in {share:.0%} of the episodes: {skipped} steps skipped and counted")
+
+
+def _plant(folder: Path, share: float, seed: float) -> None:
+  """Puts a NaN into a share of the episodes of a dataset folder, checksums and all."""
+  chance = random.Random(seed)
+  manifest = rollouts.load_manifest(folder)
+  episodes = []
+  for episode, info in rollouts.read_episodes(folder):
+    if chance.random() < share:
+      observation = episode.observation.copy()
+      observation[len(observation) // 2, 0] = np.nan
+      episode = Episode(observation, *episode[1:])
+    episodes.append((episode, info))
+  for path in folder.iterdir():
+    path.unlink()
+  with mock.patch.object(rollouts.ShardWriter, "_check"):  # It would refuse them.
+    rollouts.write_dataset(folder, episodes, manifest, episodes_per_shard=2)
+
+
+def _wait_until(condition, timeout: float = 120.0) -> None:
+  end = time.monotonic() + timeout
+  while not condition():
+    if time.monotonic() > end:
+      raise TimeoutError("It did not get that far.")
+    time.sleep(0.02)
