@@ -60,6 +60,7 @@ class Reference:
 def write_variant(version: Path, number: int, path: Path) -> None:
   """Copies a version folder with all its weights multiplied by `1 + number / 100`."""
   shutil.copytree(version, path)
+  (path / "SHA256SUMS").unlink(missing_ok=True)  # Of the weights as they were.
   prefix = str(path / "variables" / "variables")
   checkpoint = tf.train.load_checkpoint(prefix)
   values = {name: checkpoint.get_tensor(name) for name in checkpoint.get_variable_to_shape_map()}

@@ -21,7 +21,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import config_pb2, saved_model_pb2
 from tensorflow_serving.apis import predict_pb2
 
-from serving import tensors
+from serving import sums, tensors
 from serving.errors import RUN_ERRORS, ServingError, as_serving_error, invalid
 
 DEFAULT_SIGNATURE = "serving_default"
@@ -81,6 +81,8 @@ class Servable:
     config = options.session_config or tf.compat.v1.ConfigProto(allow_soft_placement=True)
     self._session = tf.compat.v1.Session(graph=graph, config=config)
     try:
+      if damaged := sums.damage(path):
+        raise ServingError(grpc.StatusCode.DATA_LOSS, damaged)
       with graph.as_default(), _no_deprecation_warnings():
         loader = tf.compat.v1.saved_model.loader
         meta_graph = loader.load(self._session, list(options.tags), path)

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -61,6 +62,7 @@ def listening(
   num_addresses: int = 1,
   log: str | os.PathLike | None = None,
   timeout: float = 60.0,
+  start_timeout: float = 600.0,
   **options,
 ) -> Iterator[tuple[subprocess.Popen, list[str]]]:
   """Starts a program that prints a line with `host:port` for each address it listens at.
@@ -72,13 +74,14 @@ def listening(
     num_addresses: how many lines to wait for.
     log: file for its standard error; None to keep that for the error only.
     timeout: seconds that it may take to end, once it is asked to.
+    start_timeout: seconds that it may take until it listens.
     **options: of `subprocess.Popen`.
 
   Yields:
     The process and its addresses.
 
   Raises:
-    RuntimeError: if it ends instead; with what it said.
+    RuntimeError: if it ends instead, or takes too long; with what it said.
   """
   path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
   with tempfile.TemporaryDirectory() as folder:
@@ -93,8 +96,10 @@ def listening(
         env={**os.environ, "PYTHONPATH": path},
         **options,
       )
+    deadline = threading.Timer(start_timeout, process.kill)  # Which ends the wait for a line.
     with process:
       try:
+        deadline.start()
         addresses = []
         for _ in range(num_addresses):
           found = re.search(r"\bat:? ?(\S+:\d+)", process.stdout.readline())
@@ -102,8 +107,10 @@ def listening(
             said = log.read_text(errors="replace")[-2000:]
             raise RuntimeError(f"{' '.join(command[1:3])} did not start; it said: {said}")
           addresses.append(found[1])
+        deadline.cancel()
         yield process, addresses
       finally:
+        deadline.cancel()
         process.terminate()
         try:
           process.wait(timeout)

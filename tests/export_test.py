@@ -6,6 +6,7 @@ import ast
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -20,6 +21,8 @@ from tensorflow_serving.apis import prediction_log_pb2, prediction_service_pb2_g
 
 from serving.client import CallError, GrpcActor, PlannerClient
 from serving.embedded import EmbeddedServer
+from serving.errors import ServingError
+from serving.model import Servable
 from wm_tf import export
 from wm_tf.agent import Agent, AgentActor
 from wm_tf.controllers.linear import LinearController
@@ -27,6 +30,7 @@ from wm_tf.controllers.planner import Planner, PlannerConfig
 from wm_tf.core import ActionSpace
 from wm_tf.envs import env_spec, make_env
 from wm_tf.envs.frames import resize
+from wm_tf.files import DamagedFileError
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_tf.models.vae import VAE, VAEConfig
 
@@ -495,3 +499,21 @@ def test_the_example_drives_as_our_own_evaluation(exports, target, drive, name):
     is_first = False
   env.close()
   assert found == pytest.approx(info["episode_return"], abs=1e-6)
+
+
+def test_an_export_that_was_changed_is_refused_by_name(exports, tmp_path):
+  """A constant of the graph may change, and TensorFlow loads it all the same."""
+  path = Path(shutil.copytree(exports.path / "controller" / "1", tmp_path / "controller" / "1"))
+  Servable(str(path)).close()
+  sound = (path / "saved_model.pb").read_bytes()
+  graph = bytearray(sound)
+  graph[len(graph) // 2] ^= 1
+  (path / "saved_model.pb").write_bytes(graph)
+  with pytest.raises(DamagedFileError, match=r"saved_model\.pb is damaged"):
+    export.load_agent(path)
+  with pytest.raises(ServingError, match=r"DATA_LOSS: .*saved_model\.pb is not the file"):
+    Servable(str(path))
+  (path / "saved_model.pb").write_bytes(sound)
+  (path / "SHA256SUMS").unlink()  # As an export of someone else's, which brings none.
+  export.load_agent(path)
+  Servable(str(path)).close()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import tensorflow as tf
 from absl import app, flags
 from absl import logging as absl_logging
 
@@ -20,6 +23,7 @@ from wm_tf.data.env_pool import WorkerError
 from wm_tf.data.manifest import CorruptManifestError
 from wm_tf.data.rollouts import CorruptShardError
 from wm_tf.evaluation import QualityGateError
+from wm_tf.files import DamagedFileError
 from wm_tf.training import checkpoints, loop
 
 _PRESET = flags.DEFINE_enum(
@@ -52,6 +56,7 @@ EXPECTED_ERRORS = (
   QualityGateError,
   CorruptManifestError,
   CorruptShardError,
+  DamagedFileError,
   WorkerError,
   loop.NonFiniteLossError,
   loop.RunMismatchError,
@@ -78,6 +83,11 @@ def config() -> config_lib.ExperimentConfig:
   if described is None:
     raise config_lib.ConfigError(f"--config={_CONFIG.value} is no run.json.")
   return config_lib.override(described.config, _OVERRIDE.value)
+
+
+def workdir() -> Path:
+  """The value of `--workdir`."""
+  return Path(_WORKDIR.value)
 
 
 def seed() -> int:
@@ -157,11 +167,37 @@ def run(main: Callable[[], None]) -> None:
     except EXPECTED_ERRORS as error:
       print(f"\nerror: {error}", file=sys.stderr)
       sys.exit(1)
+    except (OSError, tf.errors.OpError) as error:
+      if not (reason := _storage_error(error)):
+        raise
+      print(f"\nerror: {reason} The same command goes on from here then.", file=sys.stderr)
+      sys.exit(1)
     except KeyboardInterrupt:
       print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
       sys.exit(130)
 
   app.run(wrapped)
+
+
+_STORAGE = {
+  errno.ENOSPC: "Make room on that disk.",
+  errno.EDQUOT: "Make room within that quota.",
+  errno.EROFS: "Make it writable, or use another --workdir.",
+  errno.EACCES: "Make it accessible, or use another --workdir.",
+  errno.EPERM: "Make it accessible, or use another --workdir.",
+  errno.EIO: "See to that disk; trainers.check says which files can be read.",
+}
+
+
+def _storage_error(error: Exception) -> str | None:
+  """What to say of a disk that is full, read-only or broken; None for other errors."""
+  if isinstance(error, OSError):
+    remedy = _STORAGE.get(error.errno)
+  else:  # TensorFlow's file system says it in words.
+    remedy = next(
+      (what for code, what in _STORAGE.items() if os.strerror(code) in error.message), None
+    )
+  return f"{error}. {remedy}" if remedy else None
 
 
 def print_figures(title: str, figures: Mapping[str, Any]) -> None:

@@ -12,18 +12,18 @@ of an exported SavedModel, or a served model as `grpc://host:port/model`.
 from __future__ import annotations
 
 import difflib
+import json
 from pathlib import Path
 
 from absl import flags
 
 from trainers import common
 from trainers.playing import episode_seeds, evaluate, play, scripted_actor
-from trainers.workdir import write_json
 from wm_tf import report
 from wm_tf.agent import AgentActor
 from wm_tf.data.collect import Actor
 from wm_tf.export import SavedModelActor
-from wm_tf.training.checkpoints import atomic_open
+from wm_tf.files import atomic_open
 
 _AGENT = flags.DEFINE_string("agent", "controller", "What to evaluate; see above.")
 _EPISODES = flags.DEFINE_integer("episodes", 16, "Number of full episodes.", lower_bound=1)
@@ -32,7 +32,9 @@ _SEEDS = flags.DEFINE_list(
 )
 flags.register_validator(
   "seeds",
-  lambda seeds: all(seed.isdigit() for seed in seeds) and len(set(seeds)) == len(seeds),
+  lambda seeds: (
+    all(seed.isascii() and seed.isdigit() for seed in seeds) and len(set(seeds)) == len(seeds)
+  ),
   "it takes distinct whole numbers, such as --seeds=1,2,3.",
 )
 _IN_MODEL = flags.DEFINE_bool(
@@ -101,7 +103,8 @@ def main() -> None:
     model, real = (score["mean"] for score in results.values())
     print(f"  {'gap (model - environment)':28} {model - real:8.1f}")
   if _OUTPUT.value:
-    write_json(Path(_OUTPUT.value), results)
+    with atomic_open(_OUTPUT.value) as file:
+      file.write(json.dumps(results, indent=1).encode() + b"\n")
   if _RENDER.value:
     episode = play(config, actor, seeds[0])
     with atomic_open(_RENDER.value) as file:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from serving import process
 from trainers.stages import Run
-from trainers.workdir import say
+from trainers.workdir import WorkdirError, say
 from wm_tf import config as config_lib
 from wm_tf import export
 
@@ -37,7 +37,7 @@ def serve(exports: Path) -> Iterator[str]:
     exports: folder with `planner`, `controller` and `world_model`.
 
   Raises:
-    RuntimeError: if the server does not come up; with what it said.
+    WorkdirError: if the server does not come up; with what it said.
   """
   names = ("planner", "controller", "world_model")
   config = exports / "models.config"
@@ -48,5 +48,10 @@ def serve(exports: Path) -> Iterator[str]:
   )
   config.write_text(f"model_config_list {{\n{entries}}}\n")
   log = exports / "server.log"
-  with process.serve(f"--model_config_file={config}", log=log, timeout=120.0) as server:
+  with contextlib.ExitStack() as stack:
+    try:
+      serving = process.serve(f"--model_config_file={config}", log=log, timeout=120.0)
+      server = stack.enter_context(serving)
+    except RuntimeError as error:
+      raise WorkdirError(str(error)) from error
     yield server.target

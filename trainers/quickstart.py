@@ -57,7 +57,8 @@ def run_evaluations(run: Run) -> dict[str, Any]:
   measure("controller_in_model", lambda: run.evaluate_in_model(agent, settings.num_episodes, best))
   measure("controller_in_environment", lambda: run.evaluate(AgentActor(agent), seeds, "controller"))
   export_run(run)
-  if "planner_in_environment" not in results or not (run.workdir / "report.html").exists():
+  reported = summary.is_written(run)
+  if "planner_in_environment" not in results or not reported:
     with serve(run.workdir / "export") as target:
       actor = GrpcActor(f"grpc://{target}/planner")
       num = settings.num_planner_episodes
@@ -73,7 +74,7 @@ def run_evaluations(run: Run) -> dict[str, Any]:
     "seconds": run.seconds(),
   }
   write_json(path, results)
-  if not (run.workdir / "report.html").exists():
+  if not reported:
     summary.write(
       run, results, agent, played, " ".join(["python -m trainers.quickstart", *sys.argv[1:]])
     )

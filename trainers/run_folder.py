@@ -22,9 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from trainers.workdir import WorkdirError, locked, read_json, write_json
+from trainers.workdir import WorkdirError, locked, read_json, say, write_json
 from wm_tf import config as config_lib
 from wm_tf.data import rollouts
+from wm_tf.files import DamagedFileError
 
 _SECONDS_BETWEEN_RECORDS = 30.0  # What a killed stage at most loses of its time.
 
@@ -47,10 +48,12 @@ def read_description(path: Path) -> Description | None:
   """
   if not path.exists():
     return None
-  values = read_json(path)
   try:
+    values = read_json(path)
     config = config_lib.from_dict(config_lib.completed(values["config"]))
     return Description(config, values["seed"])
+  except DamagedFileError as error:
+    raise WorkdirError(str(error)) from error
   except (KeyError, TypeError, AttributeError) as error:
     raise WorkdirError(f"{path} is no run.json: it lacks configuration or seed.") from error
   except config_lib.ConfigError as error:
@@ -106,6 +109,8 @@ class RunFolder:
     there = read_description(path)
     if there is None:
       write_json(path, mine.to_dict())
+      if (self.workdir / "data").exists():
+        say(f"{path} was missing. It is written anew, as what these flags describe.")
     elif there != mine:
       fields = lambda run: dict(config_lib.flatten(run.config)) | {"seed": run.seed}
       old, new = fields(there), fields(mine)
@@ -150,6 +155,9 @@ class RunFolder:
   def validations(self) -> list[dict[str, Any]]:
     """Every iteration's validation so far."""
     paths = sorted((self.workdir / "controller").glob("*/validation.json"))
+    for path in sorted((self.workdir / "controller").glob("*/controller.npz")):
+      if not path.with_name("validation.json").exists():
+        say(f"{path.parent} has no validation.json: this controller is passed over.")
     return [read_json(path) for path in paths]
 
   def best_iteration(self) -> int:
@@ -177,7 +185,8 @@ class RunFolder:
 
     def keep_recording() -> None:
       while not over.wait(_SECONDS_BETWEEN_RECORDS):
-        record()
+        with contextlib.suppress(OSError):  # The stage says so, if it is of consequence.
+          record()
 
     recorder = threading.Thread(target=keep_recording, daemon=True)
     recorder.start()

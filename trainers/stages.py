@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import logging
+import math
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from trainers.learners import Learner, make_learner
 from trainers.playing import episode_seeds, explorers, num_workers
 from trainers.workdir import read_json, say, write_json
 from wm_tf import config as config_lib
-from wm_tf import evaluation, rng
+from wm_tf import evaluation, files, rng
 from wm_tf.agent import AgentActor
 from wm_tf.controllers import exploration
 from wm_tf.data import datasets, rollouts
@@ -29,10 +30,11 @@ from wm_tf.imagination import Draw, draw_states, recently_rewarded
 from wm_tf.models.mdn_rnn import LatentDynamics
 from wm_tf.models.vae import VAE
 from wm_tf.training import checkpoints
-from wm_tf.training.loggers import make_loggers, progress
-from wm_tf.training.loop import fit
+from wm_tf.training.loggers import make_loggers, progress, read_history, restore_history
+from wm_tf.training.loop import NonFiniteLossError, fit
 
 _STEPS_PER_CHECKPOINT = 10  # Of a controller's training.
+_MAX_BAD_STEPS = 10  # In a row, of the same.
 
 
 class Run(LearnedRun):
@@ -87,10 +89,8 @@ class Run(LearnedRun):
       folder = self.workdir / "data" / f"{iteration:03d}{suffix}"
       there = 0
       if (folder / rollouts.MANIFEST).exists():
-        manifest = rollouts.load_manifest(folder)
-        for shard in manifest.shards:
-          rollouts.check_size(folder, shard)
-        there = len(manifest.episodes)
+        shards = rollouts.shards_there(folder, rollouts.load_manifest(folder))
+        there = sum(len(shard.episodes) for shard in shards)
         say(f"collect {folder.name}: {there} of {num_episodes} episodes are there.")
       if there < num_episodes:
         self._collect(folder, iteration, num_episodes, there, bool(suffix))
@@ -207,10 +207,11 @@ class Run(LearnedRun):
   ) -> dict[str, Any]:
     """The held-out figures of a fit, which is done now unless it has been, past their gate."""
     path = self.path(stage, iteration) / "quality.json"
-    if path.exists():
+    if path.exists() and (path.parent / "weights.npz").exists():
       say(f"fit {stage} {iteration:03d}: done before.")
     else:
       write_json(path, fit_fn(iteration))
+    _seal(path.parent, "run.json", "metrics.jsonl", "weights.npz", "fit.json", "quality.json")
     quality = self.quality(stage, iteration)
     try:
       gate_fn(quality)
@@ -269,8 +270,10 @@ class Run(LearnedRun):
     label = f"{learner.title} {iteration:03d}"
     if (folder / "controller.npz").exists():
       say(f"{label}: done before.")
+      _seal(folder, "controller.npz", "metrics.jsonl")
       saved.clear()
       return
+    self.encode(iteration)  # What is missing of it.
     model = self.load_world_model(self._learner_model, iteration)
     folders = self.latent_folders(iteration)
     seed = episode_seeds("dream", self.seed, 1, iteration)[0]
@@ -282,24 +285,36 @@ class Run(LearnedRun):
     if iteration and self.vae_iteration(iteration) == self.vae_iteration(iteration - 1):
       previous = self.load_policy(learner, iteration - 1)
     num_steps = learner.begin(model.features(states).numpy(), previous)
-    restored = saved.restore(learner.state())
+    history = folder / "metrics.jsonl"
+    checkpoint = lambda: {"learner": learner.state(), "history": read_history(history) or ""}
+    restored = saved.restore(checkpoint())
     first = 0
     if restored is not None:
       first, state = restored
-      learner.restore(state)
+      learner.restore(state["learner"])
+      restore_history(history, state["history"])
     logger = make_loggers(folder, desc=label, keys=learner.shown)
     logger.rewind(first)
+    bad_steps = 0
     try:
       for step in range(first, num_steps):
         metrics = learner.step(starts, rng.fold_in(rng.make_seed(seed), step))
+        bad = [name for name in learner.shown if not math.isfinite(metrics[name])]
+        bad_steps = bad_steps + 1 if bad else 0
+        if bad_steps == _MAX_BAD_STEPS:
+          raise NonFiniteLossError(
+            f"{label}: {', '.join(bad)} was not finite for {bad_steps} steps in a row. Check the "
+            f"world model in {self.path('dynamics', iteration)}, or lower the learning rates."
+          )
         logger.write(step + 1, metrics)
         logger.tick(step + 1, num_steps)
         if (step + 1) % _STEPS_PER_CHECKPOINT == 0:
-          saved.save(step + 1, learner.state())
+          saved.save(step + 1, checkpoint())
     finally:
       logger.close()
     learner.finish()
     checkpoints.save_nest(folder / "controller.npz", learner.policy_state())
+    _seal(folder, "controller.npz", "metrics.jsonl")
     saved.clear()
 
   # One model and one learner for all iterations, so that they are compiled once.
@@ -340,3 +355,9 @@ class Run(LearnedRun):
         },
       )
     return read_json(path)
+
+
+def _seal(folder: Path, *names: str) -> None:
+  """Writes down the checksums of a finished stage, unless that is done or a file is gone since."""
+  if not (folder / files.SUMS).exists() and all((folder / name).exists() for name in names):
+    files.write_sums(folder, names)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import os
 from collections import Counter
 from typing import Any
 
@@ -10,7 +10,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.stages import Run
-from wm_tf import report, rng
+from trainers.workdir import read_json
+from wm_tf import files, report, rng
 from wm_tf.agent import Agent
 from wm_tf.core import Batch, Episode
 from wm_tf.data import datasets, rollouts
@@ -123,16 +124,26 @@ def write(
     ),
     "animation": "The served planner driving: the real frames, and what the VAE keeps of them.",
   }
-  report.save_figures(run.workdir / "figures", figures)
+  pictures = report.save_figures(run.workdir / "figures", figures)
   report.write_report(
     run.workdir / "report.html",
     results,
-    json.loads((run.workdir / "run.json").read_text()),
+    read_json(run.workdir / "run.json"),
     figures,
     histories=histories(run, results["chosen_iteration"]),
     captions=captions,
     command=command,
   )
+  names = [os.path.relpath(path, run.workdir) for path in pictures.values()]
+  files.write_sums(run.workdir, ["report.html", *names])
+
+
+def is_written(run: Run) -> bool:
+  """Whether the report and its pictures are there as `write` left them."""
+  try:
+    return not files.check_sums(run.workdir)
+  except FileNotFoundError:
+    return False
 
 
 def _to_uint8(frames: tf.Tensor) -> np.ndarray:

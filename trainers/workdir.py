@@ -1,38 +1,21 @@
-"""The folder of a run: its lock, and JSON files that are whole or not there."""
+"""The folder of a run: its lock, and its JSON files."""
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-from wm_tf.training import checkpoints
+from wm_tf.files import read_json, write_json
+
+__all__ = ["WorkdirError", "locked", "read_json", "say", "write_json"]
 
 
 class WorkdirError(RuntimeError):
   """A workdir that belongs to another run, or lacks what a stage needs."""
-
-
-def write_json(path: Path, value: Any) -> None:
-  with checkpoints.atomic_open(path) as file:
-    file.write(json.dumps(value, indent=1).encode() + b"\n")
-
-
-def read_json(path: Path) -> Any:
-  """Reads what `write_json` wrote.
-
-  Raises:
-    WorkdirError: if it is damaged.
-  """
-  try:
-    return json.loads(path.read_text())
-  except ValueError as error:
-    raise WorkdirError(f"{path} is damaged ({error}). Remove it; it is made anew.") from error
 
 
 def say(text: str) -> None:

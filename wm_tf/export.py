@@ -20,6 +20,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from wm_tf import files
 from wm_tf.agent import Agent
 from wm_tf.core import EnvSpec, Nest
 from wm_tf.envs.frames import resize_matrices
@@ -378,7 +379,9 @@ def _save(
   tf.saved_model.save(module, str(part), signatures=functions)
   _write_warmup(part / "assets.extra", path.name, warmup)
   (part / "config.json").write_text(json.dumps(config or {}, indent=2) + "\n")
+  files.write_sums(part, [str(p.relative_to(part)) for p in part.rglob("*") if p.is_file()])
   part.rename(final)
+  files.sync(path)
   return final
 
 
@@ -432,6 +435,7 @@ class SavedModelActor:
 
     Raises:
       FileNotFoundError: if there is no SavedModel.
+      DamagedFileError: if a file is not the one that was exported.
       ValueError: if it has no signature `act`.
     """
     path = Path(path)
@@ -442,6 +446,9 @@ class SavedModelActor:
           f"{path} holds no SavedModel: neither saved_model.pb nor folders of versions."
         )
       path = path / str(versions[-1])
+    if (path / files.SUMS).exists():
+      for problem in files.check_sums(path):
+        raise problem
     # The loaded object must stay alive: its signatures do not own the variables.
     self._loaded = tf.saved_model.load(str(path))
     signatures = self._loaded.signatures

@@ -159,6 +159,22 @@ def test_a_worker_that_fails_is_replaced(tmp_path, reference, caplog, trouble, t
   assert _checksums(tmp_path / "data") == _checksums(reference)
 
 
+def test_a_worker_whose_successor_dies_as_it_starts_is_replaced(tmp_path, reference, monkeypatch):
+  wait, started = EnvPool._wait, []
+
+  def dying(self, worker):
+    started.append(worker.pid)
+    if len(started) == 4:  # After the three of the pool.
+      os.kill(worker.pid, signal.SIGKILL)
+    return wait(self, worker)
+
+  monkeypatch.setattr(EnvPool, "_wait", dying)
+  options = {"trouble": "kill", "marker": str(tmp_path / "marker")}
+  helpers.collect_counting(tmp_path / "data", range(10), options)
+  assert len(started) == 5
+  assert _checksums(tmp_path / "data") == _checksums(reference)
+
+
 def test_workers_that_keep_failing_are_an_error(tmp_path):
   options = {"trouble": "raise"}
   with pytest.raises(WorkerError, match=r"(?s)seed 3 failed 3 times.*the wheels came off"):
@@ -211,6 +227,16 @@ def test_a_dropped_shard_is_collected_again(tmp_path, reference):
   assert sorted(_checksums(tmp_path)) == sorted(_checksums(reference))
 
 
+def test_a_shard_that_was_removed_is_played_again_in_its_place(tmp_path, reference):
+  helpers.collect_counting(tmp_path, range(10))
+  for number in (0, 2):
+    (tmp_path / f"shard-0000{number}.tfrecord").unlink()
+  with pytest.raises(rollouts.CorruptShardError, match=r"shard-00000.* missing"):
+    helpers.collect_counting(tmp_path, range(5, 10))  # Not of these seeds.
+  helpers.collect_counting(tmp_path, range(10))
+  assert helpers.contents(tmp_path) == helpers.contents(reference)
+
+
 def test_short_episodes_are_not_kept(tmp_path):
   manifest = helpers.collect_counting(tmp_path, range(10), min_decisions=12)
   assert manifest.skipped == (0, 1, 7, 8)
@@ -260,12 +286,12 @@ def test_a_killed_collector_goes_on_as_if_nothing_had_happened(tmp_path):
   rollouts.verify(killed)
   assert _start_collector(killed).wait() == 0
   helpers.collect_counting(whole, range(24), {"seconds": 0.0, "frame_noise": True})
-  # The options differ; nothing else does.
-  expected = helpers.contents(whole)
-  expected["manifest.json"] = expected["manifest.json"].replace(
-    b'"seconds": 0.0', b'"seconds": 0.01'
-  )
-  assert helpers.contents(killed) == expected
+  found, expected = helpers.contents(killed), helpers.contents(whole)
+  manifests = [json.loads(content.pop("manifest.json")) for content in (found, expected)]
+  assert found == expected
+  for manifest in manifests:  # The options differ; nothing else does.
+    del manifest["environment"]["options"]["seconds"], manifest["sha256"]
+  assert manifests[0] == manifests[1]
 
 
 def test_no_worker_outlives_a_killed_parent():

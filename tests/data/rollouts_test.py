@@ -227,7 +227,8 @@ def test_manifests_that_cannot_be_read(tmp_path):
     intact[:100],
     "[]",
     "{}",
-    intact.replace('"format_version": 1', '"format_version": 2'),
+    intact.replace('"format_version": 2', '"format_version": 3'),
+    intact.replace('"seed": 0', '"seed": 1'),
   ):
     path.write_text(text)
     with pytest.raises(ValueError, match=r"manifest\.json.*collect again"):

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import tensorflow as tf
+
+from trainers import common
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TRAINERS = sorted(
@@ -19,7 +23,7 @@ _NO_RUN = "holds no run; name its folder by --workdir, or run trainers.collect f
 
 
 def test_there_are_all_trainers():
-  others = ["ablate", "collect", "doctor", "evaluate", "export", "iterate", "quickstart"]
+  others = ["ablate", "check", "collect", "doctor", "evaluate", "export", "iterate", "quickstart"]
   assert [*others, "train_controller", "train_dynamics", "train_vae"] == _TRAINERS
 
 
@@ -93,6 +97,8 @@ def test_runs_by_python_m():
     ("evaluate --agent=heurstic", "holds no SavedModel.* Did you mean --agent=heuristic"),
     ("evaluate --agent=grpc://nowhere", "'grpc://nowhere' is not of the form grpc://"),
     ("evaluate --agent=random --seeds=1,two", "it takes distinct whole numbers"),
+    ("evaluate --agent=random --seeds=²", "it takes distinct whole numbers"),
+    ("check", "does not exist; name a run's folder"),
     ("evaluate --agent=random --seeds=3,3", "it takes distinct whole numbers"),
     ("evaluate --agent=random --episodes=0", "0 is not a positive integer"),
   ],
@@ -103,3 +109,24 @@ def test_mistakes_get_one_line_that_helps(launcher, tmp_path, command, message):
   assert re.search(message if ".*" in message else re.escape(message), output), output
   assert "Traceback" not in output
   assert not (tmp_path / "run").exists(), "a mistake must not claim a workdir"
+
+
+@pytest.mark.parametrize(
+  ("error", "message"),
+  [
+    (
+      OSError(errno.ENOSPC, "No space left on device", "a.npz"),
+      r"'a\.npz'\. Make room on that disk",
+    ),
+    (OSError(errno.EROFS, "Read-only file system", "a.npz"), "Make it writable"),
+    (
+      tf.errors.ResourceExhaustedError(None, None, "shard.tmp; No space left on device"),
+      r"shard\.tmp; No space .* Make room",
+    ),
+    (OSError(errno.ENOENT, "No such file or directory", "a.npz"), None),
+    (tf.errors.InvalidArgumentError(None, None, "shapes"), None),
+  ],
+)
+def test_a_disk_in_trouble_is_told_from_other_errors(error, message):
+  found = common._storage_error(error)
+  assert found is None if message is None else re.search(message, found)

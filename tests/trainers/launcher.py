@@ -6,9 +6,11 @@ write is a moment. They are told apart by what happens to which file: `"rename v
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import multiprocessing
 import os
+import resource
 import runpy
 import signal
 import sys
@@ -48,6 +50,16 @@ class Trainer:
   def kill(self) -> None:
     self.process.kill()
     self.process.join()
+
+  def survivors(self) -> list[int]:
+    """Processes that it started, or they, and that are still there."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+      with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+        if int(session) == self.process.pid and state != "Z":
+          found.append(int(stat.parent.name))
+    return found
 
 
 class Launcher:
@@ -100,11 +112,16 @@ def _main(
   with open(log, "wb", buffering=0) as file, open(os.devnull, "rb") as nothing:
     for number, target in ((0, nothing), (1, file), (2, file)):
       os.dup2(target.fileno(), number)
+  os.setsid()  # So that what it leaves behind can be told.
   if writes is not None or kill_at is not None:
     listing = None if writes is None else open(writes, "a", buffering=1)  # noqa: SIM115
     sys.addaudithook(_watch(str(workdir), kill_at, listing))
   sys.argv = argv
-  runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+  try:
+    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+  finally:
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    print(f"peak memory: {kilobytes >> 10} MB", flush=True)
 
 
 def _watch(workdir: str, kill_at: str | None, listing):

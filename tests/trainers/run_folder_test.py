@@ -52,7 +52,7 @@ def test_the_pretrained_run_is_one(tmp_path):
   ("text", "message"),
   [
     ("{", "is damaged"),
-    ("[1]", "is no run.json"),
+    ("[1]", "is damaged"),
     ('{"config": {}}', "is no run.json"),
     ('{"config": [], "seed": 1}', "is no run.json"),
     ('{"config": {"vae": {"betta": 1.0}}, "seed": 1}', "run.json: config.vae: .*did you mean beta"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import random
@@ -16,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.trainers.workdirs import read_json
+from tests.trainers.workdirs import contents, read_json
+from trainers import check
 
 _ROOT = Path(__file__).resolve().parents[2]
 _RUN = "--preset=debug"
@@ -154,7 +154,7 @@ def test_every_trainer_finds_its_part_done(launcher, finished, copy):
   assert "Exported to" in launcher.run("trainers.export", _RUN, workdir=copy)
   output = launcher.run("trainers.quickstart", _RUN, workdir=copy)
   assert "controller_in_environment: measured before" in output and "Exported" not in output
-  assert _contents(copy) == _contents(finished)
+  assert contents(copy) == contents(finished)
 
 
 def test_evaluates_any_agent_with_the_figures_of_the_quickstart(launcher, finished, tmp_path):
@@ -212,30 +212,6 @@ def test_evaluates_any_agent_with_the_figures_of_the_quickstart(launcher, finish
 # --- Resuming ----------------------------------------------------------------------------------
 
 
-def _contents(workdir: Path) -> dict[str, object]:
-  """What must not depend on interruptions: every file, but for times, logs and absolute paths."""
-
-  def timeless(value):
-    if isinstance(value, dict):
-      return {key: timeless(part) for key, part in value.items() if key != "seconds"}
-    return [timeless(part) for part in value] if isinstance(value, list) else value
-
-  contents = {}
-  for path in sorted(path for path in workdir.rglob("*") if path.is_file()):
-    name = str(path.relative_to(workdir))
-    if "tensorboard" in name or name in ("export/server.log", "export/models.config"):
-      continue
-    if name in (".lock", "seconds.json", "report.html") or re.search(
-      "variables|requests|pb$", name
-    ):
-      contents[name] = None  # It holds times, or TensorFlow does not write it the same twice.
-    elif path.suffix == ".json":
-      contents[name] = timeless(read_json(path))
-    else:
-      contents[name] = hashlib.sha256(path.read_bytes()).hexdigest()
-  return contents
-
-
 def test_ends_the_same_however_often_it_is_killed(launcher, finished, tmp_path):
   """One run, by all the trainers in turn, each killed at a random write and started again.
 
@@ -264,7 +240,7 @@ def test_ends_the_same_however_often_it_is_killed(launcher, finished, tmp_path):
   _wait_until(lambda: not Path(f"/proc/{server}").exists())
   output = launcher.run("trainers.quickstart", _RUN, workdir=workdir)
   assert "fit vae 001: done before" in output and "random: measured before" in output
-  assert _contents(workdir) == _contents(finished)
+  assert contents(workdir) == contents(finished)
 
 
 def test_imagination_ends_the_same_when_killed(launcher, finished, tmp_path):
@@ -276,7 +252,7 @@ def test_imagination_ends_the_same_when_killed(launcher, finished, tmp_path):
   run_json = read_json(finished / "run.json")
   run_json["config"]["controller"]["method"] = "actor_critic"
   run_json["config"]["num_vae_refits"] = 0
-  contents = []
+  found = []
   for name, kills in (("whole", ()), ("killed", (0, 1))):
     workdir = tmp_path / name
     for folder in ("data", "vae/000", "latents/000", "dynamics/000"):
@@ -292,9 +268,9 @@ def test_imagination_ends_the_same_when_killed(launcher, finished, tmp_path):
     launcher.run("trainers.iterate", *flags, workdir=workdir)
     rows = (workdir / "controller/001/metrics.jsonl").read_text().splitlines()
     assert [json.loads(row)["step"] for row in rows] == list(range(1, 12))
-    contents.append(_contents(workdir))
-  assert contents[0] == contents[1]
-  assert "controller/001/controller.npz" in contents[0]
+    found.append(contents(workdir))
+  assert found[0] == found[1]
+  assert "controller/001/controller.npz" in found[0]
 
 
 # --- Workdirs ----------------------------------------------------------------------------------
@@ -318,12 +294,12 @@ def test_quickstart_sets_a_run_of_another_seed_aside_and_takes_it_up_again(
   _wait_until(lambda: began() or other.exited)
   other.kill()
   assert f"The run of seed 0 in {copy} is now in {aside}." in other.output
-  assert _contents(aside) == _contents(finished)
+  assert contents(aside) == contents(finished)
   assert read_json(copy / "run.json")["seed"] == 1
 
   output = launcher.run("trainers.quickstart", _RUN, workdir=copy)
   assert f"The run of seed 0 in {aside} is now in {copy}." in output
-  assert _contents(copy) == _contents(finished)
+  assert contents(copy) == contents(finished)
   assert read_json(copy.with_name("run.seed1") / "run.json")["seed"] == 1
 
 
@@ -376,3 +352,34 @@ def test_damage_is_named(launcher, copy, damaged, command, missing):
   output = launcher.run(f"trainers.{trainer}", _RUN, *flags, workdir=copy, expected=1)
   message = output[output.index("error: ") :]
   assert str(copy / damaged) in message and "Traceback" not in output
+
+
+def test_check_names_what_is_damaged_and_makes_way_for_it(launcher, finished, copy):
+  assert not list(check.problems(copy))
+  damaged = (
+    "data/001/shard-00000.tfrecord",
+    "export/controller/1/saved_model.pb",
+    "controller/001/validation.json",
+  )
+  for name in (*damaged, "data/000/manifest.json", "vae/000/metrics.jsonl", "results.json"):
+    sound = (copy / name).read_bytes()
+    content = bytearray(sound)
+    content[len(content) // 2] ^= 0x55
+    (copy / name).write_bytes(content)
+    texts = [problem.text for problem in check.problems(copy)]
+    assert any(str(copy / name) in text for text in texts), (name, texts)
+    if name not in damaged:
+      (copy / name).write_bytes(sound)
+  output = launcher.run("trainers.check", workdir=copy, expected=1)
+  assert all(str(copy / name) in output for name in damaged) and "Traceback" not in output
+  output = launcher.run("trainers.check", "--remove", workdir=copy)
+  assert f"Removed {copy / 'export/controller/1'}." in output
+  launcher.run("trainers.quickstart", _RUN, workdir=copy)
+  assert not list(check.problems(copy))
+  assert contents(copy) == contents(finished)
+
+
+def test_weights_that_were_removed_are_fitted_again(launcher, finished, copy):
+  (copy / "vae/000/weights.npz").unlink()
+  launcher.run("trainers.train_vae", _RUN, workdir=copy)
+  assert contents(copy) == contents(finished)

@@ -8,6 +8,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
+from wm_tf.files import DamagedFileError
 from wm_tf.training.loggers import (
   JsonlLogger,
   Logger,
@@ -54,7 +55,7 @@ def test_jsonl_rewind_drops_later_and_torn_lines(tmp_path):
 def test_jsonl_damage_in_the_middle_is_named(tmp_path):
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
-  with pytest.raises(ValueError, match=r"metrics.jsonl, line 2 is not JSON"):
+  with pytest.raises(DamagedFileError, match=r"metrics.jsonl is damaged \(line 2 is not of a log"):
     read_jsonl(path)
 
 

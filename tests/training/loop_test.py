@@ -15,6 +15,7 @@ import pytest
 import tensorflow as tf
 
 from tests.training.small_run import CONFIG, STEPS_PER_EPOCH, SmallModel, TinyModel, make_data, run
+from wm_tf.files import read_json
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import JsonlLogger, Logger, read_jsonl
 from wm_tf.training.loop import FitConfig, NonFiniteLossError, RunMismatchError, fit
@@ -48,7 +49,7 @@ def same_run(a, b):
   """Asserts that two finished folders hold the same weights, metrics and history, bit for bit."""
   assert read_jsonl(a / "metrics.jsonl") == read_jsonl(b / "metrics.jsonl")
   assert (a / "weights.npz").read_bytes() == (b / "weights.npz").read_bytes()
-  results = [json.loads((folder / "fit.json").read_text()) for folder in (a, b)]
+  results = [read_json(folder / "fit.json") for folder in (a, b)]
   for result in results:
     result.pop("seconds")
   assert results[0] == results[1]

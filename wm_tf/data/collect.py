@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import copy
+import functools
 import json
 import logging
 import os
@@ -246,8 +247,6 @@ def _check_there(
       f"{folder} holds rollouts of environment {manifest.environment}, not with options {options}; "
       "collect into another folder or delete this one."
     )
-  for shard in manifest.shards:
-    rollouts.check_size(folder, shard)
   for info in manifest.episodes:
     if info.seed in seeds:
       expected = _name(policy_name, info.seed), iteration
@@ -280,7 +279,8 @@ def collect(
   """Plays one episode for each seed that a dataset folder does not have yet, and adds them to it.
 
   Killed and called again, it goes on after the last whole shard, and the folder ends up the same,
-  byte for byte, as if it had not been killed. No more than `episodes_per_shard` (or `num_workers`)
+  byte for byte, as if it had not been killed. A shard whose file was removed is played again, and
+  is the same again. No more than `episodes_per_shard` (or `num_workers`)
   finished episodes are in memory.
 
   Args:
@@ -302,7 +302,7 @@ def collect(
     The folder's manifest.
 
   Raises:
-    CorruptShardError: if a shard of the folder is missing or truncated.
+    CorruptShardError: if a shard of the folder is truncated, or missing and not of these seeds.
     ValueError: if the folder holds rollouts of another environment, or of these seeds but by
       another policy or iteration.
     WorkerError: if workers keep dying.
@@ -310,11 +310,17 @@ def collect(
   seeds = [int(seed) for seed in seeds]
   options = json.loads(json.dumps(dict(getattr(make_env_fn, "keywords", {}))))
   done: set[int] = set()
+  lost: list[rollouts.Shard] = []
   if (Path(folder) / rollouts.MANIFEST).exists():
     manifest = rollouts.load_manifest(folder)
     _check_there(folder, manifest, options, set(seeds), policy_name, iteration)
     done = {info.seed for info in manifest.episodes} | set(manifest.skipped)
-    if done.issuperset(seeds):
+    there = rollouts.shards_there(folder, manifest)
+    lost = [shard for shard in manifest.shards if shard not in there]
+    for shard in lost:
+      if not {info.seed for info in shard.episodes}.issubset(seeds):
+        rollouts.check_size(folder, shard)  # Says that it is missing.
+    if done.issuperset(seeds) and not lost:
       return manifest
   with EnvPool(make_env_fn, num_workers or os.cpu_count() or 1, timeout=timeout) as pool:
     header = Manifest(
@@ -322,20 +328,25 @@ def collect(
       action_size=pool.spec.action_size,
       observation_shape=pool.spec.observation_shape,
     )
+    play = functools.partial(
+      run_episodes,
+      pool,
+      actor,
+      seeds,
+      policy_name=policy_name,
+      iteration=iteration,
+      max_decisions=max_decisions,
+      on_progress=on_progress,
+      max_ahead=max(episodes_per_shard, pool.num_workers),
+    )
     with rollouts.ShardWriter(folder, header, episodes_per_shard=episodes_per_shard) as writer:
+      for shard in lost:
+        wanted = [info.seed for info in shard.episodes]
+        found = {info.seed: (episode, info) for episode, info in play(done={*seeds} - {*wanted})}
+        writer.restore(shard, [found[seed] for seed in wanted])
       order = collections.deque(seed for seed in seeds if seed not in done)
       early: dict[int, tuple[Episode, EpisodeInfo]] = {}
-      for episode, info in run_episodes(
-        pool,
-        actor,
-        seeds,
-        policy_name=policy_name,
-        iteration=iteration,
-        max_decisions=max_decisions,
-        on_progress=on_progress,
-        done=done,
-        max_ahead=max(episodes_per_shard, pool.num_workers),
-      ):
+      for episode, info in play(done=done):
         early[info.seed] = (episode, info)
         while order and order[0] in early:
           episode, info = early.pop(order.popleft())

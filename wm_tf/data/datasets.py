@@ -21,6 +21,7 @@ import tensorflow as tf
 
 from wm_tf.core import Batch, Episode
 from wm_tf.data import rollouts
+from wm_tf.data.manifest import CorruptManifestError
 from wm_tf.data.rollouts import EpisodeInfo, Manifest, Shard
 
 Folders = str | os.PathLike | Sequence[str | os.PathLike]
@@ -227,8 +228,8 @@ def write_latents(
   """Copies a dataset folder with the encoder's posteriors in place of the frames.
 
   What was encoded before, by the same encoder from the same shards, is kept; anything else in
-  `folder_out` is made anew. A killed call goes on after the last whole shard. A shard's frames are
-  in memory at a time.
+  `folder_out`, damaged files too as far as their sizes tell, is made anew. A killed call goes on
+  after the last whole shard. A shard's frames are in memory at a time.
 
   Args:
     folder_in: dataset folder with frames.
@@ -281,8 +282,11 @@ def _latents_to_keep(manifest: Manifest, folder: Path, fingerprint: str) -> int:
   """Returns how many shards of `folder` can stay, and forgets the rest of it."""
   if not (folder / rollouts.MANIFEST).exists():
     return 0
-  found = rollouts.load_manifest(folder)
-  if found.fingerprint != fingerprint:
+  try:
+    found = rollouts.load_manifest(folder)
+  except CorruptManifestError:
+    found = None
+  if found is None or found.fingerprint != fingerprint:
     (folder / rollouts.MANIFEST).unlink()
     return 0
   kept = 0
@@ -404,7 +408,12 @@ class _Located(tf.data.Dataset):
   def _iterate(self):
     try:
       yield from self._dataset
-    except (tf.errors.DataLossError, tf.errors.InvalidArgumentError, tf.errors.NotFoundError):
+    except (
+      tf.errors.DataLossError,
+      tf.errors.InvalidArgumentError,
+      tf.errors.NotFoundError,
+      UnicodeError,  # A message of TensorFlow's that quotes a record may be no text.
+    ):
       for folder, shard, _ in self._source.shards:
         rollouts.check_records(folder, shard)
       raise

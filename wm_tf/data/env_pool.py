@@ -213,10 +213,16 @@ class EnvPool:
     return answers
 
   def _replace(self, row: int) -> None:
-    self._workers[row].close()
-    self.num_replaced += 1
-    self._workers[row] = self._start()
-    self._wait(self._workers[row])
+    for last in (False, False, True):  # What ended the worker may end its successor too.
+      self._workers[row].close()
+      self.num_replaced += 1
+      self._workers[row] = self._start()
+      try:
+        self._wait(self._workers[row])
+        return
+      except WorkerError:
+        if last:
+          raise
 
   def drain(self) -> None:
     """Waits for, and forgets, what is still to be answered."""

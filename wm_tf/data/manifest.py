@@ -1,14 +1,20 @@
-"""What a dataset folder holds, as its manifest says: one JSON file, replaced atomically."""
+"""What a dataset folder holds, as its manifest says: one JSON file, replaced atomically.
+
+Since format version 2 the manifest carries a checksum of itself.
+"""
 
 from __future__ import annotations
 
-import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-FORMAT_VERSION = 1
+from wm_tf.files import DamagedFileError, read_json, write_json
+
+FORMAT_VERSION = 2
+_READABLE = (1, 2)
 MANIFEST = "manifest.json"
 
 
@@ -81,29 +87,59 @@ def load_manifest(folder: str | os.PathLike) -> Manifest:
   """
   path = Path(folder) / MANIFEST
   try:
-    content = json.loads(path.read_text())
+    content = read_json(path)
     version = content.pop("format_version")
-    if version != FORMAT_VERSION:
-      raise ValueError(f"format version {version}, this code reads {FORMAT_VERSION}")
-    shards = tuple(
-      Shard(
-        shard["file"],
-        shard["bytes"],
-        shard["sha256"],
-        tuple(EpisodeInfo(**info) for info in shard["episodes"]),
-        shard["source"],
-      )
-      for shard in content.pop("shards")
-    )
+    if version not in _READABLE:
+      raise ValueError(f"format version {version}, this code reads {_READABLE}")
+    shards = tuple(map(_shard, content.pop("shards")))
     shape = tuple(content.pop("observation_shape"))
     skipped = tuple(content.pop("skipped"))
+    _check_types({"observation_shape": shape, "skipped": skipped, **content})
     return Manifest(shards=shards, observation_shape=shape, skipped=skipped, **content)
   except FileNotFoundError:
     raise FileNotFoundError(f"{path} does not exist: no rollouts here; collect some.") from None
-  except (ValueError, KeyError, TypeError) as error:
+  except (DamagedFileError, ValueError, KeyError, TypeError, AttributeError) as error:
+    reason = error.reason if isinstance(error, DamagedFileError) else repr(error)
     raise CorruptManifestError(
-      f"{path} is not a manifest that can be read ({error!r}); delete the folder and collect again."
+      f"{path} is not a manifest that can be read ({reason}); delete the folder and collect again."
     ) from error
+
+
+def _shard(content: Mapping[str, Any]) -> Shard:
+  episodes = tuple(EpisodeInfo(**info) for info in content["episodes"])
+  shard = Shard(content["file"], content["bytes"], content["sha256"], episodes, content["source"])
+  for record in (shard._replace(episodes=()), *episodes):
+    _check_types(record._asdict())
+  return shard
+
+
+_is_text = lambda value: isinstance(value, str)
+_is_natural = lambda value: type(value) is int and value >= 0
+_IS_SOUND = {
+  "environment": lambda value: isinstance(value, dict) and {"name", "options"} <= value.keys(),
+  "action_size": _is_natural,
+  "observation_shape": lambda value: all(map(_is_natural, value)),
+  "observation_dtype": ("uint8", "float32").__contains__,
+  "fingerprint": _is_text,
+  "skipped": lambda value: all(map(_is_natural, value)),
+  "file": lambda value: _is_text(value) and re.fullmatch(r"shard-\d+\.tfrecord", value),
+  "bytes": _is_natural,
+  "sha256": _is_text,
+  "episodes": lambda _: True,  # Each one is looked at by itself.
+  "source": _is_text,
+  "seed": _is_natural,
+  "policy": _is_text,
+  "iteration": _is_natural,
+  "episode_return": lambda value: type(value) in (int, float),
+  "frames": _is_natural,
+  "steps": lambda value: _is_natural(value) and value > 0,
+}
+
+
+def _check_types(fields: Mapping[str, Any]) -> None:
+  for name, value in fields.items():
+    if not _IS_SOUND[name](value):
+      raise ValueError(f"{name} is {value!r}")
 
 
 def save_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
@@ -121,9 +157,4 @@ def save_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
     for shard in manifest.shards
   ]
   content = {"format_version": FORMAT_VERSION, **manifest._asdict(), "shards": shards}
-  temporary = Path(folder) / f".{MANIFEST}.tmp"
-  with open(temporary, "w") as file:
-    json.dump(content, file, indent=1)
-    file.flush()
-    os.fsync(file.fileno())
-  os.replace(temporary, Path(folder) / MANIFEST)
+  write_json(Path(folder) / MANIFEST, content)

@@ -13,8 +13,8 @@ observations inside are (zlib, level 1).
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
-import hashlib
 import json
 import os
 import zlib
@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
+from wm_tf import files
 from wm_tf.core import Episode
 from wm_tf.data.manifest import (
   MANIFEST,
@@ -47,9 +48,9 @@ class CorruptShardError(RuntimeError):
   def __init__(self, path: Path, record: int, offset: int, reason: str):
     self.path, self.record, self.offset, self.reason = Path(path), record, offset, reason
     super().__init__(
-      f"{path}: record {record} at byte {offset}: {reason}. Drop the shard with "
-      f"wm_tf.data.rollouts.repair({str(self.path.parent)!r}), then collect its episodes again "
-      "(the same command collects what is missing)."
+      f"{path}: record {record} at byte {offset}: {reason}. Remove the file and run the command "
+      "that made it (to collect, or to encode): it makes the same one again. Or drop its episodes "
+      f"by wm_tf.data.rollouts.repair({str(self.path.parent)!r})."
     )
 
 
@@ -186,7 +187,7 @@ class ShardWriter:
     if self._file is None:
       self._file = tf.io.TFRecordWriter(str(self._temporary))
     self._file.write(encode_episode(episode, info))
-    self._episodes.append(info._replace(episode_return=float(np.float32(info.episode_return))))
+    self._episodes.append(_as_written(info))
     if len(self._episodes) == self._episodes_per_shard:
       self.flush()
 
@@ -200,16 +201,7 @@ class ShardWriter:
     if self._file is not None:
       self._file.close()
       self._file = None
-      shard = Shard(
-        self._name,
-        self._temporary.stat().st_size,
-        _sha256(self._temporary),
-        tuple(self._episodes),
-        source,
-      )
-      _fsync(self._temporary)
-      os.replace(self._temporary, self._folder / shard.file)
-      shards = (*shards, shard)
+      shards = (*shards, self._complete(self._temporary, self._name, self._episodes, source))
     if self._episodes or self._skipped:
       self.manifest = self.manifest._replace(
         shards=shards, skipped=(*self.manifest.skipped, *self._skipped)
@@ -217,13 +209,41 @@ class ShardWriter:
       save_manifest(self._folder, self.manifest)
       self._episodes, self._skipped = [], []
 
+  def restore(self, lost: Shard, episodes: Iterable[tuple[Episode, EpisodeInfo]]) -> None:
+    """Writes a shard again whose file was lost, in its place among the others.
+
+    Args:
+      lost: the shard, as the manifest has it.
+      episodes: those that it held, in their order.
+    """
+    temporary, infos = self._folder / f".{lost.file}.tmp", []
+    with tf.io.TFRecordWriter(str(temporary)) as file:
+      for episode, info in episodes:
+        self._check(episode, info)
+        file.write(encode_episode(episode, info))
+        infos.append(_as_written(info))
+    found = self._complete(temporary, lost.file, infos, lost.source)
+    shards = tuple(found if shard == lost else shard for shard in self.manifest.shards)
+    self.manifest = self.manifest._replace(shards=shards)
+    save_manifest(self._folder, self.manifest)
+
+  def _complete(
+    self, temporary: Path, name: str, episodes: Iterable[EpisodeInfo], source: str
+  ) -> Shard:
+    """Gives a file that is written its name."""
+    size, checksum = temporary.stat().st_size, files.checksum(temporary)
+    files.sync(temporary)
+    os.replace(temporary, self._folder / name)
+    return Shard(name, size, checksum, tuple(episodes), source)
+
   def close(self, discard: bool = False) -> None:
     """Completes the current shard, or with `discard` drops it."""
     try:
       if not discard:
         self.flush()
       elif self._file is not None:
-        self._file.close()
+        with contextlib.suppress(tf.errors.OpError):  # Of a full disk, which is known already.
+          self._file.close()
         self._temporary.unlink()
     finally:
       self._file = None
@@ -269,6 +289,11 @@ class ShardWriter:
         raise ValueError(f"Episode of seed {info.seed}: {name} holds NaN or infinity.")
 
 
+def _as_written(info: EpisodeInfo) -> EpisodeInfo:
+  """As a record holds it: floats are of single precision there."""
+  return info._replace(episode_return=float(np.float32(info.episode_return)))
+
+
 def write_dataset(
   folder: str | os.PathLike,
   episodes: Iterable[tuple[Episode, EpisodeInfo]],
@@ -297,12 +322,17 @@ def read_episodes(
     path = Path(folder) / shard.file
     for index, (offset, record) in enumerate(_read_records(path)):
       try:
-        episode, info = parse_episode(tf.constant(record), manifest)
-      except (tf.errors.InvalidArgumentError, tf.errors.DataLossError) as error:
+        episode, info = _to_numpy(*parse_episode(tf.constant(record), manifest))
+      # A name, or a message of TensorFlow's that quotes the record, may be no text.
+      except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, UnicodeError) as error:
         raise CorruptShardError(path, index, offset, f"not an episode ({error})") from error
-      episode = Episode(*(tensor.numpy() for tensor in episode))
-      values = [tensor.numpy().item() for tensor in info[:1] + info[2:]]
-      yield episode, EpisodeInfo(values[0], info.policy.numpy().decode(), *values[1:])
+      yield episode, info
+
+
+def _to_numpy(episode: Episode, info: EpisodeInfo) -> tuple[Episode, EpisodeInfo]:
+  episode = Episode(*(tensor.numpy() for tensor in episode))
+  values = [tensor.numpy().item() for tensor in info[:1] + info[2:]]
+  return episode, EpisodeInfo(values[0], info.policy.numpy().decode(), *values[1:])
 
 
 def check_size(folder: str | os.PathLike, shard: Shard) -> None:
@@ -322,6 +352,18 @@ def check_size(folder: str | os.PathLike, shard: Shard) -> None:
     raise CorruptShardError(path, count, end, f"the file has {size} bytes, not {shard.bytes}")
 
 
+def shards_there(folder: str | os.PathLike, manifest: Manifest) -> tuple[Shard, ...]:
+  """Those of the shards whose files have not been removed.
+
+  Raises:
+    CorruptShardError: if one has not the size that the manifest says.
+  """
+  there = tuple(shard for shard in manifest.shards if (Path(folder) / shard.file).exists())
+  for shard in there:
+    check_size(folder, shard)
+  return there
+
+
 def check_records(folder: str | os.PathLike, shard: Shard) -> None:
   """Reads a shard whole and checks every record and the checksum.
 
@@ -331,7 +373,7 @@ def check_records(folder: str | os.PathLike, shard: Shard) -> None:
   path = Path(folder) / shard.file
   check_size(folder, shard)
   infos = tuple(info for _, info in read_episodes(folder, [shard]))
-  if infos != shard.episodes or _sha256(path) != shard.sha256:
+  if infos != shard.episodes or files.checksum(path) != shard.sha256:
     raise CorruptShardError(path, 0, 0, "the file is not the one that the manifest describes")
 
 
@@ -384,22 +426,6 @@ def _read_records(path: Path) -> Iterator[tuple[int, bytes]]:
   except tf.errors.DataLossError as error:
     reason = "truncated" if "truncated" in error.message else "its checksum does not match"
     raise CorruptShardError(path, index, offset, reason) from error
-
-
-def _sha256(path: Path) -> str:
-  digest = hashlib.sha256()
-  with open(path, "rb") as file:
-    while block := file.read(1 << 20):
-      digest.update(block)
-  return digest.hexdigest()
-
-
-def _fsync(path: Path) -> None:
-  descriptor = os.open(path, os.O_RDONLY)
-  try:
-    os.fsync(descriptor)
-  finally:
-    os.close(descriptor)
 
 
 def _lock(folder: Path) -> int:

@@ -13,15 +13,16 @@ import os
 import re
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import keras
 import numpy as np
 import tensorflow as tf
 
 from wm_tf.core import Nest
+from wm_tf.files import atomic_open
 
 
 class CheckpointMismatchError(ValueError):
@@ -30,30 +31,6 @@ class CheckpointMismatchError(ValueError):
 
 class CorruptCheckpointError(RuntimeError):
   """A file is truncated or damaged."""
-
-
-@contextlib.contextmanager
-def atomic_open(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
-  """Opens `path` for writing; it appears, or is replaced, only when the block ends without error.
-
-  The bytes are on disk before the name points at them, so a crash leaves the old file or the new.
-  """
-  path = Path(path)
-  path.parent.mkdir(parents=True, exist_ok=True)
-  temporary = path.with_name(f".{path.name}.tmp")
-  try:
-    with open(temporary, mode) as file:
-      yield file
-      file.flush()
-      os.fsync(file.fileno())
-    os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
-  folder = os.open(path.parent, os.O_RDONLY)
-  try:
-    os.fsync(folder)
-  finally:
-    os.close(folder)
 
 
 def map_with_path(fn: Callable[[str, Any], Any], nest: Nest, path: str = "") -> Nest:
@@ -125,16 +102,7 @@ def load_nest(path: str | os.PathLike, like: Nest) -> Nest:
     CorruptCheckpointError: if the file is damaged.
     CheckpointMismatchError: if an entry is missing, unknown, or of another shape or dtype.
   """
-  expected = flatten_with_path(like)
-  with open(path, "rb") as file:
-    try:
-      archive = np.load(file, allow_pickle=False)
-      arrays = {name: archive[name] for name in archive.files}
-    except Exception as error:  # A flipped bit can fail in any layer of zip and npy parsing.
-      raise CorruptCheckpointError(
-        f"{path} is damaged ({error}). Delete it, or restore it from a copy."
-      ) from error
-
+  expected, arrays = flatten_with_path(like), read_arrays(path)
   for name, leaf in expected.items():
     if name not in arrays:
       raise CheckpointMismatchError(
@@ -147,6 +115,23 @@ def load_nest(path: str | os.PathLike, like: Nest) -> Nest:
         f"{path} has {name!r}, which is unknown here; {_difference(arrays, expected)}"
       )
   return map_with_path(lambda name, leaf: arrays[name], like)
+
+
+def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
+  """Reads the leaves of a nest that `save_nest` wrote, whatever they are.
+
+  Raises:
+    FileNotFoundError: if there is no such file.
+    CorruptCheckpointError: if the file is damaged.
+  """
+  with open(path, "rb") as file:
+    try:
+      archive = np.load(file, allow_pickle=False)
+      return {name: archive[name] for name in archive.files}
+    except Exception as error:  # A flipped bit can fail in any layer of zip and npy parsing.
+      raise CorruptCheckpointError(
+        f"{path} is damaged ({error}). Remove it: the command that made it makes it anew."
+      ) from error
 
 
 def _difference(found, expected) -> str:
@@ -264,6 +249,10 @@ class Checkpoints:
         f"Every checkpoint in {self.directory} is damaged. Delete that folder to start over."
       )
     return None
+
+  def rewind(self, step: int) -> None:
+    """Removes what was saved beyond a step that a run goes on from."""
+    self._remove([saved for saved in self.steps() if saved > step])
 
   def clear(self) -> None:
     """Removes every checkpoint, and the folder if nothing else is in it."""

@@ -14,7 +14,7 @@ from typing import IO, Any
 import tensorflow as tf
 from tqdm import tqdm
 
-from wm_tf.training.checkpoints import atomic_open
+from wm_tf.files import DamagedFileError, atomic_open
 
 
 class Logger:
@@ -51,25 +51,48 @@ class JsonlLogger(Logger):
   def rewind(self, step):
     if not self.path.exists():
       return
+    if step <= 0:  # All of it, whatever it has become.
+      self.path.unlink()
+      return
     kept = [line for line in read_jsonl(self.path) if line["step"] <= step]
-    with atomic_open(self.path) as file:
-      file.writelines(json.dumps(line).encode() + b"\n" for line in kept)
+    content = b"".join(json.dumps(line).encode() + b"\n" for line in kept)
+    if content != self.path.read_bytes():
+      with atomic_open(self.path) as file:
+        file.write(content)
+
+
+_REMEDY = "Remove that line, or the file."
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
   """Reads a `JsonlLogger`'s lines; a last line that a kill cut short is left out.
 
   Raises:
-    ValueError: if a line in the middle is not JSON.
+    DamagedFileError: if a line is not one of a `JsonlLogger`'s.
   """
   lines = Path(path).read_bytes().split(b"\n")
   parsed = []
   for i, line in enumerate(lines[:-1]):  # What follows the last newline is empty or torn.
     try:
       parsed.append(json.loads(line))
-    except ValueError as error:
-      raise ValueError(f"{path}, line {i + 1} is not JSON: {error}. Remove that line.") from error
+      if not isinstance(parsed[-1], dict) or type(parsed[-1].get("step")) is not int:
+        raise ValueError("no step")
+    except (ValueError, RecursionError) as error:
+      raise DamagedFileError(path, f"line {i + 1} is not of a log: {error}", _REMEDY) from error
   return parsed
+
+
+def read_history(path: str | os.PathLike) -> str | None:
+  """The text of a `JsonlLogger`'s file, for a checkpoint to hold; None if there is no file."""
+  path = Path(path)
+  return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
+
+
+def restore_history(path: str | os.PathLike, history: str | None) -> None:
+  """Makes the file what it was when the checkpoint was written, whatever came to it since."""
+  if history is not None and read_history(path) != history:
+    with atomic_open(path) as file:
+      file.write(history.encode())
 
 
 class TensorBoardLogger(Logger):

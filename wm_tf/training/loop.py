@@ -7,6 +7,7 @@ import json
 import math
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +17,9 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
+from wm_tf.files import read_json, write_json
 from wm_tf.training import checkpoints
-from wm_tf.training.loggers import Logger, make_loggers
+from wm_tf.training.loggers import Logger, make_loggers, read_history, restore_history
 from wm_tf.training.steps import make_eval_step, make_train_step
 
 _RUN = "run.json"  # What the folder is for; a call for anything else is refused.
@@ -115,6 +117,7 @@ class _Progress:
   best_step: int = 0
   evaluations_since_best: int = 0
   seconds: float = 0.0
+  history: str | None = None  # What `_HISTORY` held.
 
 
 def fit(
@@ -132,6 +135,7 @@ def fit(
 
   Called again with the same arguments it goes on where a killed call stopped, and ends with the
   same weights and metrics as an uninterrupted one; on a finished folder it only loads the weights.
+  If a finished folder lacks its weights, or a checkpoint that is needed is gone, it fits anew.
   On CPU this holds bit for bit. On GPU it needs `tf.config.experimental.enable_op_determinism()`,
   which is for the program to call, since it changes the whole process.
 
@@ -166,7 +170,7 @@ def fit(
   # Tracing the loss builds what the caller left unbuilt; the optimizer must know all variables.
   loss = tf.function(lambda batch, seed: model.loss(batch, seed))
   loss.get_concrete_function(train_spec, tf.TensorSpec([2], tf.int32))
-  if (directory / _RESULT).exists():
+  if (directory / _RESULT).exists() and (directory / _WEIGHTS).exists():
     checkpoints.load_weights(model, directory / _WEIGHTS)
     return _finished(directory)
 
@@ -213,6 +217,7 @@ class _Loop:
 
   def save(self) -> None:
     self.progress.seconds = self._seconds()
+    self.progress.history = read_history(self.directory / _HISTORY)
     state = json.dumps(dataclasses.asdict(self.progress))
     self.checkpoints.save(self.progress.step, self._variables() | {"progress": state})
 
@@ -221,11 +226,31 @@ class _Loop:
     found = self.checkpoints.restore(variables | {"progress": ""})
     if found is not None:
       _, state = found
-      for group in variables:
-        checkpoints.assign(variables[group], state[group])
-      self.progress = _Progress(**json.loads(state["progress"]))
-      self._seconds_before = self.progress.seconds
+      progress = _Progress(**json.loads(state["progress"]))
+      if self._has_best(progress):
+        for group in variables:
+          checkpoints.assign(variables[group], state[group])
+        self.progress = progress
+        self._seconds_before = progress.seconds
+        restore_history(self.directory / _HISTORY, progress.history)
+    for saved in (self.checkpoints, self.best):
+      saved.rewind(self.progress.step)
     self.logger.rewind(self.progress.step)
+
+  def _has_best(self, progress: _Progress) -> bool:
+    """Whether the best weights that a checkpoint speaks of can be read; else it is of no use."""
+    if not progress.best:
+      return True
+    try:
+      self._load_best(progress)
+    except (FileNotFoundError, checkpoints.CorruptCheckpointError) as error:
+      warnings.warn(f"{error} Starting over.", RuntimeWarning, stacklevel=2)
+      return False
+    return True
+
+  def _load_best(self, progress: _Progress) -> dict[str, Any]:
+    weights = checkpoints.name_variables(self.model.weights)
+    return checkpoints.load_nest(self.best.path(progress.best_step), weights)
 
   def _seconds(self) -> float:
     return self._seconds_before + time.monotonic() - self._started
@@ -366,9 +391,8 @@ class _Loop:
           f"{self.directory}. Lower --learning_rate (now {self.config.learning_rate:g}), or check "
           "the held-out data."
         )
-      weights = checkpoints.name_variables(self.model.weights)
-      best = checkpoints.load_nest(self.best.path(progress.best_step), weights)
-      checkpoints.assign(weights, best)
+      best = self._load_best(progress)
+      checkpoints.assign(checkpoints.name_variables(self.model.weights), best)
     else:
       progress.best_step = progress.step
     checkpoints.save_weights(self.model, self.directory / _WEIGHTS)
@@ -383,7 +407,7 @@ class _Loop:
       "stopped_early": self.out_of_patience(),
       "seconds": self._seconds(),
     }
-    _write_json(self.directory / _RESULT, result)
+    write_json(self.directory / _RESULT, result)
     return _finished(self.directory)
 
 
@@ -392,9 +416,9 @@ def _claim(directory: Path, run: dict[str, Any]) -> None:
   run = json.loads(json.dumps(run))
   path = directory / _RUN
   if not path.exists():
-    _write_json(path, run)
+    write_json(path, run)
     return
-  there, here = (checkpoints.flatten_with_path(nest) for nest in (_read_json(path), run))
+  there, here = (checkpoints.flatten_with_path(nest) for nest in (read_json(path), run))
   for name in [*there, *(name for name in here if name not in there)]:
     if there.get(name) != here.get(name):
       raise RunMismatchError(
@@ -403,21 +427,12 @@ def _claim(directory: Path, run: dict[str, Any]) -> None:
       )
 
 
-def _write_json(path: Path, value: Any) -> None:
-  with checkpoints.atomic_open(path) as file:
-    file.write(json.dumps(value, indent=2).encode() + b"\n")
-
-
-def _read_json(path: Path) -> Any:
-  return json.loads(path.read_text())
-
-
 def _finished(directory: Path) -> FitResult:
   """Returns the result of a finished run, and removes what only an unfinished one needs."""
   for name in (_CHECKPOINTS, _BEST):
     checkpoints.Checkpoints(directory / name).clear()
   return FitResult(
-    **_read_json(directory / _RESULT),
+    **read_json(directory / _RESULT),
     history=directory / _HISTORY,
     weights=directory / _WEIGHTS,
   )
