@@ -34,11 +34,14 @@ class Imagination:
   def begin(self, features, previous):
     self.restore(self._fresh)
     if previous is None or not self._config.num_further_updates:
+      num_updates = self._config.num_updates
       self._learning.standardise(features)
-      return self._config.num_updates
-    self.restore_policy(previous)
-    self._learning.trust_critic()
-    return self._config.num_further_updates
+    else:
+      num_updates = self._config.num_further_updates
+      self.restore_policy(previous)
+      self._learning.trust_critic()
+    self._learning.anneal_over(num_updates)
+    return num_updates
 
   def state(self):
     return checkpoints.values(self._learning.state())

@@ -144,7 +144,7 @@ class ControllerConfig:
   initial_scale: float = 0.1
   hidden_components: int = 16
   start_window: int = 8
-  start_anywhere: float = 0.5
+  start_anywhere: float = 0.7
   num_starts: int = 4096
   dream: DreamESConfig = DreamESConfig()
   actor_critic: ActorCriticConfig = ActorCriticConfig()
@@ -225,6 +225,8 @@ def _presets() -> dict[str, ExperimentConfig]:
     dataclasses.replace(default, preset="quickstart"),
     [
       "num_iterations=4",
+      "num_vae_refits=1",
+      "collect.num_episodes=150",
       "vae.encoder_filters=(16, 32, 64, 128)",
       "vae.decoder_filters=(64, 32, 16)",
       "vae.row_weights=((0, 56, 2.0), (56, 64, 8.0))",
@@ -246,6 +248,7 @@ def _presets() -> dict[str, ExperimentConfig]:
       "dynamics_fit.refit.clip_norm=10.0",
       "controller.num_generations=100",
       "controller.method=actor_critic",
+      "controller.actor_critic.num_updates=200",
       "controller.actor_critic.num_further_updates=150",
       # Near what the controller proposes, and averaged over what may happen: with wider search on a
       # single dream the best plan is the luckiest one, and drives worse than its proposal.
@@ -261,7 +264,7 @@ def _presets() -> dict[str, ExperimentConfig]:
     dataclasses.replace(quickstart, preset="full"),
     [
       "num_iterations=12",
-      "num_vae_refits=4",
+      "num_vae_refits=2",
       "collect.num_episodes=200",
       "collect.episodes_per_iteration=60",
       "collect.controller_noise=0.15",

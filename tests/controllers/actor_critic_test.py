@@ -15,6 +15,7 @@ _CONFIG = ActorCriticConfig(
   horizon=4,
   discount=0.9,
   action_noise=0.0,
+  final_action_noise=0.0,
   reward_scale=1.0,
   actor_hidden_sizes=(8,),
   critic_hidden_sizes=(8,),
@@ -57,7 +58,7 @@ def test_the_gradient_is_that_of_the_returns():
   for network in (learner.actor.network, learner._slow_critic):
     for weight in network.weights:
       weight.assign(generator.normal(0.0, 0.4, weight.shape))
-  gradients, _, _ = learner._dream(starts, _SEED)
+  gradients, _, _ = learner._dream(starts, _SEED, tf.constant(0.0))
   for weight, gradient in zip(learner.actor.network.weights, gradients, strict=True):
     direction = generator.normal(size=weight.shape).astype(np.float32)
     value, step = weight.numpy(), 1e-2
@@ -99,6 +100,7 @@ def test_learns_to_near_the_optimum():
     _CONFIG,
     batch_size=64,
     action_noise=0.1,
+    final_action_noise=0.1,
     actor_learning_rate=5e-3,
     critic_learning_rate=5e-3,
     target_rate=0.05,
@@ -124,7 +126,7 @@ def test_learns_to_near_the_optimum():
 def test_goes_on_exactly_where_it_was(kind):
   """In the dream of an MDN-RNN: two updates, a checkpoint, two more in a new learner."""
   model = small_mdn_rnn(mixture_kind=kind)
-  config = dataclasses.replace(_CONFIG, action_noise=0.1)
+  config = dataclasses.replace(_CONFIG, action_noise=0.3, final_action_noise=0.1)
   starts = model.imagine(model.initial_state(5), tf.zeros([5, 2]), _SEED).state
   learner = _learner(model, config)
   learner.standardise(model.features(starts).numpy())
@@ -141,6 +143,20 @@ def test_goes_on_exactly_where_it_was(kind):
   after = tf.nest.map_structure(lambda variable: variable.numpy(), learner.state())
   assert_same(after, tf.nest.map_structure(lambda v: v.numpy(), other.state()), rtol=0, atol=0)
   assert np.any(after["actor"]["weights_0"] != saved["actor"]["weights_0"])
+
+
+def test_the_noise_falls_over_the_updates():
+  """Two updates of different noise differ; noise that has fallen to nothing is that of none."""
+  config = dataclasses.replace(_CONFIG, action_noise=0.8, final_action_noise=0.0, num_updates=9)
+  learner = _learner(AdditiveWorld(), config)
+  learner.anneal_over(4)
+  starts, found = _state([[1.0, 0.0]]), []
+  for step in range(6):
+    found.append(float(learner._noise_scale()))
+    learner.update(starts, rng.fold_in(_SEED, step))
+  np.testing.assert_allclose(found, [0.8, 0.6, 0.4, 0.2, 0.0, 0.0], atol=1e-6)
+  gradients = [learner._dream(starts, _SEED, tf.constant(x))[0][0] for x in (0.0, 0.8)]
+  assert np.any(gradients[0] != gradients[1])
 
 
 def test_nothing_is_learned_from_what_is_not_finite():
@@ -166,7 +182,14 @@ def test_disagreement_is_penalised():
 
 
 @pytest.mark.parametrize(
-  "options", [{"num_updates": 0}, {"horizon": 0}, {"discount": 1.5}, {"lambda_": -0.1}]
+  "options",
+  [
+    {"num_updates": 0},
+    {"horizon": 0},
+    {"discount": 1.5},
+    {"lambda_": -0.1},
+    {"action_noise": -1.0},
+  ],
 )
 def test_refuses(options):
   with pytest.raises(ValueError, match=next(iter(options))):

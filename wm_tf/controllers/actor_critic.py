@@ -29,7 +29,9 @@ class ActorCriticConfig:
     temperature: uncertainty of the dream.
     discount: factor per decision, on top of the model's own.
     lambda_: of the TD(lambda) targets.
-    action_noise: standard deviation of the noise on the actor's output, before its tanh.
+    action_noise: standard deviation of the noise on the actor's output, before its tanh, at the
+      first update. Much of it finds the ways out of where the actor would stay for ever.
+    final_action_noise: the same at the last update; in between it falls linearly.
     reward_scale: factor on rewards that brings values to the order of one.
     disagreement_penalty: weight of the ensemble's disagreement, in units of reward.
     actor_learning_rate, critic_learning_rate: of Adam.
@@ -45,7 +47,8 @@ class ActorCriticConfig:
   temperature: float = 1.0
   discount: float = 0.99
   lambda_: float = 0.95
-  action_noise: float = 0.1
+  action_noise: float = 0.6
+  final_action_noise: float = 0.1
   reward_scale: float = 0.1
   disagreement_penalty: float = 0.0
   actor_learning_rate: float = 3e-4
@@ -61,6 +64,9 @@ class ActorCriticConfig:
         raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
     if self.num_further_updates < 0:
       raise ValueError(f"num_further_updates must not be negative: {self.num_further_updates}.")
+    for name in ("action_noise", "final_action_noise"):
+      if not getattr(self, name) >= 0.0:
+        raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
     for name in ("discount", "lambda_", "target_rate"):
       if not 0.0 <= getattr(self, name) <= 1.0:
         raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
@@ -224,6 +230,7 @@ class ActorCritic:
     self._critic_optimizer = adam(config.critic_learning_rate)
     self._actor_optimizer.build(actor.network.weights)
     self._critic_optimizer.build(critic.network.weights)
+    self._num_updates = tf.Variable(float(config.num_updates), trainable=False)
     self._gradients = tf.function(self._dream, jit_compile=jit_compile)
     self.update = tf.function(self._update)
 
@@ -231,6 +238,10 @@ class ActorCritic:
     """Fits the networks' inputs to real features `float32[M, F]`."""
     for network in (self.actor.network, self.critic.network, self._slow_critic):
       network.standardise(features, self._world_model.latent_size)
+
+  def anneal_over(self, num_updates: int) -> None:
+    """Lets the noise on the action fall over so many updates instead of `config.num_updates`."""
+    self._num_updates.assign(num_updates)
 
   def trust_critic(self) -> None:
     """Makes the slow critic the critic: for networks that come from elsewhere."""
@@ -250,13 +261,19 @@ class ActorCritic:
       "critic_optimizer": optimizer(self._critic_optimizer),
     }
 
-  def _dream(self, state: Nest, seed: tf.Tensor):
+  def _noise_scale(self) -> tf.Tensor:
+    """Standard deviation of the noise on the action at the update to come, `float32[]`."""
+    first, last = self._config.action_noise, self._config.final_action_noise
+    done = tf.cast(self._actor_optimizer.iterations, tf.float32) / self._num_updates
+    return first + tf.minimum(done, 1.0) * (last - first)
+
+  def _dream(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor):
     """Dreams from `state`; returns both gradients and an `Update`."""
     config, model = self._config, self._world_model
     batch_size = tf.nest.flatten(state)[0].shape[0]
     dream_seed, noise_seed = rng.split(seed, 2)
     noise = model.draw_noise(batch_size, config.horizon, dream_seed)
-    action_noise = config.action_noise * rng.normal(
+    action_noise = noise_scale * rng.normal(
       [batch_size, config.horizon, model.action_size], noise_seed
     )
     features, columns = [model.features(state)], []
@@ -310,7 +327,9 @@ class ActorCritic:
       dtype=tf.int32,
     )
     chosen = tf.nest.map_structure(lambda x: tf.gather(x, rows), starts)
-    actor_gradients, critic_gradients, report = self._gradients(chosen, dream_seed)
+    actor_gradients, critic_gradients, report = self._gradients(
+      chosen, dream_seed, self._noise_scale()
+    )
     finite = tf.math.is_finite(tf.linalg.global_norm(actor_gradients + critic_gradients))
     keep = lambda gradients: [tf.where(finite, x, tf.zeros_like(x)) for x in gradients]
     self._actor_optimizer.apply_gradients(
