@@ -48,7 +48,7 @@ class ActorCriticConfig:
   discount: float = 0.99
   lambda_: float = 0.95
   action_noise: float = 0.6
-  final_action_noise: float = 0.1
+  final_action_noise: float = 0.2
   reward_scale: float = 0.1
   disagreement_penalty: float = 0.0
   actor_learning_rate: float = 3e-4
