@@ -38,6 +38,7 @@ _AGENT = {
   "//wm_tf:evaluation",
   "//wm_tf/training",
   "//wm_tf:export",
+  "//wm_tf:dream_env",
   "//wm_tf/report",
 }
 # What each library of `wm_tf` may import; only trainers and tests may import `config`.
@@ -49,7 +50,7 @@ _HOMES = {
   "absl.app": ("trainers/", "serving/"),
   "absl.flags": ("trainers/", "serving/"),
   "gym": (),
-  "gymnasium": ("wm_tf/envs/",),
+  "gymnasium": ("wm_tf/__init__.py", "wm_tf/dream_env.py", "wm_tf/envs/"),
   "matplotlib": ("wm_tf/report/",),
   "tf_agents": ("wm_tf/controllers/dream_tf_agents.py",),
   "tqdm": ("wm_tf/training/loggers.py",),

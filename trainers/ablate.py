@@ -8,6 +8,8 @@ called again, it goes on. Leaves ablations.json and ablations.md in WORKDIR/abla
     python -m trainers.ablate --workdir=runs/quickstart
     python -m trainers.ablate --workdir=runs/quickstart --variants=all_data,z_only --num_seeds=3
     python -m trainers.ablate --workdir=runs/quickstart --output=ablations --episodes=32 --seed=1
+    python -m trainers.ablate --workdir=runs/quickstart --num_seeds=3 --one_fit \\
+        --variants=ensemble,ensemble_penalty_3,ensemble_penalty_10
 """
 
 from __future__ import annotations
@@ -22,11 +24,12 @@ import numpy as np
 import tensorflow as tf
 from absl import flags
 
-from trainers import common
+from trainers import common, summary
 from trainers.playing import episode_seeds
 from trainers.stages import Run
 from trainers.workdir import WorkdirError, locked, read_json, say, write_json
 from wm_tf import config as config_lib
+from wm_tf import disagreement
 from wm_tf.agent import AgentActor
 from wm_tf.data import rollouts
 from wm_tf.models.mdn_rnn import LatentDynamics
@@ -57,7 +60,7 @@ class Variant:
   dynamics_of: str | None = None
 
 
-_ENSEMBLE_SIZE, _PENALTY = 3, 3.0
+_ENSEMBLE_SIZE = 3
 _ENSEMBLE = (f"dynamics.ensemble_size={_ENSEMBLE_SIZE}",)
 
 VARIANTS = {
@@ -79,20 +82,23 @@ VARIANTS = {
   ),
   "without_iteration": Variant("only the rollouts from before any controller", data="first"),
   "ensemble": Variant(
-    f"the same with an ensemble of {_ENSEMBLE_SIZE}, whose disagreement costs nothing",
+    f"an ensemble of {_ENSEMBLE_SIZE} on those rollouts; its disagreement costs nothing",
     _ENSEMBLE,
     data="first",
   ),
-  "ensemble_penalty": Variant(
-    f"the same, disagreement costs {_PENALTY:g} times what it is",
-    (
-      *_ENSEMBLE,
-      f"controller.dream.disagreement_penalty={_PENALTY}",
-      f"controller.actor_critic.disagreement_penalty={_PENALTY}",
-    ),
-    data="first",
-    dynamics_of="ensemble",
-  ),
+  **{
+    f"ensemble_penalty_{penalty}": Variant(
+      f"the same ensemble; a step costs {penalty} times its disagreement",
+      (
+        *_ENSEMBLE,
+        f"controller.dream.disagreement_penalty={penalty}",
+        f"controller.actor_critic.disagreement_penalty={penalty}",
+      ),
+      data="first",
+      dynamics_of="ensemble",
+    )
+    for penalty in (3, 10)
+  },
   "brownian": Variant(
     "a run of its own, from Brownian rollouts only: no scripted driver",
     (
@@ -110,6 +116,9 @@ _NUM_SEEDS = flags.DEFINE_integer(
   "num_seeds", 1, "Fits of each variant, from --seed on.", lower_bound=1
 )
 _EPISODES = flags.DEFINE_integer("episodes", 16, "Real episodes of each controller.", lower_bound=1)
+_ONE_FIT = flags.DEFINE_bool(
+  "one_fit", False, "Fit each dynamics once, with --seed; only the controllers differ in theirs."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; WORKDIR/ablations by default.")
 
 
@@ -188,10 +197,12 @@ class Ablations:
     source: the run.
     folder: where to write.
     num_episodes: real episodes, and dreams, that a controller is judged by.
+    fit_seed: if not None, dynamics are fitted with this seed only, and used for all.
   """
 
-  def __init__(self, source: Run, folder: Path, num_episodes: int):
+  def __init__(self, source: Run, folder: Path, num_episodes: int, fit_seed: int | None = None):
     self.source, self.folder, self.num_episodes = source, folder, num_episodes
+    self.fit_seed = fit_seed
     validated = [v["iteration"] for v in source.validations()]
     self.last = max(validated, default=0)
 
@@ -202,8 +213,13 @@ class Ablations:
     if variant.data == "own":
       return Run(folder, config, seed, force=True)
     last = 0 if variant.data == "first" else self.last
-    shared = self.variant_run(variant.dynamics_of, seed) if variant.dynamics_of else None
-    return VariantRun(folder, config, seed, self.source, last, variant, shared)
+    return VariantRun(folder, config, seed, self.source, last, variant, self._fitted(name, seed))
+
+  def _fitted(self, name: str, seed: int) -> Run | None:
+    """The run whose dynamics a variant uses, not yet entered; None if it is to fit its own."""
+    owner = VARIANTS[name].dynamics_of or name
+    owner_seed = seed if self.fit_seed is None else self.fit_seed
+    return None if (owner, owner_seed) == (name, seed) else self.variant_run(owner, owner_seed)
 
   def row(self, name: str, seed: int) -> dict[str, Any]:
     """Fits and plays a variant, unless that is done; returns its figures."""
@@ -212,9 +228,9 @@ class Ablations:
       say(f"{name}, seed {seed}: done before.")
       return read_json(path)
     say(f"{name}, seed {seed}: {VARIANTS[name].words}.")
-    if VARIANTS[name].dynamics_of:
-      with self.variant_run(VARIANTS[name].dynamics_of, seed) as shared:
-        shared.timed(shared.train_dynamics, 0)
+    if VARIANTS[name].data != "own" and (fitted := self._fitted(name, seed)):
+      with fitted:
+        fitted.timed(fitted.train_dynamics, 0)
     with self.variant_run(name, seed) as run:
       if VARIANTS[name].data == "own":
         run.iterate()
@@ -232,12 +248,16 @@ class Ablations:
     agent = run.agent("controller", iteration)
     tracks = episode_seeds("validation", seed, self.num_episodes, _TRACKS)
     episodes = [rollouts.load_manifest(f).episodes for f in run.data_folders(iteration)]
-    return {
+    result = {
       "episodes": sum(map(len, episodes)),
       "dynamics": run.quality("dynamics", iteration),
       "in_model": run.evaluate_in_model(agent, self.num_episodes, iteration),
       "in_environment": run.evaluate(AgentActor(agent), tracks, f"play {run.workdir.parent.name}"),
     }
+    if run.config.dynamics.ensemble_size > 1:
+      samples = summary.disagreement_samples(run, agent, iteration)
+      result["disagreement"] = disagreement.figures(samples)
+    return result
 
   def as_it_is(self, seed: int) -> dict[str, Any]:
     """The figures of the run's own chosen controller."""
@@ -266,15 +286,16 @@ def to_markdown(table: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
   """The table of all variants: means over their fits, and the spread of the fits' mean returns."""
   lines = [
     "| variant | what is different | episodes | NLL a dimension | error 10 steps ahead | reward R² "
-    "| in the dream | in the environment | fits x episodes | minutes |",
-    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    "| in the dream | in the environment | dream minus environment | fits x episodes | minutes |",
+    "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
   ]
   for name, rows in table.items():
     words = VARIANTS[name].words if name in VARIANTS else "the run's own chosen controller"
     dynamics = [row["dynamics"] for row in rows]
     returns = np.array([row["in_environment"]["mean"] for row in rows])
     over_episodes = np.mean([row["in_environment"]["std"] for row in rows])
-    spread = f" (fits ± {returns.std(ddof=1):.0f})" if len(rows) > 1 else ""
+    gaps = np.array([row["in_model"]["mean"] for row in rows]) - returns
+    spread = lambda x: f" (fits ± {x.std(ddof=1):.0f})" if len(x) > 1 else ""
     cells = (
       name,
       words,
@@ -283,7 +304,8 @@ def to_markdown(table: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
       _text((d["open_loop"].get("10") for d in dynamics), 3),
       _text((d["reward_r2"] for d in dynamics), 2),
       _text((row["in_model"]["mean"] for row in rows), 0),
-      f"{returns.mean():.0f} ± {over_episodes:.0f}{spread}",
+      f"{returns.mean():.0f} ± {over_episodes:.0f}{spread(returns)}",
+      f"{gaps.mean():.0f}{spread(gaps)}",
       f"{len(rows)} x {rows[0]['in_environment']['n']}",
       f"{_mean(row['seconds'] for row in rows) / 60:.0f}",
     )
@@ -319,7 +341,8 @@ def main() -> None:
   folder.mkdir(parents=True, exist_ok=True)
   seeds = range(common.seed(), common.seed() + _NUM_SEEDS.value)
   with locked(folder):
-    ablations = Ablations(source, folder, _EPISODES.value)
+    fit_seed = common.seed() if _ONE_FIT.value else None
+    ablations = Ablations(source, folder, _EPISODES.value, fit_seed)
     table = {"as_it_is": [ablations.as_it_is(seed) for seed in seeds]}
     for name in applicable(source.config, names):
       table[name] = []

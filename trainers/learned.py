@@ -122,12 +122,16 @@ class LearnedRun(RunFolder):
     """As the function `play`, with the run's configuration."""
     return play(self.config, actor, seed)
 
+  def first_states(self, model: LatentDynamics, num: int, iteration: int) -> Nest:
+    """At most `num` states of real episodes' first frames, which full dreams start from."""
+    folders = [f for f in self.latent_folders(iteration) if not f.name.endswith("_random")]
+    episodes = datasets.episodes_dataset(folders, batch_size=64, num_steps=1)
+    return sample_states(model, episodes, num, self.seed)
+
   def evaluate_in_model(self, agent: Agent, num_episodes: int, iteration: int) -> dict[str, Any]:
     """Dreams full episodes from real first frames."""
     started = time.monotonic()
-    folders = [f for f in self.latent_folders(iteration) if not f.name.endswith("_random")]
-    episodes = datasets.episodes_dataset(folders, batch_size=64, num_steps=1)
-    starts = sample_states(agent.world_model, episodes, 1024, self.seed)
+    starts = self.first_states(agent.world_model, 1024, iteration)
     result = evaluation.evaluate_in_model(
       agent.world_model,
       agent.policy,

@@ -9,16 +9,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainers.playing import episode_seeds
 from trainers.stages import Run
 from trainers.workdir import read_json
-from wm_tf import files, report, rng
-from wm_tf.agent import Agent
+from wm_tf import disagreement, files, report, rng
+from wm_tf.agent import Agent, AgentActor
 from wm_tf.core import Batch, Episode
 from wm_tf.data import datasets, rollouts
 from wm_tf.imagination import imagine, observe_sequence
 from wm_tf.training.loggers import read_jsonl
 
 _BURN_IN, _DREAM_STEPS = 12, 40
+_TRACKS = 3  # Validation tracks that nothing else is judged on.
 
 
 def data_figures(run: Run) -> dict[str, Any]:
@@ -92,6 +94,32 @@ def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes,
   )
 
 
+def disagreement_samples(run: Run, agent: Agent, iteration: int) -> dict[str, np.ndarray]:
+  """An ensemble's disagreement about the steps of its data, of an agent's drives, of its dreams.
+
+  Args:
+    run: the run.
+    agent: who drives, on two tracks that are validated on.
+    iteration: of the world model.
+  """
+  model, folders = agent.world_model, run.latent_folders(iteration)
+  options = {"split": "train", "held_out_fraction": run.config.collect.held_out}
+  training = datasets.episodes_dataset(folders, batch_size=16, seed=run.seed, **options)
+  seeds = episode_seeds("validation", run.seed, 2, _TRACKS)
+  drives = [run.play(AgentActor(agent), seed) for seed in seeds]
+  visits = [
+    Batch(*(x[tf.newaxis] for x in datasets.align(Episode(*map(tf.constant, drive)))))
+    for drive in drives
+  ]
+  return {
+    "training data": disagreement.along(model, training.take(4)),
+    "real visits": disagreement.along(model, visits),
+    "dreams": disagreement.in_dreams(
+      model, agent.policy, run.first_states(model, 32, iteration), run.spec.max_decisions, run.seed
+    ),
+  }
+
+
 def write(
   run: Run,
   results: dict[str, Any],
@@ -124,6 +152,14 @@ def write(
     ),
     "animation": "The served planner driving: the real frames, and what the VAE keeps of them.",
   }
+  if run.config.dynamics.ensemble_size > 1:
+    samples = disagreement_samples(run, controller, results["chosen_iteration"])
+    figures["disagreement"] = report.disagreement_figure(samples)
+    captions["disagreement"] = (
+      "How far the members of the ensemble disagree about a step: on the data that they learned "
+      "from, where the controller really drives, and in its dreams. Dreams that reach further to "
+      "the right than the data go where nothing bears them out."
+    )
   pictures = report.save_figures(run.workdir / "figures", figures)
   report.write_report(
     run.workdir / "report.html",

@@ -420,6 +420,27 @@ def saved_versions(path: str | os.PathLike) -> list[int]:
   return sorted(int(p.name) for p in Path(path).glob("*") if p.name.isdigit() and p.is_dir())
 
 
+def version_folder(path: str | os.PathLike) -> Path:
+  """The folder of a SavedModel: `path`, or its newest version if it is a base path.
+
+  Raises:
+    FileNotFoundError: if there is no SavedModel.
+    DamagedFileError: if a file is not the one that was exported.
+  """
+  path = Path(path)
+  if not (path / "saved_model.pb").exists():
+    versions = saved_versions(path)
+    if not versions or not (path / str(versions[-1]) / "saved_model.pb").exists():
+      raise FileNotFoundError(
+        f"{path} holds no SavedModel: neither saved_model.pb nor folders of versions."
+      )
+    path = path / str(versions[-1])
+  if (path / files.SUMS).exists():
+    for problem in files.check_sums(path):
+      raise problem
+  return path
+
+
 class SavedModelActor:
   """A SavedModel of `export_agent` as an actor for collection and evaluation.
 
@@ -438,17 +459,7 @@ class SavedModelActor:
       DamagedFileError: if a file is not the one that was exported.
       ValueError: if it has no signature `act`.
     """
-    path = Path(path)
-    if not (path / "saved_model.pb").exists():
-      versions = saved_versions(path)
-      if not versions or not (path / str(versions[-1]) / "saved_model.pb").exists():
-        raise FileNotFoundError(
-          f"{path} holds no SavedModel: neither saved_model.pb nor folders of versions."
-        )
-      path = path / str(versions[-1])
-    if (path / files.SUMS).exists():
-      for problem in files.check_sums(path):
-        raise problem
+    path = version_folder(path)
     # The loaded object must stay alive: its signatures do not own the variables.
     self._loaded = tf.saved_model.load(str(path))
     signatures = self._loaded.signatures

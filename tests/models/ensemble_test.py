@@ -10,6 +10,7 @@ from wm_tf import rng
 from wm_tf.imagination import observe_sequence
 from wm_tf.models.ensemble import Ensemble, dynamics_class
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig
+from wm_tf.training.loop import FitConfig, fit
 
 _SEED = rng.make_seed(3)
 _KINDS = [("per_dimension", True, True), ("joint", False, False)]
@@ -156,6 +157,30 @@ def test_adapt_knows_the_rewards():
   rewards = np.concatenate([b.reward.numpy()[b.mask & ~b.is_first] for b in batches])
   np.testing.assert_allclose(ensemble.reward_scale, rewards.std(), rtol=1e-5)
   assert len(rewards) == 20
+
+
+def test_members_agree_where_they_have_learned(tmp_path):
+  """Fitted by the loop that fits everything, to latents that move by 0.3 times the action."""
+  model = small_mdn_rnn(ensemble_size=4, hidden_size=12, sample_latents=False)
+  generator = np.random.default_rng(0)
+  action = generator.uniform(-0.5, 0.5, (64, 9, 2)).astype(np.float32)
+  action[:, 0] = 0.0
+  loc = generator.normal(size=(64, 1, 4)) + 0.3 * action[..., [0, 1, 0, 1]].cumsum(1)
+  latents = np.concatenate([loc, -3.0 * np.ones_like(loc)], axis=-1).astype(np.float32)
+  batch = make_batch(latents)._replace(prev_action=tf.constant(action))
+  model.adapt([batch])
+  data = tf.data.Dataset.from_tensors(batch).repeat(150)
+  config = FitConfig(learning_rate=3e-3, num_epochs=1, clip_norm=10.0)
+  first = float(model.loss(batch, _SEED)[0])
+  fit(model, lambda epoch: data, config, tmp_path, seed=0)
+  assert model.loss(batch, _SEED)[0] < first - 4.0  # A nat for each member.
+
+  states = tf.nest.map_structure(lambda x: x[:, 4], observe_sequence(model, batch, _SEED))
+  known = model.imagine(states, batch.prev_action[:, 5], _SEED).disagreement
+  bold = model.imagine(states, 6.0 * batch.prev_action[:, 5], _SEED).disagreement
+  far = model.imagine(states._replace(z=states.z + 6.0), batch.prev_action[:, 5], _SEED)
+  assert np.mean(bold) > 1.3 * np.mean(known)
+  assert np.mean(far.disagreement) > 1.3 * np.mean(known)
 
 
 def test_the_size_decides_the_class():

@@ -90,7 +90,11 @@ def test_a_table_over_several_fits():
   }
   text = ablate.to_markdown({"z_only": [row(100.0, 1.0), row(200.0, 1.1)]})
   last = text.splitlines()[-1]
-  assert re.search(r"\| 350 \| 1\.050 \| - \| 0\.50 \| 400 \| 150 ± 90 \(fits ± 71\) \|", last)
+  assert re.search(
+    r"\| 350 \| 1\.050 \| - \| 0\.50 \| 400 \| 150 ± 90 \(fits ± 71\) "
+    r"\| 250 \(fits ± 71\) \|",
+    last,
+  )
   assert last.endswith("| 2 x 16 | 2 |")
 
 

@@ -4,6 +4,7 @@ Everything here is a function of plain data (the contents of `results.json`, his
 returns text or bytes; only `write_report` and `save_figures` touch the disk. Nothing prints.
 """
 
+from wm_tf.report.disagreement_figure import disagreement_figure
 from wm_tf.report.figures import learning_curves, open_loop_figure, returns_figure, scores_figure
 from wm_tf.report.images import animation, film_strip
 from wm_tf.report.page import render_page, save_figures, write_report
@@ -13,6 +14,7 @@ from wm_tf.report.verdicts import checks
 __all__ = [
   "animation",
   "checks",
+  "disagreement_figure",
   "film_strip",
   "in_words",
   "learning_curves",
