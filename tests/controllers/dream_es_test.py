@@ -172,9 +172,10 @@ def test_evolves_to_near_the_optimum():
   assert np.all(found[far] > (best - 0.1 * (best - still))[far])
 
 
-def test_a_generation_in_the_dream_of_an_mdn_rnn():
+@pytest.mark.parametrize("ensemble_size", [1, 2])
+def test_a_generation_in_the_dream_of_an_mdn_rnn(ensemble_size):
   """Compiled, from the controller's zero: the search moves, and the same seed gives the same."""
-  model = small_mdn_rnn()
+  model = small_mdn_rnn(ensemble_size=ensemble_size)
   controller = LinearController(model, basis_size=5)
   search = CMAES(num_candidates=6, initial_scale=0.5)
   es = DreamES(model, controller, search, dataclasses.replace(_CONFIG, num_rollouts=2))

@@ -293,9 +293,10 @@ def test_saved_model(tmp_path):
     assert_same((found["action"], found["memory"]), planner.act(*inputs))
 
 
-def test_plans_with_an_mdn_rnn():
+@pytest.mark.parametrize("ensemble_size", [1, 2])
+def test_plans_with_an_mdn_rnn(ensemble_size):
   """The plan's promise is what the model says of it; nothing but the seam is used."""
-  model = small_mdn_rnn()
+  model = small_mdn_rnn(ensemble_size=ensemble_size)
   planner = Planner(model, dataclasses.replace(_SMALL, num_iterations=4))
   state = model.initial_state(2)
   plan, fitness = tf.function(planner.plan)(state, planner.initial_memory(2), _ROW_SEEDS)
