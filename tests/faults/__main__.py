@@ -56,6 +56,7 @@ def main() -> int:
   default = int(os.environ.get("FAULTS_SEED") or random.randrange(2**31))
   parser.add_argument("--seed", type=int, default=default, help="of the moments and places")
   parser.add_argument("--only", default=",".join(_PARTS), help="parts, with commas between them")
+  parser.add_argument("--folder", help="where to keep the undisturbed run, for the next time")
   args = parser.parse_args()
   parts = args.only.split(",")
   if unknown := set(parts) - set(_PARTS):
@@ -65,8 +66,8 @@ def main() -> int:
   warnings.filterwarnings("ignore")
   began = time.monotonic()
   with tempfile.TemporaryDirectory(prefix="faults_") as folder:
-    suite = Suite(Path(folder), args.seed)
-    suite.say(f"FAULTS_SEED={args.seed}, load {os.getloadavg()[0]:.1f}, in {folder}")
+    suite = Suite(Path(args.folder or folder), args.seed)
+    suite.say(f"FAULTS_SEED={args.seed}, load {os.getloadavg()[0]:.1f}, in {suite.folder}")
     if set(parts) & set(_NEED_REFERENCE):
       suite.make_reference()
     for part in parts:

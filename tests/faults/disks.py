@@ -26,7 +26,7 @@ def run(suite: Suite) -> None:
 
 @contextlib.contextmanager
 def _mounted(folder: Path) -> Iterator[Path]:
-  folder.mkdir()
+  folder.mkdir(exist_ok=True)
   subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "none", folder], check=True)
   try:
     yield folder

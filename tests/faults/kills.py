@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
@@ -56,9 +57,11 @@ def _kill_stage(suite: Suite, what: str, stage: Stage, flags: tuple[str, ...], n
     for _ in range(min(_KILLS_A_RUN, number - done)):
       # Earlier and earlier, since less and less is left to do.
       delay = suite.random.uniform(0.0, stage.seconds) * 0.8 ** len(landed)
+      started = time.monotonic()
       trainer = suite.start(stage.name, workdir, *flags)
       trainer.process.join(delay)
-      if trainer.exited:
+      if trainer.exited:  # The machine is less busy than when it was timed.
+        stage.seconds = min(stage.seconds, time.monotonic() - started)
         break
       trainer.kill()
       landed.append(delay)
@@ -138,8 +141,10 @@ def _kill_evaluations(suite: Suite, number: int) -> None:
       break
     output.unlink(missing_ok=True)
     trainer = suite.start("evaluate", suite.finished, *flags)
+    started = time.monotonic()
     trainer.process.join(suite.random.uniform(0.0, seconds))
     if trainer.exited:
+      seconds = min(seconds, time.monotonic() - started)
       continue
     trainer.kill()
     done += 1

@@ -26,10 +26,10 @@ _FLAGS = (
 def run(suite: Suite) -> None:
   """Fits a VAE, encodes, fits the dynamics, trains a controller, on 1x and 10x the frames."""
   peaks: dict[int, dict[str, float]] = {}
-  source = suite.folder / "frames"
+  source = suite.copy(None, "frames")
   helpers.write_noise(source, num_episodes=_EPISODES, steps=_STEPS, episodes_per_shard=4)
   for times in (1, _TIMES):
-    workdir = suite.folder / f"data_{times}x"
+    workdir = suite.copy(None, f"data_{times}x")
     _repeat(source, workdir / "data/000", times)
     peaks[times] = {}
     for name in ("train_vae", "train_dynamics", "train_controller"):

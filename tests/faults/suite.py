@@ -15,6 +15,7 @@ from pathlib import Path
 from tests.trainers.launcher import Launcher, Trainer
 from tests.trainers.workdirs import contents, differences
 from trainers import check
+from wm_tf import files
 
 FLAGS = (
   "--preset=debug",
@@ -68,7 +69,7 @@ class Suite:
 
   def __init__(self, folder: Path, seed: int):
     self.folder, self.random = folder, random.Random(seed)
-    (folder / "logs").mkdir()
+    (folder / "logs").mkdir(parents=True, exist_ok=True)
     self.launcher = Launcher(folder / "logs")
     self.failures: list[str] = []
     self.counts: dict[str, int] = {}
@@ -95,17 +96,28 @@ class Suite:
   # --- Runs ---------------------------------------------------------------------------------
 
   def make_reference(self) -> None:
-    """Runs every stage undisturbed, and keeps the workdir as it was before each."""
+    """Runs every stage undisturbed, and keeps the workdir as it was after each.
+
+    In a folder that holds all that, from an earlier run of the suite, it is taken from there.
+    """
+    there = self.folder / "seconds.json"
+    seconds = files.read_json(there) if there.exists() else {}
     before = None
     for name in STAGES:
-      writes = self.folder / f"{name}.writes"
-      started = time.monotonic()
-      self.run(name, self.finished, writes=writes)
-      seconds = time.monotonic() - started
+      writes, after = self.folder / f"{name}.writes", self.folder / f"after_{name}"
+      if name not in seconds:
+        writes.unlink(missing_ok=True)
+        workdir = self.copy(before, "reference")
+        started = time.monotonic()
+        self.run(name, workdir, writes=writes)
+        seconds[name] = time.monotonic() - started
+        self.copy(workdir, after.name)
+        files.write_json(there, seconds)
+        self.say(f"reference: {name} took {seconds[name]:.1f} s")
       lines = writes.read_text().splitlines()
-      self.stages.append(Stage(name, before, contents(self.finished), seconds, lines))
-      before = self.copy(self.finished, f"after_{name}")
-      self.say(f"reference: {name} took {seconds:.1f} s and wrote {len(lines)} times")
+      self.stages.append(Stage(name, before, contents(after), seconds[name], lines))
+      before = after
+    self.finished = self.copy(before, "reference")
     self.expect(not list(check.problems(self.finished)), "the reference run is damaged")
 
   def stage(self, name: str) -> Stage:

@@ -41,7 +41,7 @@ def run(suite: Suite) -> None:
 
 def two_processes(suite: Suite) -> None:
   """The second is refused with the pid of the first; a dead owner's lock is nobody's."""
-  workdir = suite.folder / "shared"
+  workdir = suite.copy(None, "shared")
   flags = ("--override=collect.num_episodes=40",)
   first = suite.start("collect", workdir, *flags)
   _wait_until(lambda: (workdir / "run.json").exists() or first.exited)
@@ -63,8 +63,9 @@ def two_processes(suite: Suite) -> None:
 
 def worker_in_trouble(suite: Suite, trouble: str) -> None:
   """A worker sleeps for ever, is stopped, dies, or fails, once: its episode is played again."""
-  folder = suite.folder / f"trouble_{trouble}"
-  options = {"trouble": trouble, "marker": str(suite.folder / f"marker_{trouble}")}
+  folder, marker = suite.copy(None, f"trouble_{trouble}"), suite.folder / f"marker_{trouble}"
+  marker.unlink(missing_ok=True)
+  options = {"trouble": trouble, "marker": str(marker)}
   sound = suite.folder / "trouble_none"
   if not sound.exists():
     helpers.collect_counting(sound, range(8))
@@ -78,7 +79,7 @@ def worker_in_trouble(suite: Suite, trouble: str) -> None:
 
 def stopped_workers(suite: Suite) -> None:
   """Real environments, whose processes are stopped or killed at random moments."""
-  sound, folder = suite.folder / "cars", suite.folder / "cars_stopped"
+  sound, folder = suite.copy(None, "cars"), suite.copy(None, "cars_stopped")
   seeds = range(4)
   options = dict(policy_name="brownian", num_workers=2, episodes_per_shard=2, max_decisions=40)
   factory = functools.partial(make_env, "car_racing")
@@ -129,7 +130,7 @@ def clock_jumps(suite: Suite) -> None:
   jumping = lambda: real() + chance.uniform(-1e5, 1e5)
   digests = []
   for name, patch in (("steady", contextlib.nullcontext()), ("jumping", None)):
-    folder = suite.folder / f"clock_{name}"
+    folder = suite.copy(None, f"clock_{name}")
     with patch or mock.patch("time.time", jumping):
       helpers.collect_counting(folder / "data", range(6), timeout=_TIMEOUT)
       result = small_run.run(folder / "fit", model=small_run.TinyModel())
