@@ -18,7 +18,9 @@ def damage(folder: str) -> str | None:
     return None
   with open(path, encoding="utf-8", errors="replace") as file:
     lines = file.read().splitlines()
-  for line in lines or [""]:
+  for line in lines:
+    if line.startswith("#"):
+      continue
     expected, _, name = line.partition("  ")
     try:
       with open(os.path.join(folder, name), "rb") as file:

@@ -25,6 +25,7 @@ from wm_tf.agent import AgentActor
 from wm_tf.controllers import exploration
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.collect import collect
+from wm_tf.data.manifest import CorruptManifestError
 from wm_tf.envs import make_env, make_heuristic
 from wm_tf.imagination import Draw, draw_states, recently_rewarded
 from wm_tf.models.mdn_rnn import LatentDynamics
@@ -180,8 +181,18 @@ class Run(LearnedRun):
         )
         before += len(manifest.episodes)
 
+  def _encode_missing(self, iteration: int) -> None:
+    """Encodes again what latents there should be and are not, as far as sizes tell."""
+    try:
+      for folder in self.latent_folders(iteration):
+        for shard in rollouts.load_manifest(folder).shards:
+          rollouts.check_size(folder, shard)
+    except (FileNotFoundError, CorruptManifestError, rollouts.CorruptShardError):
+      self.encode(iteration)
+
   def train_dynamics(self, iteration: int) -> dict[str, Any]:
     """Fits the dynamics of an iteration to all latents so far; returns their held-out figures."""
+    self._encode_missing(iteration)
     return self._fitted("dynamics", iteration, self._fit_dynamics, evaluation.check_dynamics)
 
   def _fit_dynamics(self, iteration: int) -> dict[str, Any]:
@@ -277,7 +288,7 @@ class Run(LearnedRun):
       _seal(folder, "controller.npz", "metrics.jsonl")
       saved.clear()
       return
-    self.encode(iteration)  # What is missing of it.
+    self._encode_missing(iteration)
     model = self.load_world_model(self._learner_model, iteration)
     folders = self.latent_folders(iteration)
     seed = episode_seeds("dream", self.seed, 1, iteration)[0]

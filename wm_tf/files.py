@@ -117,6 +117,7 @@ def write_sums(folder: str | os.PathLike, names: Iterable[str]) -> None:
   """Writes the checksums of a finished folder's files, named relative to it, to `SHA256SUMS`."""
   folder = Path(folder)
   lines = [f"{checksum(folder / name)}  {name}\n" for name in sorted(names)]
+  lines.append(f"# {len(lines)} files\n")  # To `sha256sum` a comment; cut off, it is missed.
   with atomic_open(folder / SUMS) as file:
     file.write("".join(lines).encode())
 
@@ -129,7 +130,10 @@ def check_sums(folder: str | os.PathLike) -> list[DamagedFileError]:
   """
   folder = Path(folder)
   problems = []
-  for line in (folder / SUMS).read_bytes().decode(errors="replace").splitlines() or [""]:
+  *lines, last = (folder / SUMS).read_bytes().decode(errors="replace").splitlines() or [""]
+  if last != f"# {len(lines)} files":
+    problems.append(DamagedFileError(folder / SUMS, "its last line is not how many files", _REMEDY))
+  for line in lines:
     match = re.fullmatch(r"([0-9a-f]{64})  (\S.*)", line)
     if not match:
       problems.append(DamagedFileError(folder / SUMS, f"it holds {line[:80]!r}", _REMEDY))
@@ -142,4 +146,4 @@ def check_sums(folder: str | os.PathLike) -> list[DamagedFileError]:
   return problems
 
 
-_REMEDY = "Remove the folder; it is made anew."
+_REMEDY = f"Remove {SUMS} and what it lists: the command that made them makes them anew."
