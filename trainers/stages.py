@@ -183,17 +183,23 @@ class Run(LearnedRun):
 
   def _encode_missing(self, iteration: int) -> None:
     """Encodes again what latents there should be and are not, as far as sizes tell."""
-    try:
-      for folder in self.latent_folders(iteration):
-        for shard in rollouts.load_manifest(folder).shards:
-          rollouts.check_size(folder, shard)
-    except (FileNotFoundError, CorruptManifestError, rollouts.CorruptShardError):
+    folders = zip(self.data_folders(iteration), self.latent_folders(iteration), strict=True)
+    if not all(self._is_encoded(source, target) for source, target in folders):
       self.encode(iteration)
+
+  def _is_encoded(self, source: Path, target: Path) -> bool:
+    frames = rollouts.load_manifest(source).shards
+    try:
+      latents = rollouts.shards_there(target, rollouts.load_manifest(target))
+    except (FileNotFoundError, CorruptManifestError, rollouts.CorruptShardError):
+      return False
+    return [shard.source for shard in latents] == [shard.sha256 for shard in frames]
 
   def train_dynamics(self, iteration: int) -> dict[str, Any]:
     """Fits the dynamics of an iteration to all latents so far; returns their held-out figures."""
-    self._encode_missing(iteration)
-    return self._fitted("dynamics", iteration, self._fit_dynamics, evaluation.check_dynamics)
+    quality = self._fitted("dynamics", iteration, self._fit_dynamics, evaluation.check_dynamics)
+    self._encode_missing(iteration)  # If the fit was done before, they may have gone since.
+    return quality
 
   def _fit_dynamics(self, iteration: int) -> dict[str, Any]:
     self.encode(iteration)
