@@ -128,12 +128,19 @@ class RunFolder:
     return self.workdir / stage / f"{iteration:03d}"
 
   def data_folders(self, iteration: int) -> list[Path]:
-    """All rollout folders up to an iteration; the newest last."""
+    """All rollout folders up to an iteration; the newest last.
+
+    Raises:
+      WorkdirError: if there is none, or one has lost its manifest.
+    """
     folders = []
     for i in range(iteration + 1):
       for folder in (self.path("data", i), self.workdir / "data" / f"{i:03d}_random"):
         if (folder / rollouts.MANIFEST).exists():
           folders.append(folder)
+        elif any(folder.glob("shard-*.tfrecord")):  # Learning without it would be silent.
+          lost = folder / rollouts.MANIFEST
+          raise WorkdirError(f"{lost} is missing beside shards; trainers.collect makes both anew.")
     if not folders:
       raise WorkdirError(f"{self.workdir}/data holds no rollouts; run trainers.collect first.")
     return folders

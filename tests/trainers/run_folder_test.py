@@ -81,3 +81,13 @@ def test_time_is_recorded_as_it_goes_and_added_up(tmp_path, monkeypatch):
     assert run.timed(lambda iteration: 2 * iteration, 4) == 8
   assert run.seconds().keys() == {"fit", "<lambda>"}
   assert first + 0.05 <= run.seconds()["fit"] < first + 5
+
+
+def test_rollouts_without_their_manifest_are_not_passed_over(tmp_path):
+  run = RunFolder(tmp_path, make_config(), 0)
+  for name in ("000", "000_random"):
+    (tmp_path / "data" / name).mkdir(parents=True)
+    (tmp_path / "data" / name / "shard-00000.tfrecord").touch()
+  (tmp_path / "data/000/manifest.json").touch()
+  with pytest.raises(WorkdirError, match=r"data/000_random/manifest\.json is missing"):
+    run.data_folders(0)
