@@ -13,17 +13,21 @@ SECONDS ?= 30
 SOAK_SECONDS ?= 900
 LOAD_ARGS ?=
 BENCH ?= $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))))
+BENCH_RESULTS ?= build/bench
 
 VENV := .venv
 PY := $(VENV)/bin/python
 # A copy of the requirements that `.venv` holds; it is written last, so an interrupted set-up is
 # done over.
 STAMP := $(VENV)/requirements.txt
+# PyTorch and JAX, for benchmarks alone, do not go together with what is pinned.
+PEERS := .venv-bench
+PEERS_STAMP := $(PEERS)/requirements.txt
 
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYGAME_HIDE_SUPPORT_PROMPT ?= 1
 
-.PHONY: help setup quickstart serve test test-slow lint format bench loadtest conformance fuzz faults soak bazel-test clean
+.PHONY: help setup quickstart serve test test-slow lint format bench bench-setup loadtest conformance fuzz faults soak bazel-test clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -86,8 +90,19 @@ format: setup ## rewrite the code to ruff's format, and fix what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: setup ## every benchmark (BENCH="collection search")
-	@for name in $(BENCH); do echo "== $$name"; $(PY) -m benchmarks.$$name || exit; done
+bench: setup ## every benchmark (BENCH="dream vae", BENCH_RESULTS=folder for JSON and plots)
+	@for name in $(BENCH); do \
+	  echo "== $$name"; \
+	  $(PY) -m benchmarks.$$name --output="$(BENCH_RESULTS)/$$name.json" || exit; \
+	done
+	@$(PY) -m benchmarks._plots --results="$(BENCH_RESULTS)"
+
+bench-setup: setup $(PEERS_STAMP) ## PyTorch and JAX to compare with, in .venv-bench
+
+$(PEERS_STAMP): requirements-bench.txt
+	$(PY) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
+	cp requirements-bench.txt $(PEERS_STAMP)
 
 loadtest: setup ## N clients against a server (TARGET=, MODEL=, CLIENTS=, SECONDS=, LOAD_ARGS=)
 	$(PY) -m benchmarks.serving --target=$(TARGET) --model=$(MODEL) --clients=$(CLIENTS) \
@@ -113,6 +128,6 @@ bazel-test: setup ## the same tests by Bazel, which also holds the import rules
 	bazel build //...
 	bazel test //...
 
-clean: ## remove .venv and caches; runs/ stays
-	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info build
+clean: ## remove the environments and caches; runs/ stays
+	rm -rf $(VENV) $(PEERS) .pytest_cache .ruff_cache *.egg-info build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

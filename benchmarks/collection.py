@@ -1,6 +1,6 @@
 """Collection on CarRacing-v3 against gymnasium's AsyncVectorEnv as it comes; then decoding.
 
-    python -m benchmarks.collection [--workers=2] [--rounds=3]
+    python -m benchmarks.collection [--workers=2] [--rounds=3] [--output=collection.json]
 
 Both sides play whole episodes of 1000 physics frames with the same correlated noise as actions, and
 take turns. Ours draws every fourth frame (the pixels are gymnasium's own), shrinks it to 64 x 64,
@@ -9,7 +9,6 @@ and writes it to disk; gymnasium's draws every frame and the result is thrown aw
 
 from __future__ import annotations
 
-import argparse
 import functools
 import os
 import tempfile
@@ -20,6 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from benchmarks import _race as race_lib
 from wm_tf.controllers.exploration import Brownian
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.collect import run_episodes
@@ -102,10 +102,27 @@ def _compare(ours: list[Rate], theirs: list[Rate]) -> str:
   )
 
 
+def _standings(sides: dict[str, list[Rate]]) -> dict:
+  """The rates of both sides and the ratio, ready for JSON."""
+  ours = next(iter(sides.values()))
+  found = {}
+  for name, rates in sides.items():
+    found[name] = race_lib.quartiles([rate.wall for rate in rates])
+    found[name]["per_cpu_second"] = race_lib.quartiles([rate.cpu for rate in rates])
+    if rates is not ours:
+      ratios = np.divide(ours, rates)
+      found[name]["ours_is_times"] = race_lib.quartiles(ratios[:, 0])
+      found[name]["ours_is_times_per_cpu_second"] = race_lib.quartiles(ratios[:, 1])
+  return {
+    "unit": "physics frames/s",
+    "contenders": found,
+    "best_alternative": race_lib.best_alternative(found),
+  }
+
+
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+  parser = race_lib.parser(__doc__, rounds=3)
   parser.add_argument("--workers", type=int, default=2)
-  parser.add_argument("--rounds", type=int, default=3)
   options = parser.parse_args()
 
   import gymnasium
@@ -128,8 +145,13 @@ def main() -> None:
     size = sum(shard.bytes for shard in rollouts.load_manifest(folder).shards)
     steps = sum(info.steps for info in rollouts.load_manifest(folder).episodes)
     print(f"on disk: {size / steps:,.0f} bytes a frame of {64 * 64 * 3:,}")
-    for name, rate in measure_decoding(folder):
-      print(f"decoding {name}: {rate:,.0f} frames/s")
+    decoding = dict(measure_decoding(folder))
+  for name, rate in decoding.items():
+    print(f"decoding {name}: {rate:,.0f} frames/s")
+  found = _standings({"ours": ours, "gymnasium's AsyncVectorEnv": theirs})
+  found |= {"workers": options.workers, "bytes_per_frame": round(size / steps)}
+  found["decoded_frames_per_second"] = {name: round(rate) for name, rate in decoding.items()}
+  race_lib.write(options.output, "python -m benchmarks.collection", found)
 
 
 if __name__ == "__main__":

@@ -7,13 +7,13 @@ that a busy machine slows both and counts little. Ours also resizes to 64x64. Ru
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 
 import gymnasium as gym
 import numpy as np
 
+from benchmarks import _race as race_lib
 from wm_tf.envs import make_env
 
 
@@ -47,8 +47,7 @@ def _theirs(env, seed: int, actions: np.ndarray, action_repeat: int) -> tuple[in
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--rounds", type=int, default=8, help="drives of each, in alternation")
+  parser = race_lib.parser(__doc__, rounds=8)
   parser.add_argument("--decisions", type=int, default=60, help="decisions in a drive")
   parser.add_argument("--action_repeat", type=int, default=4, help="frames per decision")
   flags = parser.parse_args()
@@ -67,8 +66,12 @@ def main() -> None:
   for name, values in rates.items():
     spread = f"{min(values):.0f} to {max(values):.0f}"
     print(f"  {name:10s} {statistics.median(values):7.0f}  ({spread} over {len(values)} drives)")
-  ratio = statistics.median(a / b for a, b in zip(*rates.values(), strict=True))
-  print(f"  ratio      {ratio:7.1f}")
+  ratios = np.divide(rates["ours"], rates["gymnasium"])
+  print(f"  ratio      {np.median(ratios):7.1f}")
+  found = {name: race_lib.quartiles(values) for name, values in rates.items()}
+  found["gymnasium"]["ours_is_times"] = race_lib.quartiles(ratios)
+  found = {"unit": "frames per CPU-second of one core", "contenders": found}
+  race_lib.write(flags.output, "python -m benchmarks.environment", found)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ and on a busy machine that makes pycma some 15 times slower.
 
 from __future__ import annotations
 
-import argparse
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import cma
 import numpy as np
 import tensorflow as tf
 
+from benchmarks import _race as race_lib
 from wm_tf.search.cma_es import CMAES
 
 # Candidates, dimensions, separable, generations a turn.
@@ -70,24 +70,32 @@ def _seconds(play: Callable[[], None], generations: int) -> tuple[float, float]:
 
 
 def main() -> None:
-  parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-  parser.add_argument("--rounds", type=int, default=9, help="turns of each side; medians are shown")
+  parser = race_lib.parser(__doc__, rounds=9)
   parser.add_argument("--dtype", default="float32", choices=("float32", "float64"))
   args = parser.parse_args()
 
   print("ms per generation (CPU ms), medians; ratio is pycma / ours, above 1 ours is faster")
+  results = {}
   for num, size, separable, generations in _CASES:
     search = CMAES(num_candidates=num, separable=separable)
     sides = _ours(search, size, args.dtype), _pycma(num, size, separable)
     turns = [[_seconds(side, generations) for side in sides] for _ in range(args.rounds)]
     (ours, ours_cpu), (theirs, theirs_cpu) = 1e3 * np.median(turns, 0)
-    ratio = np.median([theirs / ours for (ours, _), (theirs, _) in turns])
+    ratios = [theirs / ours for (ours, _), (theirs, _) in turns]
+    name = f"{num} candidates, {size} parameters{', separable' if separable else ''}"
+    results[name] = {
+      "ours_ms": race_lib.quartiles([1e3 * ours for (ours, _), _ in turns]),
+      "pycma_ms": race_lib.quartiles([1e3 * theirs for _, (theirs, _) in turns]),
+      "ours_is_times": race_lib.quartiles(ratios),
+    }
+    ratio = np.median(ratios)
     print(
       f"N {num} D {size} {'separable' if separable else 'full':9}  "
       f"ours {ours:7.2f} ({ours_cpu:7.2f})  pycma {theirs:7.2f} ({theirs_cpu:7.2f})  "
       f"ratio {ratio:5.2f}, CPU {theirs_cpu / ours_cpu:5.2f}",
       flush=True,
     )
+  race_lib.write(args.output, "python -m benchmarks.search", results)
 
 
 if __name__ == "__main__":

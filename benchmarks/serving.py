@@ -173,7 +173,7 @@ def main() -> int:
   parser.add_argument("--label", help="version label to ask for")
   parser.add_argument("--export", type=Path, help="base path of an exported model to serve")
   parser.add_argument("--clients", help="with --target a number; else several: 1,8")
-  parser.add_argument("--seconds", type=float, default=20.0)
+  parser.add_argument("--seconds", type=float, default=10.0)
   parser.add_argument("--rows", type=int, default=1, help="environments in one batched call")
   parser.add_argument("--frames", choices=("recorded", "episodes", "noise"), default="recorded")
   parser.add_argument("--timeout", type=float, default=10.0, help="seconds, of each call")
@@ -210,6 +210,7 @@ def main() -> int:
     print(f"{error}", file=sys.stderr)
     return 1
   if args.output:
+    args.output.parent.mkdir(parents=True, exist_ok=True)
     args.output.write_text(json.dumps(found, indent=2) + "\n")
   return 0 if not isinstance(found, dict) or found.get("passed", True) else 1
 

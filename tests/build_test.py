@@ -20,26 +20,32 @@ def _requirements(lines) -> list[Requirement]:
   return [Requirement(line) for line in lines if line and not line.startswith("#")]
 
 
-def _pins() -> dict[str, str]:
-  """`{name: version}` of requirements.txt."""
+def _pins(file: str = "requirements.txt") -> dict[str, str]:
+  """`{name: version}` of a requirements file."""
   pins = {}
-  for requirement in _requirements((_ROOT / "requirements.txt").read_text().splitlines()):
+  for requirement in _requirements((_ROOT / file).read_text().splitlines()):
     (specifier,) = requirement.specifier
     assert specifier.operator == "==", f"{requirement} is not pinned"
     pins[canonicalize_name(requirement.name)] = specifier.version
   return pins
 
 
-def _ranges() -> list[Requirement]:
-  """Every requirement in pyproject.toml, those of the extras included."""
+def _ranges(file: str = "requirements.txt") -> list[Requirement]:
+  """The requirements in pyproject.toml that a file pins: all but `bench`, or that extra's."""
   tomllib = pytest.importorskip("tomllib")  # Python 3.11.
   project = tomllib.loads((_ROOT / "pyproject.toml").read_text())["project"]
-  return _requirements(sum(project["optional-dependencies"].values(), project["dependencies"]))
+  extras = project["optional-dependencies"]
+  bench = extras.pop("bench")
+  if file == "requirements-bench.txt":
+    return _requirements(bench)
+  return _requirements(sum(extras.values(), project["dependencies"]))
 
 
-def test_pins_lie_within_the_ranges():
-  pins = _pins()
-  for requirement in _ranges():
+@pytest.mark.parametrize("file", ["requirements.txt", "requirements-bench.txt"])
+def test_pins_lie_within_the_ranges(file):
+  pins, ranges = _pins(file), _ranges(file)
+  assert ranges
+  for requirement in ranges:
     version = pins[canonicalize_name(requirement.name)]
     assert version in requirement.specifier, f"{requirement} excludes the pinned {version}"
 
