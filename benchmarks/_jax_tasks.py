@@ -56,8 +56,8 @@ def _make_score(size: problems.DreamSize, shared: bool):
 
   def rollout(parameters, arrays, noise_of, xs):
     weights = parameters.reshape(size.candidates, size.basis + 1, problems.ACTION_SIZE)
-    bias = weights[:, -1:] - (arrays["basis_loc"] @ arrays["basis"]) @ weights[:, :-1]
-    weights = arrays["basis"] @ weights[:, :-1]
+    weights, bias = arrays["basis"] @ weights[:, :-1], weights[:, -1:]  # The basis folded in.
+    bias = bias - arrays["basis_loc"][None, None] @ weights
 
     def step(carry, x):
       z, h, c, total, alive = carry

@@ -240,8 +240,8 @@ def _make_score(size: problems.DreamSize, compiled: bool):
 
   def score(parameters, z, h, c, basis_loc, basis, choice, normal):
     weights = parameters.reshape(size.candidates, size.basis + 1, problems.ACTION_SIZE)
-    bias = weights[:, -1:] - (basis_loc @ basis) @ weights[:, :-1]
-    weights = basis @ weights[:, :-1]  # The basis folded in, once for all steps.
+    bias, weights = weights[:, -1:], basis @ weights[:, :-1]  # The basis folded in, once.
+    bias = bias - basis_loc[None, None] @ weights
     z, h, c = (x.repeat(repeats, 1) for x in (z, h, c))
     total, alive = torch.zeros(len(z)), torch.ones(len(z))
     for t in range(size.horizon):
