@@ -15,6 +15,7 @@ from wm_tf.core import Batch
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig, MDNRNNState
 from wm_tf.models.vae import VAE, VAEConfig
 from wm_tf.search.cma_es import CMAES
+from wm_tf.training.adam import FusedAdam
 from wm_tf.training.steps import make_train_step
 
 _SEED = 3
@@ -75,7 +76,7 @@ def _check_loss(model, batch, noise) -> dict:
 def _training(model, batch, noise, steps: int) -> Task:
   """`steps` steps as `fit` takes them: clipped Adam, a step that is not finite changes nothing."""
   check = _check_loss(model, batch, noise)
-  optimizer = keras.optimizers.Adam(problems.LEARNING_RATE)
+  optimizer = FusedAdam(problems.LEARNING_RATE)
   optimizer.build(model.trainable_variables)
   spec = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), batch)
   step = make_train_step(model, optimizer, problems.CLIP_NORM, rng.make_seed(_SEED), spec)

@@ -16,7 +16,6 @@ import itertools
 import tempfile
 from pathlib import Path
 
-import keras
 import numpy as np
 
 from benchmarks import _race as race_lib
@@ -27,6 +26,7 @@ from wm_tf.data import datasets, rollouts
 from wm_tf.data.collect import run_episodes
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.envs import make_env
+from wm_tf.training.adam import FusedAdam
 from wm_tf.training.steps import make_train_step
 
 _BATCH, _LENGTH = 100, 32
@@ -55,7 +55,7 @@ def write_latents(folder: Path, latents: Path, latent_size: int = 32) -> None:
 def _measure(model, make_data, steps: int, rounds: int) -> dict:
   """Seconds per batch of the pipeline alone, and per step without and with it."""
   data = make_data(0)
-  optimizer = keras.optimizers.Adam(1e-4)
+  optimizer = FusedAdam(1e-4)
   optimizer.build(model.trainable_variables)
   train = make_train_step(model, optimizer, 100.0, rng.make_seed(0), data.element_spec)
   constant = next(iter(data))

@@ -3,9 +3,17 @@ import itertools
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow_probability import distributions as tfd
 
 from tests.worlds import set_mixture
-from wm_tf.models.heads import MIXTURE_KINDS, MixtureHead, RewardHead, TerminationHead, soft_bound
+from wm_tf.models.heads import (
+  MIXTURE_KINDS,
+  MixtureHead,
+  RewardHead,
+  TerminationHead,
+  mixture_nll,
+  soft_bound,
+)
 
 _Z, _K, _U = 3, 4, 5
 both_kinds = pytest.mark.parametrize("kind", MIXTURE_KINDS)
@@ -67,6 +75,29 @@ def test_nll_against_numpy(kind, lead):
   log_prob = head.distribution(h).log_prob(x)
   assert log_prob.shape == ((*lead, _Z) if kind == "per_dimension" else lead)
   np.testing.assert_allclose(head.mean(h), (weights * loc).sum(-1), rtol=1e-4, atol=1e-5)
+
+
+def test_the_gradient_of_the_nll_is_that_of_the_density():
+  """Written out against automatic differentiation of tfp's; one target lies far out."""
+  generator = np.random.default_rng(0)
+  arrays = [generator.normal(size=(6, _Z, 5)) for _ in range(3)] + [generator.normal(size=(6, _Z))]
+  arrays[3][0, 0] = 40.0
+  arguments = [tf.constant(x, tf.float32) for x in arrays]
+  weight = tf.constant(generator.normal(size=(6, _Z)), tf.float32)
+
+  def density(logits, loc, log_scale, x):
+    components = tfd.Normal(loc, tf.exp(log_scale))
+    return -tfd.MixtureSameFamily(tfd.Categorical(logits=logits), components).log_prob(x)
+
+  found = []
+  for function in (mixture_nll, density):
+    with tf.GradientTape() as tape:
+      tape.watch(arguments)
+      nll = function(*arguments)
+      total = tf.reduce_sum(nll * weight)
+    found.append([nll, *tape.gradient(total, arguments)])
+  for ours, expected in zip(*found, strict=True):
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_two_kinds_are_different_densities():

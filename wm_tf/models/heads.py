@@ -6,6 +6,8 @@ states that it takes, and what it answers, then have a leading M.
 
 from __future__ import annotations
 
+import math
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -20,6 +22,39 @@ def soft_bound(x: tf.Tensor, low: float, high: float) -> tf.Tensor:
   """Squeezes `x` smoothly into (low, high), so that a gradient remains at the bounds."""
   x = high - tf.math.softplus(high - x)
   return low + tf.math.softplus(x - low)
+
+
+@tf.custom_gradient
+def mixture_nll(logits: tf.Tensor, loc: tf.Tensor, log_scale: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
+  """`-log p(x)` in nats, `float32[...]`, under mixtures of K normals, `float32[..., K]`.
+
+  The gradient is written out: it needs far fewer passes over `[..., K]` than automatic
+  differentiation, and these passes are half of a training step.
+
+  References:
+    Bishop 1994, "Mixture Density Networks", equations 28 and 34 to 39.
+  """
+  inverse = tf.exp(-log_scale)
+  deviation = (x[..., tf.newaxis] - loc) * inverse
+  joint = logits - 0.5 * tf.square(deviation) - log_scale
+  top, joint_top = (tf.reduce_max(x, axis=-1, keepdims=True) for x in (logits, joint))
+  prior, posterior = tf.exp(logits - top), tf.exp(joint - joint_top)
+  prior_sum = tf.reduce_sum(prior, axis=-1, keepdims=True)
+  posterior_sum = tf.reduce_sum(posterior, axis=-1, keepdims=True)
+  nll = top + tf.math.log(prior_sum) - joint_top - tf.math.log(posterior_sum)
+
+  def gradient(upstream):
+    upstream = upstream[..., tf.newaxis]
+    share = posterior * (upstream / posterior_sum)
+    d_loc = -share * deviation * inverse
+    return (
+      prior * (upstream / prior_sum) - share,
+      d_loc,
+      share * (1.0 - tf.square(deviation)),
+      -tf.reduce_sum(d_loc, axis=-1),
+    )
+
+  return nll[..., 0] + 0.5 * math.log(2.0 * math.pi), gradient
 
 
 class MixtureHead(keras.layers.Layer):
@@ -81,8 +116,11 @@ class MixtureHead(keras.layers.Layer):
 
   def nll(self, h: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
     """Negative log-likelihood in nats, summed over the Z dimensions: `float32[...]`."""
-    log_prob = self.distribution(h).log_prob(target)
-    return -(tf.reduce_sum(log_prob, axis=-1) if self.kind == "per_dimension" else log_prob)
+    if self.kind == "joint":
+      return -self.distribution(h).log_prob(target)
+    logits, loc, log_scale = self.parameters(h)
+    target = tf.broadcast_to(target, tf.shape(loc)[:-1])
+    return tf.reduce_sum(mixture_nll(logits, loc, log_scale, target), axis=-1)
 
   def mean(self, h: tf.Tensor) -> tf.Tensor:
     """The mean of the mixture, `float32[..., Z]`."""

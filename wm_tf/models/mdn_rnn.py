@@ -18,6 +18,7 @@ from wm_tf.models.heads import (
   TerminationHead,
   check_reward_bins,
 )
+from wm_tf.models.recurrence import MOST_STEPS, unrolled_lstm
 from wm_tf.models.vae import VAE
 from wm_tf.models.world_model import WorldModel
 
@@ -149,7 +150,7 @@ class LatentDynamics(WorldModel):
 
   def _sequence_loss(self, z: tf.Tensor, inputs: tf.Tensor, batch: Batch):
     """The loss, and metrics, of predicting `z[..., T, Z]` from `inputs[..., T - 1, Z + A]`."""
-    h = self.lstm(inputs)
+    h = self._recur(inputs)
     if self.config.predict_change:
       target = (z[..., 1:, :] - z[..., :-1, :]) / self.change_scale
       log_jacobian = tf.reduce_sum(tf.math.log(self.change_scale / self.latent_scale))
@@ -169,6 +170,10 @@ class LatentDynamics(WorldModel):
       "reward_loss": tf.reduce_mean(reward),
       "termination_loss": tf.reduce_mean(termination),
     }
+
+  def _recur(self, inputs: tf.Tensor) -> tf.Tensor:
+    """Every step's `h`, `float32[..., T, U]`, after inputs `float32[..., T, Z + A]`."""
+    return self.lstm(inputs)
 
   def _mixture_inputs(self, h: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
     return tf.concat([h, inputs], axis=-1) if self.config.skip_connection else h
@@ -231,6 +236,13 @@ class MDNRNN(LatentDynamics):
     return MDNRNNState(
       z=zeros(self.latent_size), h=zeros(self.config.hidden_size), c=zeros(self.config.hidden_size)
     )
+
+  def _recur(self, inputs):
+    num_steps, cell = inputs.shape[-2], self.lstm.cell
+    if num_steps is None or num_steps > MOST_STEPS:
+      return self.lstm(inputs)
+    weights = (cell.kernel, cell.recurrent_kernel, cell.bias)
+    return unrolled_lstm(inputs, *map(tf.convert_to_tensor, weights))
 
   def features(self, state: MDNRNNState) -> tf.Tensor:
     """`[standardised z, h]`, `float32[..., Z + U]`."""

@@ -19,6 +19,7 @@ import tensorflow as tf
 from wm_tf import rng
 from wm_tf.files import read_json, write_json
 from wm_tf.training import checkpoints
+from wm_tf.training.adam import FusedAdam
 from wm_tf.training.loggers import Logger, make_loggers, read_history, restore_history
 from wm_tf.training.steps import make_eval_step, make_train_step
 
@@ -194,7 +195,7 @@ class _Loop:
   def __init__(self, model, config, directory, seed, train_spec, logger):
     self.model, self.config, self.directory, self.logger = model, config, directory, logger
     self.progress = _Progress()
-    self.optimizer = keras.optimizers.Adam(config.learning_rate)
+    self.optimizer = FusedAdam(config.learning_rate)
     self.optimizer.build(model.trainable_variables)
     self.checkpoints = checkpoints.Checkpoints(directory / _CHECKPOINTS)
     # The one before is kept too: the last checkpoint refers to it until the next one is written.

@@ -51,8 +51,14 @@ def make_train_step(model, optimizer, clip_norm, base_seed, spec):
     finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
 
     def update():
-      scale = clip_norm / tf.maximum(norm, clip_norm)
-      optimizer.apply([gradient * tf.cast(scale, gradient.dtype) for gradient in gradients])
+      scale = clip_norm / norm
+      # Seldom needed, and it goes through all gradients.
+      clipped = tf.cond(
+        norm > clip_norm,
+        lambda: [gradient * tf.cast(scale, gradient.dtype) for gradient in gradients],
+        lambda: gradients,
+      )
+      optimizer.apply(clipped)
       return tf.ones([len(gradients)], tf.bool)
 
     def skip():
