@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import _race as race_lib
-from benchmarks import _serving_load as load_lib
+from serving import process
 from serving.client import PlannerClient
 
 _SECONDS = 2.0  # Of each turn.
@@ -87,8 +87,8 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as directory:
     base = Path(directory) / "planner"
     version = export(base)
-    with load_lib.serve("model", base) as (target, _):
-      calls = {"in process": _InProcess(version, frames), "served": _Served(target, frames)}
+    with process.serve("--model_name=model", f"--model_base_path={base}") as server:
+      calls = {"in process": _InProcess(version, frames), "served": _Served(server.target, frames)}
       turns = {name: [] for name in calls}
       for call in calls.values():
         for _ in range(3):

@@ -16,6 +16,7 @@ from tensorflow_probability import distributions as tfd
 from wm_tf.models.stacked import make_dense
 
 MIXTURE_KINDS = ("per_dimension", "joint")
+_LOG_SCALE_BOUNDS = (-5.0, 2.0)
 
 
 def soft_bound(x: tf.Tensor, low: float, high: float) -> tf.Tensor:
@@ -92,15 +93,8 @@ class MixtureHead(keras.layers.Layer):
 
     `loc` and `log_scale` are `[..., Z, K]`; `logits` too, or `[..., 1, K]` for a joint mixture.
     """
-    logits, loc, log_scale = tf.split(self.projection(h), self._sizes, axis=-1)
-    lead = tf.shape(h)[:-1]
-    shape = lambda rows: tf.concat([lead, [rows, self.num_mixtures]], 0)
-    rows = self.event_size if self.kind == "per_dimension" else 1
-    return (
-      tf.reshape(logits, shape(rows)),
-      tf.reshape(loc, shape(self.event_size)),
-      soft_bound(tf.reshape(log_scale, shape(self.event_size)), -5.0, 2.0),
-    )
+    logits, loc, unbounded = self._projected(h)
+    return logits, loc, soft_bound(unbounded, *_LOG_SCALE_BOUNDS)
 
   def distribution(self, h: tf.Tensor) -> tfd.Distribution:
     """Returns the density; `log_prob(x[..., Z])` is `[..., Z]` per dimension or `[...]` joint."""
@@ -138,20 +132,38 @@ class MixtureHead(keras.layers.Layer):
       temperature: scalar or `float32[B]`. Logits are divided by it and variances multiplied by it
         (Ha & Schmidhuber 2018, appendix A.2); towards 0 the sample is the heaviest component's loc.
     """
-    logits, loc, log_scale = self.parameters(h)
+    logits, loc, unbounded = self._projected(h)
     temperature = tf.reshape(tf.maximum(tf.cast(temperature, tf.float32), 1e-6), [-1, 1, 1])
     if self.kind == "joint":
       choice = choice[:, :1]
-    cumulative = tf.cumsum(tf.nn.softmax(logits / temperature), axis=-1)
-    # The component is the number of cumulative weights below the draw; rounding can leave the last
-    # cumulative weight under 1, hence only K - 1 of them are compared.
-    index = tf.reduce_sum(
-      tf.cast(cumulative[..., :-1] <= choice[..., tf.newaxis], tf.int32), axis=-1
+    top = tf.reduce_max(logits, axis=-1, keepdims=True)
+    weights = tf.exp((logits - top) / temperature)
+    threshold = choice * tf.reduce_sum(weights, axis=-1)
+    # The component is the number of cumulative weights below the draw, summed up along the way: XLA
+    # makes one loop of that, and a slow one of `tf.cumsum`. Only K - 1 of them are compared, since
+    # rounding can leave the last one under the draw.
+    below = 0.0
+    parts = [tf.unstack(x, axis=-1) for x in (weights, loc, unbounded)]
+    picked_loc, picked = parts[1][0], parts[2][0]
+    for weight, next_loc, following in zip(parts[0][:-1], parts[1][1:], parts[2][1:], strict=True):
+      below += weight
+      further = below <= threshold
+      picked_loc = tf.where(further, next_loc, picked_loc)
+      picked = tf.where(further, following, picked)
+    scale = tf.exp(soft_bound(picked, *_LOG_SCALE_BOUNDS))
+    return picked_loc + scale * tf.sqrt(temperature[..., 0]) * noise
+
+  def _projected(self, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """As `parameters`, with the log-scales before they are bounded."""
+    logits, loc, unbounded = tf.split(self.projection(h), self._sizes, axis=-1)
+    lead = tf.shape(h)[:-1]
+    shape = lambda rows: tf.concat([lead, [rows, self.num_mixtures]], 0)
+    rows = self.event_size if self.kind == "per_dimension" else 1
+    return (
+      tf.reshape(logits, shape(rows)),
+      tf.reshape(loc, shape(self.event_size)),
+      tf.reshape(unbounded, shape(self.event_size)),
     )
-    pick = tf.one_hot(index, self.num_mixtures)
-    loc = tf.reduce_sum(pick * loc, axis=-1)
-    scale = tf.exp(tf.reduce_sum(pick * log_scale, axis=-1))
-    return loc + scale * tf.sqrt(temperature[..., 0]) * noise
 
 
 def check_reward_bins(bins) -> np.ndarray:

@@ -63,14 +63,14 @@ def unrolled_lstm(
       )
       d_h = tf.matmul(d_gates[-1], recurrent_kernel, transpose_b=True)
       d_c *= keep
-    later = tf.concat(d_gates[-2::-1], axis=-2)  # All but the first step's, in order of time.
-    d_gates = tf.concat([d_gates[-1], later], axis=-2)
-    states = tf.concat([step[-1] for step in steps[:-1]], axis=-2)
+    d_gates = tf.concat(d_gates[::-1], axis=-2)
+    # What each step began with.
+    states = tf.concat([tf.zeros_like(h), *(step[-1] for step in steps[:-1])], axis=-2)
     d_inputs = tf.split(tf.matmul(d_gates, kernel, transpose_b=True), num_steps, axis=-2)
     return (
       tf.stack(d_inputs, axis=-2),
       tf.matmul(rows, d_gates, transpose_a=True),
-      tf.matmul(states, later, transpose_a=True),
+      tf.matmul(states, d_gates, transpose_a=True),
       tf.reshape(tf.reduce_sum(d_gates, axis=-2), tf.shape(bias)),
     )
 
