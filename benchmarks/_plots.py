@@ -54,9 +54,12 @@ def speeds(results: dict[str, Any]) -> Figure:
     panel.set_title(f"{title}, {race['unit']}", fontsize=9, loc="left", fontweight="bold")
     panel.set_xlim(0, 1.18 * max(row["q75"] for row in rows.values()))
     panel.tick_params(axis="x", labelsize=7)
+    panel.xaxis.set_major_formatter("{x:,.0f}" if max(medians) >= 100 else "{x:g}")
     panel.spines[["top", "right", "left"]].set_visible(False)
     for place, row in zip(places, rows.values(), strict=True):
-      panel.text(row["q75"], place, f"  {row['median']:,.4g}", va="center", fontsize=7.5)
+      digits = 0 if row["median"] >= 100 else 1
+      text = f"  {row['median']:,.{digits}f}"
+      panel.text(row["q75"], place, text, va="center", fontsize=7.5)
   return figure
 
 

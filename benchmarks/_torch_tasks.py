@@ -269,7 +269,7 @@ def dream(repeats: int = 1, compiled=False, **size) -> Task:
   return Task(run, check)
 
 
-def generation(compiled=False, **size) -> Task:
+def generation(**size) -> Task:
   """A whole generation: the dream in PyTorch, ask and tell by pycma."""
   import cma
 
@@ -277,7 +277,7 @@ def generation(compiled=False, **size) -> Task:
   arrays = {name: torch.from_numpy(value) for name, value in problems.dream(size).items()}
   shape = arrays.pop("choice").shape
   del arrays["normal"], arrays["parameters"]
-  score = _make_score(size, compiled)
+  score = _make_score(size, compiled=False)
   options = {"popsize": size.candidates, "seed": 1, "verbose": -9}
   start = np.zeros((size.basis + 1) * problems.ACTION_SIZE)
   search = cma.CMAEvolutionStrategy(start, 0.1, options)

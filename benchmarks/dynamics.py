@@ -25,7 +25,6 @@ def main() -> None:
       make("PyTorch, eager", "torch"),
       make("PyTorch, compiled", "torch", compiled=True),
       make("PyTorch, eager, bfloat16", "torch", bfloat16=True),
-      make("PyTorch, compiled, bfloat16", "torch", compiled=True, bfloat16=True),
     ]
     work = _BATCH * (_LENGTH - 1) * _STEPS
     found = race_lib.compare("MDN-RNN training", contenders, options.rounds, work, "tokens/s")

@@ -20,7 +20,6 @@ def main() -> None:
       workers.make("ours", "tensorflow", "generation", **size),
       workers.make("JAX and pycma", "jax", "generation", **size),
       workers.make("PyTorch and pycma", "torch", "generation", **size),
-      workers.make("PyTorch, compiled, and pycma", "torch", "generation", compiled=True, **size),
     ]
     found = race_lib.compare("A generation", contenders, options.rounds, 1, "generations/s")
   race_lib.write(options.output, "python -m benchmarks.generation", found)

@@ -20,9 +20,9 @@ from benchmarks import _race as race_lib
 from benchmarks import pipeline
 from wm_tf.data import datasets
 
-_POPULATIONS = (4, 16, 64, 128, 256)
-_HORIZONS = (15, 30, 60, 120, 240)
-_LATENTS = (8, 16, 32, 64, 128)
+_POPULATIONS = (4, 16, 64, 256)
+_HORIZONS = (15, 60, 240)
+_LATENTS = (8, 32, 64, 128)
 _COPIES = (2, 4, 8, 16, 32)  # Of the collected episodes.
 
 
@@ -76,9 +76,9 @@ def main() -> None:
         "dynamics", {z: dict(batch=100, length=32, steps=1, latent=z) for z in _LATENTS}
       ),
       "MDN-RNN step, sequence length": race(
-        "dynamics", {t: dict(batch=32, length=t, steps=1) for t in (9, 17, 33, 65)}
+        "dynamics", {t: dict(batch=32, length=t, steps=1) for t in (9, 17, 33, 49)}
       ),
-      "VAE step, batch": race("vae", {b: dict(batch=b, steps=1) for b in (25, 50, 100, 200)}),
+      "VAE step, batch": race("vae", {b: dict(batch=b, steps=1) for b in (25, 50, 100)}),
     }
   results["epoch of latents, copies of the data"] = _reading(options.rounds)
   print("\nslope of the logarithms; seconds at each point")
