@@ -27,14 +27,11 @@ def export(base: Path) -> Path:
   from benchmarks import _tensorflow_tasks as ours
   from wm_tf.agent import Agent
   from wm_tf.controllers.planner import Planner, PlannerConfig
-  from wm_tf.envs import make_env
+  from wm_tf.envs import env_spec
   from wm_tf.export import export_agent
 
-  env = make_env("car_racing")
-  spec = env.spec
-  env.close()
   model = ours.make_dynamics()
-  return export_agent(Agent(spec, model, Planner(model, PlannerConfig())), base)
+  return export_agent(Agent(env_spec("car_racing"), model, Planner(model, PlannerConfig())), base)
 
 
 class _Served:

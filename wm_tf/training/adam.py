@@ -20,7 +20,7 @@ class FusedAdam(keras.optimizers.Adam):
     index = self._get_variable_index(variable)
     step = tf.cast(self.iterations + 1, variable.dtype)
     tf.raw_ops.ResourceApplyAdam(
-      var=variable.value.handle,
+      var=variable.handle,
       m=self._momentums[index].value.handle,
       v=self._velocities[index].value.handle,
       beta1_power=tf.pow(self.beta_1, step),
