@@ -89,7 +89,7 @@ class Workers:
 
   def __init__(self):
     self._workers: dict[str, Worker | None] = {}
-    self._folder = tempfile.TemporaryDirectory()
+    self._keys = itertools.count()
 
   def __enter__(self) -> Workers:
     return self
@@ -98,11 +98,6 @@ class Workers:
     for worker in self._workers.values():
       if worker is not None:
         worker.close()
-    self._folder.cleanup()
-
-  def scratch(self, name: str) -> str:
-    """A path in a folder that is deleted in the end."""
-    return str(Path(self._folder.name) / name)
 
   def get(self, framework: str) -> Worker | None:
     """The process of `tensorflow`, `torch` or `jax`; None if that is not installed."""
@@ -120,7 +115,7 @@ class Workers:
     worker = self.get(framework)
     if worker is None:
       return None
-    key = f"{task} {len(self._workers)} {time.monotonic_ns()}"
+    key = f"{task} {next(self._keys)}"
     made = worker.ask(do="make", key=key, task=task, options=options)
     return Contender(label, worker, key, made["check"], made["compile_seconds"])
 
