@@ -106,7 +106,6 @@ VARIANTS = {
       "collect.held=0.0",
       "collect.brownian=1.0",
       "collect.heuristic=0.0",
-      "collect.relief=0.0",
     ),
     data="own",
   ),

@@ -26,7 +26,7 @@ from wm_tf.controllers import exploration
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.collect import collect
 from wm_tf.data.manifest import CorruptManifestError
-from wm_tf.envs import make_env, make_heuristic
+from wm_tf.envs import make_env
 from wm_tf.imagination import Draw, draw_states, recently_rewarded
 from wm_tf.models.mdn_rnn import LatentDynamics
 from wm_tf.models.vae import VAE
@@ -110,11 +110,7 @@ class Run(LearnedRun):
       policy = actor.choice
     else:
       agent = self.agent("controller", iteration - 1)
-      actor = AgentActor(agent)
-      if settings.relief:
-        driver = exploration.Scripted(make_heuristic(self.config.environment))
-        actor = exploration.Relieved(actor, driver, settings.relief)
-      actor = exploration.Noisy(actor, settings.controller_noise)
+      actor = exploration.Noisy(AgentActor(agent), settings.controller_noise)
       policy = f"controller_{iteration - 1:03d}"
     purpose = "collect_random" if random_start else "collect"
     label = f"collect {folder.name}"

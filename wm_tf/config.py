@@ -44,8 +44,7 @@ class CollectConfig:
       noise, and the model takes good driving to be the course of nature, whatever the action; and
       it must see what comes of too much speed, or dreams are won by full throttle.
     episodes_per_iteration: episodes of every later collection, played by the current controller.
-    controller_noise: scale of the noise on the actions of later collections.
-    relief: share of their decisions that the environment's scripted policy takes, in stretches.
+    controller_noise: scale of the noise on the controller's actions.
     random_start: share of training episodes that start at a random place (environments that can).
     stop_after_idle_decisions: ends a training episode that has brought nothing for so long; 0 for
       never (environments that can).
@@ -71,7 +70,6 @@ class CollectConfig:
   interruption_rate: float = 0.015
   episodes_per_iteration: int = 40
   controller_noise: float = 0.2
-  relief: float = 0.0
   random_start: float = 0.5
   stop_after_idle_decisions: int = 40
   held_out: float = 0.1
@@ -83,8 +81,6 @@ class CollectConfig:
     _check_at_least(1, self, "stop_after_idle_decisions")
     _check_at_least(0, self, "uniform", "held", "brownian", "heuristic", "controller_noise")
     _check_at_least(0, self, "random_start", "num_workers", "interruption_rate")
-    if not 0 <= self.relief < 1:
-      raise ValueError(f"relief is a share: at least 0 and below 1, not {self.relief}.")
     if self.interruption_rate > 1:
       raise ValueError(f"interruption_rate is a probability: {self.interruption_rate}.")
     if self.random_start > 1:
@@ -229,8 +225,8 @@ def _presets() -> dict[str, ExperimentConfig]:
     dataclasses.replace(default, preset="quickstart"),
     [
       "num_iterations=4",
+      "num_vae_refits=1",
       "collect.num_episodes=150",
-      "collect.relief=0.33",
       "vae.encoder_filters=(16, 32, 64, 128)",
       "vae.decoder_filters=(64, 32, 16)",
       "vae.row_weights=((0, 56, 2.0), (56, 64, 8.0))",
@@ -268,6 +264,7 @@ def _presets() -> dict[str, ExperimentConfig]:
     dataclasses.replace(quickstart, preset="full"),
     [
       "num_iterations=12",
+      "num_vae_refits=2",
       "collect.num_episodes=200",
       "collect.episodes_per_iteration=60",
       "collect.controller_noise=0.15",

@@ -12,7 +12,6 @@ from wm_tf.controllers.exploration import (
   Interrupted,
   Mixture,
   Noisy,
-  Relieved,
   Scripted,
   Uniform,
 )
@@ -213,35 +212,3 @@ def test_without_interruptions_it_is_the_actor():
   )
   with pytest.raises(ValueError, match="rate is a probability"):
     Interrupted(plain, 1.5)
-
-
-def test_reliefs_are_as_frequent_and_as_long_as_said():
-  relieved = Relieved(Constant(0.25), Constant(-0.5), share=0.3, mean_decisions=8.0)
-  played = _play(relieved, [5], [0], 40000)[0][:, 0]
-  assert set(played) == {np.float32(0.25), np.float32(-0.5)}
-  by_relief = played < 0
-  assert by_relief.mean() == pytest.approx(0.3, abs=0.03)
-  ends = np.flatnonzero(np.diff(by_relief.astype(int)))
-  lengths = [b - a for a, b in itertools.pairwise(ends) if by_relief[a + 1]]
-  assert np.mean(lengths) == pytest.approx(8.0, rel=0.1)
-  assert np.std(lengths) == pytest.approx(np.sqrt(8.0 * 7.0), rel=0.15)
-
-
-def test_both_actors_are_told_what_was_done():
-  told, actors = [], []
-  for value in (0.25, -0.5):
-    actors.append(Constant(value))
-    actors[-1].took = lambda action: told.append(action.copy())
-  played = _play(Relieved(*actors, share=0.4), [5], [0], 50)[0]
-  np.testing.assert_array_equal(np.concatenate(told[::2]), played)
-  np.testing.assert_array_equal(np.concatenate(told[1::2]), played)
-  told.clear()
-  played = _play(Noisy(Relieved(*actors, share=0.4), 0.1), [5], [0], 50)[0]
-  np.testing.assert_array_equal(np.concatenate(told[2::4]), played)
-
-
-def test_relief_must_leave_something():
-  with pytest.raises(ValueError, match="share must be"):
-    Relieved(Constant(0.0), Constant(0.0), share=1.0)
-  with pytest.raises(ValueError, match="mean_decisions must be"):
-    Relieved(Constant(0.0), Constant(0.0), share=0.5, mean_decisions=0.5)

@@ -156,57 +156,6 @@ class Interrupted(_Disturbed):
     return action if disturbance is None else disturbance
 
 
-class Relieved:
-  """Another actor, which a second one relieves now and then for a stretch of decisions.
-
-  A controller that goes wrong early never gets to most of what it must learn about, nor back from
-  where it went; relieved by a competent driver it does, and then is on its own again.
-  """
-
-  def __init__(self, actor, relief, share: float, mean_decisions: float = 20.0):
-    """Lets `relief` take the place of `actor`.
-
-    Args:
-      actor: any.
-      relief: any.
-      share: expected share of the decisions that are the relief's.
-      mean_decisions: mean length of the relief's stretches, which is geometrically distributed.
-    """
-    if not 0.0 <= share < 1.0:
-      raise ValueError(f"share must be at least 0 and below 1, not {share}.")
-    if not mean_decisions >= 1.0:
-      raise ValueError(f"mean_decisions must be at least 1, not {mean_decisions}.")
-    self._actors, self._share, self._mean_decisions = (actor, relief), share, mean_decisions
-
-  def begin(self, rows: int) -> None:
-    self._actors = tuple(_begun(actor, rows) for actor in self._actors)
-    self._sequences: list[Any] = [None] * rows
-
-  def act(self, observation, is_first, seeds, infos) -> np.ndarray:
-    meant = [actor.act(observation, is_first, seeds, infos) for actor in self._actors]
-    for row in np.flatnonzero(is_first):
-      self._sequences[row] = self._reliefs(_rng(self, seeds[row]))
-    relieved = np.array([next(sequence) for sequence in self._sequences])
-    action = np.where(relieved[:, np.newaxis], meant[1], meant[0]).astype(np.float32)
-    self.took(action)
-    return action
-
-  def took(self, action: np.ndarray) -> None:
-    """Tells both actors what was done."""
-    for actor in self._actors:
-      if hasattr(actor, "took"):
-        actor.took(action)
-
-  def _reliefs(self, rng: np.random.Generator) -> Iterator[bool]:
-    """Yields, for each decision of an episode, whether it is the relief's."""
-    end = 1.0 / self._mean_decisions
-    begin = end * self._share / (1.0 - self._share)
-    relieved = rng.random() < self._share
-    while True:
-      yield relieved
-      relieved ^= rng.random() < (end if relieved else begin)
-
-
 class Scripted:
   """An environment's scripted policy (`wm_tf.envs.make_heuristic`), a fresh copy in each episode.
 
