@@ -226,7 +226,6 @@ def _presets() -> dict[str, ExperimentConfig]:
     [
       "num_iterations=4",
       "num_vae_refits=1",
-      "collect.num_episodes=150",
       "vae.encoder_filters=(16, 32, 64, 128)",
       "vae.decoder_filters=(64, 32, 16)",
       "vae.row_weights=((0, 56, 2.0), (56, 64, 8.0))",
@@ -248,7 +247,6 @@ def _presets() -> dict[str, ExperimentConfig]:
       "dynamics_fit.refit.clip_norm=10.0",
       "controller.num_generations=100",
       "controller.method=actor_critic",
-      "controller.actor_critic.num_updates=200",
       "controller.actor_critic.num_further_updates=150",
       # Near what the controller proposes, and averaged over what may happen: with wider search on a
       # single dream the best plan is the luckiest one, and drives worse than its proposal.
@@ -257,7 +255,8 @@ def _presets() -> dict[str, ExperimentConfig]:
       "planner.num_elites=4",
       "planner.num_particles=4",
       "planner.num_iterations=2",
-      "evaluate.num_planner_episodes=8",
+      "evaluate.num_planner_episodes=6",
+      "evaluate.validation_episodes=12",
     ],
   )
   full = override(
