@@ -6,6 +6,7 @@ PORT ?= 8500
 PRETRAINED := pretrained/car_racing
 PYTHON ?= python3.11 python3 python
 PYTEST_ARGS ?=
+JOBS ?= 2
 TARGET ?= localhost:$(PORT)
 MODEL ?= planner
 CLIENTS ?= 8
@@ -76,8 +77,9 @@ serve: setup ## serve a run's exports over gRPC, or the pretrained ones (WORKDIR
 	  "--render=drive.gif"; \
 	exec $(PY) -m serving.server --port=$(PORT) --model_config_file=build/models.config
 
-test: setup ## every test but the slow ones (PYTEST_ARGS="-k search")
-	$(PY) -m pytest tests $(PYTEST_ARGS)
+# By file: what a file's tests share is made once.
+test: setup ## every test but the slow ones, side by side (PYTEST_ARGS="-k search", JOBS=0: in turn)
+	$(PY) -m pytest tests -n $(JOBS) --dist loadfile $(PYTEST_ARGS)
 
 test-slow: setup ## whole runs of the doctor and of the ablations: minutes each
 	$(PY) -m pytest tests -m slow --timeout=3600 $(PYTEST_ARGS)
