@@ -224,7 +224,7 @@ def _presets() -> dict[str, ExperimentConfig]:
   quickstart = override(
     dataclasses.replace(default, preset="quickstart"),
     [
-      "num_iterations=4",
+      "num_iterations=5",
       "num_vae_refits=1",
       "vae.encoder_filters=(16, 32, 64, 128)",
       "vae.decoder_filters=(64, 32, 16)",
