@@ -55,7 +55,7 @@ class CountingEnv:
     if self._count == 3 and self._seed == self._trouble_seed:
       self._make_trouble()
     time.sleep(self._seconds)
-    reward = 100.0 * self._seed + self._count + float(action[0])
+    reward = self._reward(action)
     self._return += reward
     over = self._count == (self._num_decisions or num_decisions(self._seed))
     terminated = over and self._seed % 2 == 0
@@ -63,6 +63,9 @@ class CountingEnv:
 
   def close(self):
     pass
+
+  def _reward(self, action: np.ndarray) -> float:
+    return 100.0 * self._seed + self._count + float(action[0])
 
   def _frame(self) -> np.ndarray:
     frame = np.full((64, 64, 3), self._count % 256, np.uint8)
@@ -92,6 +95,22 @@ class CountingEnv:
       time.sleep(1000)
     elif self._trouble == "raise":
       raise ArithmeticError("the wheels came off")
+
+
+class TargetEnv(CountingEnv):
+  """A `CountingEnv` of three decisions that wants one action always, and pays by the seed.
+
+  The reward is `100 * (seed % 7) - |action - TARGET|^2`: what an episode brings says nothing of
+  the actions unless it is compared on equal seeds.
+  """
+
+  TARGET = np.array([0.5, -0.3])
+
+  def __init__(self):
+    super().__init__(num_decisions=3)
+
+  def _reward(self, action):
+    return 100.0 * (self._seed % 7) - float(np.square(action - self.TARGET).sum())
 
 
 def num_decisions(seed: int) -> int:

@@ -71,6 +71,8 @@ def problems(workdir: Path) -> Iterator[Problem]:
   for stage in ("vae", "dynamics", "controller"):
     for folder in sorted(workdir.glob(f"{stage}/*")):
       yield from _check_stage(folder)
+  for folder in sorted(workdir.glob("finish/*")):  # Never so finished that it could not go on.
+    yield from _check_files(folder, [p for p in folder.rglob("*") if p.suffix in _READERS])
   for model in sorted(workdir.glob("export/*")):
     for version in saved_versions(model):
       yield from _check_sums(model / str(version))

@@ -5,6 +5,7 @@ of an exported SavedModel, or a served model as `grpc://host:port/model`.
 
     python -m trainers.evaluate --agent=heuristic --episodes=16
     python -m trainers.evaluate --agent=controller --preset=quickstart --workdir=runs/quickstart
+    python -m trainers.evaluate --finished --preset=quickstart --workdir=runs/quickstart
     python -m trainers.evaluate --agent=runs/quickstart/export/planner --episodes=4
     python -m trainers.evaluate --agent=grpc://localhost:8500/planner --render=drive.gif
 """
@@ -39,6 +40,9 @@ flags.register_validator(
 )
 _IN_MODEL = flags.DEFINE_bool(
   "in_model", True, "Also evaluate a run's own agent in its dream, and print the gap."
+)
+_FINISHED = flags.DEFINE_bool(
+  "finished", False, "Take the run's controller as trainers.finish left it."
 )
 _RENDER = flags.DEFINE_string("render", None, "GIF file for an animation of the first episode.")
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
@@ -84,7 +88,8 @@ def main() -> None:
   if name in ("controller", "planner"):
     with common.open_run(create=False) as run:
       iteration = run.best_iteration()
-      agent = run.agent(name, iteration)
+      agent = run.agent(name, iteration, _FINISHED.value)
+      name = f"finished_{name}" if _FINISHED.value else name
       if _IN_MODEL.value:
         results[f"{name}_in_model"] = run.evaluate_in_model(agent, _EPISODES.value, iteration)
     actor = AgentActor(agent)

@@ -9,7 +9,7 @@ from wm_tf.controllers.dream_es import DreamES
 from wm_tf.controllers.linear import LinearController, fit_basis
 from wm_tf.models.world_model import WorldModel
 from wm_tf.search.cem import CEM
-from wm_tf.search.cma_es import CMAES
+from wm_tf.search.cma_es import CMAES, CMAESState
 from wm_tf.search.open_es import OpenES
 from wm_tf.search.strategy import Strategy
 from wm_tf.training import checkpoints
@@ -80,6 +80,11 @@ class Evolution:
 
   def finish(self):
     self.policy.parameters.assign(self._strategy.mean(self._search)[0])
+
+  def distribution(self):
+    if not isinstance(self._search, CMAESState):
+      return None
+    return {"covariance": self._search.covariance[0].numpy()}
 
   def _variables(self):
     policy = self.policy

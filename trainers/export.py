@@ -4,6 +4,7 @@ They go to `export/{controller,planner,world_model}/VERSION` in the workdir, com
 requests, ready for TensorFlow Serving or `make serve`.
 
     python -m trainers.export --preset=quickstart --workdir=runs/quickstart
+    python -m trainers.export --preset=quickstart --workdir=runs/quickstart --finished --version=2
 """
 
 from __future__ import annotations
@@ -14,11 +15,16 @@ from trainers import common
 from trainers.exports import export_run
 
 _VERSION = flags.DEFINE_integer("version", 1, "Version folder to write.", lower_bound=1)
+_FINISHED = flags.DEFINE_bool(
+  "finished",
+  False,
+  "Take the controller as trainers.finish left it, also as the planner's proposal.",
+)
 
 
 def main() -> None:
   with common.open_run(create=False) as run:
-    export_run(run, _VERSION.value)
+    export_run(run, _VERSION.value, _FINISHED.value)
     print(f"Exported to {run.workdir / 'export'}; serve it with make serve WORKDIR={run.workdir}")
 
 

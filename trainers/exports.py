@@ -8,19 +8,37 @@ from pathlib import Path
 
 from serving import process
 from trainers.stages import Run
-from trainers.workdir import WorkdirError, say
+from trainers.workdir import WorkdirError, read_json, say
 from wm_tf import config as config_lib
 from wm_tf import export
 
 
-def export_run(run: Run, version: int = 1) -> None:
-  """Exports what is not exported yet under this version."""
+def export_run(run: Run, version: int = 1, finished: bool = False) -> None:
+  """Exports what is not exported yet under this version.
+
+  Args:
+    run: the run.
+    version: of all three.
+    finished: whether to take the controller as it was finished in the real environment.
+
+  Raises:
+    WorkdirError: if the version holds the other one of the two controllers.
+  """
   best = run.best_iteration()
   folder = run.workdir / "export"
   details = {"config": config_lib.to_dict(run.config), "seed": run.seed, "iteration": best}
+  details["finished"] = finished
   for name in ("controller", "planner"):
-    if not (folder / name / str(version)).exists():
-      path = export.export_agent(run.agent(name, best), folder / name, version, config=details)
+    there = folder / name / str(version)
+    if there.exists():
+      if read_json(there / "config.json").get("finished", False) != finished:
+        raise WorkdirError(
+          f"{there} is {'not ' if finished else ''}of the finished controller; choose another "
+          "--version."
+        )
+    else:
+      agent = run.agent(name, best, finished)
+      path = export.export_agent(agent, folder / name, version, config=details)
       say(f"Exported {path}.")
   if not (folder / "world_model" / str(version)).exists():
     path = export.export_world_model(

@@ -61,6 +61,9 @@ class Imagination:
   def finish(self):
     pass  # The policy itself is what learns.
 
+  def distribution(self):
+    return None
+
   def _networks(self):
     return {"actor": self.policy.network.state(), "critic": self.critic.network.state()}
 

@@ -87,18 +87,30 @@ class LearnedRun(RunFolder):
 
   # --- Agents -------------------------------------------------------------------------------
 
-  def load_policy(self, learner: Learner, iteration: int) -> Nest:
-    """The `policy_state` that a learner left at an iteration."""
-    path = self.path("controller", iteration) / "controller.npz"
+  def load_policy(self, learner: Learner, iteration: int, finished: bool = False) -> Nest:
+    """The `policy_state` that a learner left at an iteration; or what was finished of it."""
+    stage, trainer = ("finish", "finish") if finished else ("controller", "train_controller")
+    path = self.path(stage, iteration) / "controller.npz"
     if not path.exists():
-      raise WorkdirError(f"{path} does not exist; run trainers.train_controller first.")
+      raise WorkdirError(f"{path} does not exist; run trainers.{trainer} first.")
     return checkpoints.load_nest(path, learner.policy_state())
 
-  def agent(self, policy: str, iteration: int) -> Agent:
-    """The `controller` of an iteration, or the `planner` that takes its proposals."""
+  def learner(self, iteration: int, finished: bool = False) -> tuple[LatentDynamics, Learner]:
+    """The world model of an iteration, and what it has trained."""
     model = self.world_model(iteration)
     learner = make_learner(model, self.config.controller, self.seed)
-    learner.restore_policy(self.load_policy(learner, iteration))
+    learner.restore_policy(self.load_policy(learner, iteration, finished))
+    return model, learner
+
+  def agent(self, policy: str, iteration: int, finished: bool = False) -> Agent:
+    """The `controller` of an iteration, or the `planner` that takes its proposals.
+
+    Args:
+      policy: which of them.
+      iteration: whose models and controller.
+      finished: whether to take the controller as it was finished in the real environment.
+    """
+    model, learner = self.learner(iteration, finished)
     if policy == "controller":
       return Agent(self.spec, model, learner.policy)
     if policy == "planner":

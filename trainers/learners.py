@@ -58,6 +58,9 @@ class Learner(Protocol):
   def finish(self) -> None:
     """Puts what was learned into `policy`."""
 
+  def distribution(self) -> Nest | None:
+    """What another search may go on from, a `covariance`; None if nothing was searched by one."""
+
   def policy_state(self) -> Nest:
     """What `controller.npz` holds."""
 

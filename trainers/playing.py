@@ -20,7 +20,7 @@ from wm_tf.envs import env_spec, make_env, make_heuristic
 from wm_tf.training.loggers import progress
 
 # Every purpose has seeds of its own: what an agent is judged on is never trained or chosen on.
-_PURPOSES = ("collect", "collect_random", "validation", "evaluation", "dream")
+_PURPOSES = ("collect", "collect_random", "validation", "evaluation", "dream", "finish")
 _SEEDS_PER_PURPOSE = 1 << 27
 
 

@@ -8,6 +8,7 @@ workdir/
   latents/000            all rollouts so far, as posteriors of the VAE of iteration 0
   dynamics/000
   controller/000         trained in the dream of iteration 0, and its validation returns
+  finish/000             the same one, finished in the real environment (trainers.finish)
   export/                SavedModels of the chosen controller, its planner, its world model
   results.json, report.html
 """
@@ -15,6 +16,7 @@ workdir/
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 import time
@@ -107,6 +109,8 @@ class RunFolder:
   def _claim(self) -> None:
     path, mine = self.workdir / "run.json", Description(self.config, self.seed)
     there = read_description(path)
+    if there is not None:  # How to finish is asked later, and kept where that is done.
+      there = there._replace(config=dataclasses.replace(there.config, finish=self.config.finish))
     if there is None:
       write_json(path, mine.to_dict())
       if (self.workdir / "data").exists():

@@ -330,6 +330,9 @@ class Run(LearnedRun):
     finally:
       logger.close()
     learner.finish()
+    distribution = learner.distribution()
+    if distribution is not None:
+      checkpoints.save_nest(folder / "distribution.npz", distribution)
     checkpoints.save_nest(folder / "controller.npz", learner.policy_state())
     _seal(folder, "controller.npz", "metrics.jsonl")
     saved.clear()

@@ -58,6 +58,18 @@ class Agent:
     return action, AgentState(latent, action, tf.zeros_like(state.is_first), memory)
 
 
+def restart(agent: Agent, state: AgentState, is_first: tf.Tensor) -> AgentState:
+  """The state in which the rows that begin an episode (`bool[B]`) have forgotten the last one."""
+  fresh = agent.initial_state(tf.shape(is_first)[0])
+  row = lambda x: tf.reshape(is_first, [-1] + [1] * (x.shape.rank - 1))
+  return tf.nest.map_structure(lambda new, old: tf.where(row(old), new, old), fresh, state)
+
+
+def step_seeds(seeds: np.ndarray, steps: np.ndarray) -> np.ndarray:
+  """Seeds `int32[B, 2]` of rows' decisions, from the seeds of their episodes and their steps."""
+  return np.stack([np.asarray(seeds) & 0x7FFFFFFF, steps], axis=1).astype(np.int32)
+
+
 class AgentActor:
   """Drives rows of environments with an `Agent`: the `Actor` that collection and evaluation take.
 
@@ -70,14 +82,7 @@ class AgentActor:
 
     @tf.function
     def act(observation, state, is_first, seed):
-      fresh = agent.initial_state(tf.shape(observation)[0])
-      state = tf.nest.map_structure(
-        lambda new, old: tf.where(
-          tf.reshape(is_first, [-1] + [1] * (old.shape.rank - 1)), new, old
-        ),
-        fresh,
-        state,
-      )
+      state = restart(agent, state, is_first)
       return agent.act(observation, state, seed, explore)
 
     self._act = act
@@ -90,9 +95,11 @@ class AgentActor:
   def act(self, observation, is_first, seeds, infos=None) -> np.ndarray:
     """Actions `float32[B, A]`; `seeds` are the rows' episode seeds `int64[B]`."""
     self._steps = np.where(is_first, 0, self._steps + 1)
-    seed = np.stack([np.asarray(seeds) & 0x7FFFFFFF, self._steps], axis=1).astype(np.int32)
     action, self._state = self._act(
-      tf.constant(observation), self._state, tf.constant(is_first), tf.constant(seed)
+      tf.constant(observation),
+      self._state,
+      tf.constant(is_first),
+      tf.constant(step_seeds(seeds, self._steps)),
     )
     return action.numpy()
 

@@ -15,6 +15,7 @@ from wm_tf.controllers.dream_es import DreamESConfig
 from wm_tf.controllers.planner import PlannerConfig
 from wm_tf.models.mdn_rnn import MDNRNNConfig
 from wm_tf.models.vae import VAEConfig
+from wm_tf.real_es import FinishConfig
 from wm_tf.training.loop import FitConfig
 
 METHODS = ("es", "actor_critic")
@@ -193,7 +194,8 @@ class ExperimentConfig:
     num_vae_refits: the VAE is refitted in the first of these rounds only, since every refit means
       encoding all frames again.
     quality_gates: whether a fit that has learned nothing ends the run.
-    collect, vae, vae_fit, dynamics, dynamics_fit, controller, planner, evaluate: see their types.
+    collect, vae, vae_fit, dynamics, dynamics_fit, controller, planner, evaluate, finish: see their
+      types.
   """
 
   preset: str = "default"
@@ -214,6 +216,7 @@ class ExperimentConfig:
   controller: ControllerConfig = ControllerConfig()
   planner: PlannerConfig = PlannerConfig()
   evaluate: EvaluateConfig = EvaluateConfig()
+  finish: FinishConfig = FinishConfig()
 
   def __post_init__(self):
     _check_at_least(0, self, "num_iterations", "num_vae_refits")
@@ -318,6 +321,11 @@ def _presets() -> dict[str, ExperimentConfig]:
       "evaluate.num_episodes=2",
       "evaluate.num_planner_episodes=1",
       "evaluate.validation_episodes=1",
+      "finish.population_size=4",
+      "finish.num_generations=3",
+      "finish.num_seeds=2",
+      "finish.validate_every=2",
+      "finish.validation_episodes=2",
     ],
   )
   return {config.preset: config for config in (default, quickstart, full, debug)}

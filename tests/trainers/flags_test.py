@@ -23,7 +23,8 @@ _NO_RUN = "holds no run; name its folder by --workdir, or run trainers.collect f
 
 
 def test_there_are_all_trainers():
-  others = ["ablate", "check", "collect", "doctor", "evaluate", "export", "iterate", "quickstart"]
+  others = ["ablate", "check", "collect", "doctor", "evaluate", "export", "finish", "iterate"]
+  others += ["plan_table", "quickstart"]
   assert [*others, "train_controller", "train_dynamics", "train_vae"] == _TRAINERS
 
 
@@ -88,6 +89,9 @@ def test_runs_by_python_m():
     ("train_dynamics", _NO_RUN),
     ("train_controller", _NO_RUN),
     ("export", _NO_RUN),
+    ("finish", _NO_RUN),
+    ("plan_table", _NO_RUN),
+    ("plan_table --rows=particle_1", "there is no such row; did you mean particles_1?"),
     ("evaluate", _NO_RUN),
     ("doctor", _NO_RUN),
     ("ablate", _NO_RUN),

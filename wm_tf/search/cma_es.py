@@ -130,15 +130,28 @@ class CMAES(strategy.MeanAndBest):
     """Returns the strategy parameters for a search over D = `size` dimensions."""
     return cma_es_parameters(self.population(size), size, self.active, self.separable)
 
-  def init(self, mean) -> CMAESState:
+  def init(self, mean, covariance=None) -> CMAESState:
+    """Returns the state of a search that starts around `mean`.
+
+    Args:
+      mean: `[B, D]`.
+      covariance: `[B, D, D]`, or its diagonal `[B, D]`, of an earlier search that this one goes on
+        from. Its shape counts, not its size: `initial_scale` is the root of its mean eigenvalue.
+    """
     mean = strategy.as_mean(mean)
     rows, zeros, ones = tf.shape(mean)[:1], tf.zeros_like(mean), tf.ones_like(mean)
+    if covariance is None:
+      axes, covariance = ones, ones if self.separable else tf.linalg.diag(ones)
+      basis = () if self.separable else covariance
+    else:
+      covariance = self._as_covariance(tf.cast(covariance, mean.dtype))
+      covariance, axes, basis, _ = self._decomposed(covariance)
     return CMAESState(
       mean=mean,
       step_size=tf.fill(rows, tf.constant(self.initial_scale, mean.dtype)),
-      covariance=ones if self.separable else tf.linalg.diag(ones),
-      basis=() if self.separable else tf.linalg.diag(ones),
-      axes=ones,
+      covariance=covariance,
+      basis=basis,
+      axes=axes,
       path_covariance=zeros,
       path_step=zeros,
       generation=tf.zeros(rows, tf.int32),
@@ -239,36 +252,45 @@ class CMAES(strategy.MeanAndBest):
     covariance = keep[..., tf.newaxis] * covariance + added
     return (covariance + tf.linalg.matrix_transpose(covariance)) / 2
 
+  def _as_covariance(self, covariance):
+    """A covariance or its diagonal, as this search has it."""
+    if covariance.shape.rank == 3 and self.separable:
+      return tf.linalg.diag_part(covariance)
+    if covariance.shape.rank == 2 and not self.separable:
+      return tf.linalg.diag(covariance)
+    return covariance
+
   def _decompose(self, state, covariance, p):
-    """Returns `covariance`, `axes` and `basis`, decomposed anew in the rows where that is due.
+    """As `_decomposed`, in the rows where that is due; the others keep what they have."""
+    if self.separable:
+      return self._decomposed(covariance)
+    size = covariance.shape[-1]
+    every = self.decompose_every or max(1, int(1 / (10 * size * (p.c1 + p.cmu))))
+    if every == 1:
+      return self._decomposed(covariance)
+    due = (state.generation + 1) % every == 0
+    old = covariance, state.axes, state.basis, tf.ones_like(state.axes[:, :1])
+    new = tf.cond(tf.reduce_any(due), lambda: self._decomposed(covariance), lambda: old)
+    return strategy.select(due, new, old)
+
+  def _decomposed(self, covariance):
+    """Returns `covariance`, `axes` and `basis`.
 
     Two liberties keep a long search within what its dtype can express. The diagonal is raised until
     the smallest eigenvalue is no longer lost in the rounding of the largest. And C is divided by
     its mean eigenvalue, the root of which is returned last (`[B, 1]`) for the step size to take
     over: only their product matters, and either alone may wander off without bound.
     """
-
-    def normalize(eigenvalues):
-      largest = tf.reduce_max(eigenvalues, -1, keepdims=True)
-      lowest = tf.reduce_min(eigenvalues, -1, keepdims=True)
-      raised = tf.nn.relu(np.finfo(largest.dtype.name).eps * largest - lowest)
-      mean = tf.reduce_mean(eigenvalues + raised, -1, keepdims=True)
-      return raised, tf.sqrt((eigenvalues + raised) / mean), mean
-
-    if self.separable:
-      _, axes, mean = normalize(covariance)
-      return tf.square(axes), axes, (), tf.sqrt(mean)
-
-    def decompose():
+    basis = ()
+    eigenvalues = covariance
+    if not self.separable:
       eigenvalues, basis = tf.linalg.eigh(covariance)
-      raised, axes, mean = normalize(eigenvalues)
-      lifted = tf.linalg.set_diag(covariance, tf.linalg.diag_part(covariance) + raised)
-      return lifted / mean[..., tf.newaxis], axes, basis, tf.sqrt(mean)
-
-    size = covariance.shape[-1]
-    every = self.decompose_every or max(1, int(1 / (10 * size * (p.c1 + p.cmu))))
-    if every == 1:
-      return decompose()
-    due = (state.generation + 1) % every == 0
-    old = covariance, state.axes, state.basis, tf.ones_like(state.axes[:, :1])
-    return strategy.select(due, tf.cond(tf.reduce_any(due), decompose, lambda: old), old)
+    largest = tf.reduce_max(eigenvalues, -1, keepdims=True)
+    lowest = tf.reduce_min(eigenvalues, -1, keepdims=True)
+    raised = tf.nn.relu(np.finfo(largest.dtype.name).eps * largest - lowest)
+    mean = tf.reduce_mean(eigenvalues + raised, -1, keepdims=True)
+    axes = tf.sqrt((eigenvalues + raised) / mean)
+    if self.separable:
+      return tf.square(axes), axes, basis, tf.sqrt(mean)
+    lifted = tf.linalg.set_diag(covariance, tf.linalg.diag_part(covariance) + raised)
+    return lifted / mean[..., tf.newaxis], axes, basis, tf.sqrt(mean)

@@ -1,0 +1,72 @@
+"""Finishes a run's controller in the real environment: CMA-ES from where the dream has led.
+
+Takes the run's best controller (or that of --iteration) and evolves its output, its last layer or
+all of it (finish.parameters) on fresh tracks, the same ones for all candidates of a generation. The
+best one by validation is kept in WORKDIR/finish, beside the dream's own, which stays as it is:
+trainers.evaluate and trainers.export take it with --finished. Killed and called again it goes on;
+with more finish.num_generations, too. The configuration is the run's own; --override may change
+finish.* only.
+
+    python -m trainers.finish --workdir=runs/quickstart
+    python -m trainers.finish --workdir=runs/quickstart --override=finish.num_seeds=12
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from absl import flags
+
+from trainers import common
+from trainers.finishing import Finish, chosen
+from trainers.run_folder import no_run, read_description
+from trainers.stages import Run
+from trainers.workdir import WorkdirError
+from wm_tf import config as config_lib
+
+_ITERATION = flags.DEFINE_integer(
+  "iteration", None, "Whose controller; by default that of the best iteration.", lower_bound=0
+)
+
+
+def opened() -> Run:
+  """The run in --workdir, with its own configuration but for `finish`; not yet entered.
+
+  Raises:
+    WorkdirError: if there is no run, or not the one that the flags describe, if they describe one.
+  """
+  workdir = common.workdir()
+  there = read_description(workdir / "run.json")
+  if there is None:
+    raise no_run(workdir)
+  overrides = flags.FLAGS.override
+  mine = [text for text in overrides if text.strip().startswith("finish.")]
+  described = any(flags.FLAGS[name].present for name in ("preset", "config")) or mine != overrides
+  if described and there.config != dataclasses.replace(common.config(), finish=there.config.finish):
+    raise WorkdirError(
+      f"{workdir} holds a run of another configuration. Leave out --preset, --config and any "
+      "--override but of finish.*: the rest is taken from the run."
+    )
+  return Run(workdir, config_lib.override(there.config, mine), there.seed, create=False)
+
+
+def main() -> None:
+  with opened() as run:
+    iteration = run.best_iteration() if _ITERATION.value is None else _ITERATION.value
+    contenders = Finish(run, iteration).run_all()
+  print(f"The controller of iteration {iteration}, on the same validation tracks:")
+  for contender in contenders:
+    score = contender["score"]
+    print(
+      f"  generation {contender['generation']:4}  {contender['contender']:6}"
+      f"{score['mean']:8.1f} ± {score['std']:.1f}  (n = {score['n']})"
+    )
+  best = chosen(contenders)
+  if best["contender"] == "start":
+    print("None was better than the dream's own, which is kept.")
+  else:
+    print(f"Kept: the {best['contender']} of generation {best['generation']}.")
+
+
+if __name__ == "__main__":
+  common.run(main)

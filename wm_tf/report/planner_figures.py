@@ -1,0 +1,44 @@
+"""The planner's chart, as SVG in the colours of the report."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+from matplotlib import ticker
+
+from wm_tf.report.figures import _STYLE, COLORS, _axes, _svg
+
+
+def planner_figure(rows: Mapping[str, Mapping[str, Any]]) -> str:
+  """Mean returns, with their standard errors, against the median time of a decision.
+
+  Args:
+    rows: by name, each with `milliseconds` (`p50`) and `in_environment` (`mean`, `std`, `n`). One
+      named `controller` is drawn apart: it does not plan.
+  """
+  with matplotlib.rc_context(_STYLE):
+    figure, axes = _axes(3.4)
+    axes.grid(visible=True, axis="both")
+    for name, row in rows.items():
+      score, x = row["in_environment"], row["milliseconds"]["p50"]
+      error = score["std"] / math.sqrt(max(1, score["n"] - 1))
+      color = COLORS["real" if name == "controller" else "plan"]
+      axes.errorbar(x, score["mean"], yerr=error, fmt="o", color=color, markersize=4, linewidth=1)
+      axes.annotate(
+        name.replace("_", " "),
+        (x, score["mean"]),
+        xytext=(4, 3),
+        textcoords="offset points",
+        fontsize=7,
+        color=COLORS["ink"],
+      )
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.xaxis.set_minor_locator(ticker.NullLocator())
+    axes.set_xlabel("ms a decision (median)")
+    axes.set_ylabel("return per episode")
+    return _svg(figure)
