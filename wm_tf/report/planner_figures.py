@@ -9,7 +9,7 @@ from typing import Any
 import matplotlib
 from matplotlib import ticker
 
-from wm_tf.report.figures import _STYLE, COLORS, _axes, _svg
+from wm_tf.report.figures import COLORS, STYLE, new_axes, to_svg
 
 
 def planner_figure(rows: Mapping[str, Mapping[str, Any]]) -> str:
@@ -19,8 +19,8 @@ def planner_figure(rows: Mapping[str, Mapping[str, Any]]) -> str:
     rows: by name, each with `milliseconds` (`p50`) and `in_environment` (`mean`, `std`, `n`). One
       named `controller` is drawn apart: it does not plan.
   """
-  with matplotlib.rc_context(_STYLE):
-    figure, axes = _axes(3.4)
+  with matplotlib.rc_context(STYLE):
+    figure, axes = new_axes(3.4)
     axes.grid(visible=True, axis="both")
     for name, row in rows.items():
       score, x = row["in_environment"], row["milliseconds"]["p50"]
@@ -41,4 +41,4 @@ def planner_figure(rows: Mapping[str, Mapping[str, Any]]) -> str:
     axes.xaxis.set_minor_locator(ticker.NullLocator())
     axes.set_xlabel("ms a decision (median)")
     axes.set_ylabel("return per episode")
-    return _svg(figure)
+    return to_svg(figure)
