@@ -1,14 +1,12 @@
 """The asynchronous client: the same answers as the synchronous one, and many calls at once."""
 
 import asyncio
-import concurrent.futures
 import time
 
 import grpc
 import numpy as np
 import pytest
 
-from serving import protos
 from serving.aio_client import AsyncPlannerClient
 from serving.client import CallError, PlannerClient, Retry
 
@@ -62,24 +60,6 @@ def test_a_call_does_not_block_the_loop(target):
   assert quick < 0.5 < all_of_it
 
 
-class Failing(grpc.GenericRpcHandler):
-  """Fails the first calls with the given codes."""
-
-  def __init__(self, *codes):
-    self.codes, self.calls = list(codes), 0
-
-  def service(self, details):
-    return grpc.unary_unary_rpc_method_handler(
-      self.answer, response_serializer=protos.PredictResponse.SerializeToString
-    )
-
-  def answer(self, request, context):
-    self.calls += 1
-    if self.codes:
-      context.abort(self.codes.pop(0), "on purpose")
-    return protos.PredictResponse()
-
-
 @pytest.mark.parametrize(
   ("codes", "calls", "failure"),
   [
@@ -89,26 +69,20 @@ class Failing(grpc.GenericRpcHandler):
     ([grpc.StatusCode.NOT_FOUND], 1, grpc.StatusCode.NOT_FOUND),
   ],
 )
-def test_retries_as_the_synchronous_one(codes, calls, failure):
-  handler = Failing(*codes)
-  server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), handlers=[handler])
-  target = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-  server.start()
+def test_retries_as_the_synchronous_one(failing, codes, calls, failure):
+  handler, target = failing(*codes)
 
   async def call():
     retry = Retry(attempts=4, first_wait=0.01)
     async with AsyncPlannerClient(target, retry=retry) as client:
       return await client.predict("any", {})
 
-  try:
-    if failure is None:
-      assert asyncio.run(call()) == {}
-    else:
-      with pytest.raises(CallError) as caught:
-        asyncio.run(call())
-      assert caught.value.code == failure
-  finally:
-    server.stop(0).wait()
+  if failure is None:
+    assert asyncio.run(call()) == {}
+  else:
+    with pytest.raises(CallError) as caught:
+      asyncio.run(call())
+    assert caught.value.code == failure
   assert handler.calls == calls
 
 

@@ -22,6 +22,8 @@ from tensorflow_serving.apis import (
   predict_pb2,
 )
 
+from serving import protos
+
 Code = grpc.StatusCode
 FRAME = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3)
 
@@ -182,3 +184,21 @@ def wait_until(condition, seconds=30):
   while not condition():
     assert time.monotonic() < end, "it did not happen"
     time.sleep(0.02)
+
+
+class Failing(grpc.GenericRpcHandler):
+  """Fails the first calls with the given codes, then answers with no outputs."""
+
+  def __init__(self, *codes):
+    self.codes, self.calls, self.text = list(codes), 0, "on purpose"
+
+  def service(self, details):
+    return grpc.unary_unary_rpc_method_handler(
+      self.answer, response_serializer=protos.PredictResponse.SerializeToString
+    )
+
+  def answer(self, request, context):
+    self.calls += 1
+    if self.codes:
+      context.abort(self.codes.pop(0), self.text)
+    return protos.PredictResponse()

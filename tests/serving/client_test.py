@@ -11,9 +11,9 @@ import grpc
 import numpy as np
 import pytest
 
-from serving import protos
 from serving.client import TLS, CallError, GrpcActor, PlannerClient, Retry
 from serving.embedded import EmbeddedServer
+from tests.serving import calls
 
 FRAME = np.full((8, 8, 3), 100, np.uint8)
 
@@ -94,41 +94,6 @@ def test_deadline(target):
       client.predict("slow", {"milliseconds": np.array([1500], np.int32)})
     assert caught.value.code == grpc.StatusCode.DEADLINE_EXCEEDED
     assert time.monotonic() - start < 1.2
-
-
-class Failing(grpc.GenericRpcHandler):
-  """Fails the first calls with the given codes, then answers with no outputs."""
-
-  def __init__(self, *codes):
-    self.codes, self.calls, self.text = list(codes), 0, "on purpose"
-
-  def service(self, details):
-    return grpc.unary_unary_rpc_method_handler(
-      self.answer, response_serializer=protos.PredictResponse.SerializeToString
-    )
-
-  def answer(self, request, context):
-    self.calls += 1
-    if self.codes:
-      context.abort(self.codes.pop(0), self.text)
-    return protos.PredictResponse()
-
-
-@pytest.fixture
-def failing():
-  servers = []
-
-  def start(*codes):
-    handler = Failing(*codes)
-    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), handlers=[handler])
-    servers.append(server)
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    return handler, f"127.0.0.1:{port}"
-
-  yield start
-  for server in servers:
-    server.stop(0).wait()
 
 
 def test_retries_when_the_server_is_away_or_full(failing):
@@ -324,7 +289,7 @@ def _tls(pems, ca="ca", who="client"):
 
 
 def test_mutual_tls(pems):
-  server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), handlers=[Failing()])
+  server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), handlers=[calls.Failing()])
   read = lambda name: (pems / name).read_bytes()
   credentials = grpc.ssl_server_credentials(
     [(read("server.key"), read("server.pem"))], read("ca.pem"), require_client_auth=True

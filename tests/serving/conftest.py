@@ -9,6 +9,7 @@ The conformance tests can be pointed at another server, which serves the model t
                                  without it, tests that change what is served are skipped
 """
 
+import concurrent.futures
 import os
 import shutil
 
@@ -18,7 +19,7 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 
 from serving import metrics
 from serving.embedded import EmbeddedServer
-from tests.serving import calls, models
+from tests.serving import calls, deploy_agent, models
 
 
 @pytest.fixture(scope="session")
@@ -119,3 +120,29 @@ def stubs_for():
 @pytest.fixture
 def stubs(target, stubs_for):
   return stubs_for(target)
+
+
+@pytest.fixture
+def failing():
+  """`start(*codes)`: a server that fails the first calls; its `calls.Failing`, and its address."""
+  servers = []
+
+  def start(*codes):
+    handler = calls.Failing(*codes)
+    server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), handlers=[handler])
+    servers.append(server)
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    return handler, f"127.0.0.1:{port}"
+
+  yield start
+  for server in servers:
+    server.stop(0).wait()
+
+
+@pytest.fixture(scope="session")
+def versions(tmp_path_factory):
+  """The base path of `deploy_agent.write_versions`; not to be changed."""
+  base = tmp_path_factory.mktemp("models") / "planner"
+  deploy_agent.write_versions(base)
+  return base
