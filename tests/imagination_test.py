@@ -11,6 +11,7 @@ from tests.worlds import (
   random_frames,
   rows_of,
   small_mdn_rnn,
+  state_at,
 )
 from wm_tf import rng
 from wm_tf.imagination import (
@@ -28,11 +29,6 @@ from wm_tf.imagination import (
 
 _SEED = rng.make_seed(3)
 _ROW_SEEDS = tf.constant([[1, 2], [3, 4], [5, 6]])
-
-
-def _state(z):
-  z = tf.constant(z, tf.float32)
-  return AdditiveState(z, tf.zeros([z.shape[0], 1]))
 
 
 def _towards(goal, gain=0.3):
@@ -69,7 +65,7 @@ def _loop(world, action_fn, state, horizon, seed, memory, temperature, discount=
 @pytest.mark.parametrize("temperature", [0.7, [0.5, 1.0, 2.0]])
 def test_returns_equal_a_plain_loop(seed, temperature):
   world = AdditiveWorld(noise_scale=0.3, discount=0.9)
-  state, memory = _state([[0, 1], [2, -1], [0.5, 0.5]]), tf.constant([0.0, 1.0, 2.0])
+  state, memory = state_at([[0, 1], [2, -1], [0.5, 0.5]]), tf.constant([0.0, 1.0, 2.0])
   temperature = tf.constant(temperature)
   arguments = world, _towards(2.5), state, 6, seed
   expected, *_ = _loop(*arguments, memory, temperature, 0.8)
@@ -80,7 +76,7 @@ def test_returns_equal_a_plain_loop(seed, temperature):
 
 def test_imagine_keeps_every_step():
   world = AdditiveWorld(noise_scale=0.3, discount=0.9)
-  state, memory = _state([[0, 1], [2, -1]]), tf.constant([0.0, 1.0])
+  state, memory = state_at([[0, 1], [2, -1]]), tf.constant([0.0, 1.0])
   arguments = world, _towards(2.5), state, 5, _SEED
   _, steps, states = _loop(*arguments, memory, 1.2)
   imagined, reached = imagine(*arguments, memory=memory, temperature=1.2)
@@ -102,7 +98,7 @@ def test_returns_by_hand():
   """From 0 in steps of 1 to a goal at 2.5, in two dimensions; half of them die at each step."""
   world = AdditiveWorld(discount=0.5)
   action_fn = lambda t, state, memory: (tf.ones([1, 2]), memory)
-  returns = imagine_returns(world, action_fn, _state([[0, 0]]), 3, _SEED)
+  returns = imagine_returns(world, action_fn, state_at([[0, 0]]), 3, _SEED)
   np.testing.assert_allclose(
     returns.imagined_return, [-2 * (1.5**2 + 0.5 * 0.5**2 + 0.25 * 0.5**2)]
   )
@@ -112,13 +108,13 @@ def test_returns_by_hand():
 
 
 def test_no_steps_bring_nothing():
-  state = _state([[0, 0]])
+  state = state_at([[0, 0]])
   returns = imagine_returns(AdditiveWorld(), _towards(1.0), state, 0, _SEED, memory=tf.zeros([1]))
   assert_same(tuple(returns), (np.zeros(1), np.zeros(1), np.ones(1), state))
 
 
 def test_the_horizon_may_be_a_tensor():
-  world, state, memory = AdditiveWorld(noise_scale=0.3), _state([[0, 0]]), tf.zeros([1])
+  world, state, memory = AdditiveWorld(noise_scale=0.3), state_at([[0, 0]]), tf.zeros([1])
   run = tf.function(
     lambda horizon: imagine_returns(world, _towards(1.0), state, horizon, _SEED, memory=memory)
   )
@@ -126,7 +122,7 @@ def test_the_horizon_may_be_a_tensor():
 
 
 def test_copies_share_their_noise():
-  world, state = AdditiveWorld(noise_scale=1.0), _state([[0, 1], [2, -1]])
+  world, state = AdditiveWorld(noise_scale=1.0), state_at([[0, 1], [2, -1]])
   copies = repeat_rows(state, 3)
   for copy in range(3):
     assert_same(rows_of(copies, [2 * copy, 2 * copy + 1]), state)
@@ -147,7 +143,7 @@ def test_copies_share_their_noise():
 
 
 def test_a_row_with_its_own_seed_depends_on_nothing_else():
-  world, state = AdditiveWorld(noise_scale=1.0), _state([[0, 1], [2, -1], [0.5, 0.5]])
+  world, state = AdditiveWorld(noise_scale=1.0), state_at([[0, 1], [2, -1], [0.5, 0.5]])
   memory = tf.constant([0.0, 1.0, 2.0])
   together = imagine_returns(world, _towards(1.0), state, 5, _ROW_SEEDS, memory=memory)
   for row in range(3):
@@ -176,7 +172,7 @@ def test_policy_in_a_dream():
   imagined, _ = imagine(
     AdditiveWorld(),
     policy_action_fn(policy, _SEED),
-    _state([[0, 0]]),
+    state_at([[0, 0]]),
     4,
     _SEED,
     memory=policy.initial_memory(1),

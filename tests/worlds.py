@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from wm_tf import rng
 from wm_tf.core import Batch, Prediction
+from wm_tf.imagination import imagine_returns, policy_action_fn
 from wm_tf.models.ensemble import dynamics_class
 from wm_tf.models.heads import MixtureHead
 from wm_tf.models.mdn_rnn import LatentDynamics, MDNRNNConfig
@@ -90,6 +91,12 @@ class AdditiveWorld(WorldModel):
     return loss, {"error": loss}
 
 
+def state_at(z) -> AdditiveState:
+  """The state of an `AdditiveWorld` at positions `z[B, A]`, where nothing has moved yet."""
+  z = tf.constant(z, tf.float32)
+  return AdditiveState(z, tf.zeros([z.shape[0], 1]))
+
+
 def best_return(world: AdditiveWorld, z, horizon: int) -> np.ndarray:
   """The largest return of `horizon` steps from positions `z[B, A]`, without noise: `float64[B]`.
 
@@ -100,6 +107,22 @@ def best_return(world: AdditiveWorld, z, horizon: int) -> np.ndarray:
     z = z + np.clip(world.goal - z, -1.0, 1.0)
     total = total - np.square(z - world.goal).sum(-1)
   return total
+
+
+def assert_near_optimum(world: AdditiveWorld, policy, z, horizon: int) -> None:
+  """Of the way from standing still to the best return there is, a policy goes 90% in every dream.
+
+  Without noise, from those of the positions `z[B, A]` from where the way is long.
+  """
+  seed = rng.make_seed(3)
+  found = imagine_returns(
+    AdditiveWorld(goal=world.goal), policy_action_fn(policy, seed), state_at(z), horizon, seed
+  ).imagined_return
+  best = best_return(world, z, horizon)
+  still = -horizon * np.square(z - world.goal).sum(1)
+  far = best - still > 3.0
+  assert far.sum() > 20
+  assert np.all(found[far] > (best - 0.1 * (best - still))[far])
 
 
 class Always:

@@ -11,6 +11,7 @@ from tests.worlds import (
   best_return,
   rows_of,
   small_mdn_rnn,
+  state_at,
 )
 from wm_tf import rng
 from wm_tf.controllers.planner import Planner, PlannerConfig
@@ -21,11 +22,6 @@ _SEED = rng.make_seed(3)
 _ROW_SEEDS = tf.constant([[1, 2], [3, 4]])
 _HORIZON = 5
 _SMALL = PlannerConfig(horizon=_HORIZON, num_candidates=16, num_elites=4, num_iterations=2)
-
-
-def _state(z):
-  z = tf.constant(z, tf.float32)
-  return AdditiveState(z, tf.zeros([z.shape[0], 1]))
 
 
 def _play(world, state, plan, seed=_SEED, discount=1.0):
@@ -68,7 +64,7 @@ def test_reaches_the_optimum(options, error):
   planner = Planner(world, config)
   starts = np.repeat([[0.0, 0.5], [4.5, 5.5]], 20, axis=0)
   seeds = tf.stack([tf.range(40), tf.zeros([40], tf.int32)], axis=1)
-  state = _state(starts)
+  state = state_at(starts)
   plan, expected = tf.function(planner.plan)(state, planner.initial_memory(40), seeds)
   assert plan.shape == (40, _HORIZON, 2)
   assert np.abs(plan).max() <= 1.0
@@ -82,7 +78,7 @@ def test_reaches_the_optimum(options, error):
 
 @pytest.mark.parametrize("optimiser", ["cem", "mppi"])
 def test_more_iterations_are_no_worse(optimiser):
-  state = _state(np.linspace(-3, 6, 32).reshape(16, 2))
+  state = state_at(np.linspace(-3, 6, 32).reshape(16, 2))
   seeds = tf.stack([tf.range(16), tf.zeros([16], tf.int32)], axis=1)
   returns = []
   for num_iterations in (1, 3, 9):
@@ -95,7 +91,7 @@ def test_more_iterations_are_no_worse(optimiser):
 
 
 def test_random_shooting_is_one_iteration_of_cem():
-  world, state = AdditiveWorld(), _state([[0.0, 0.5]])
+  world, state = AdditiveWorld(), state_at([[0.0, 0.5]])
   plans = []
   for options in (
     {"optimiser": "cem", "num_iterations": 1},
@@ -120,7 +116,7 @@ def test_two_environments_equal_one_and_one(options, proposal):
   planner = Planner(
     AdditiveWorld(noise_scale=0.5, discount=0.95), dataclasses.replace(_SMALL, **options), proposal
   )
-  state, memory = _state([[0.0, 0.5], [4.0, 1.0]]), rng.uniform([2, _HORIZON, 2], _SEED)
+  state, memory = state_at([[0.0, 0.5], [4.0, 1.0]]), rng.uniform([2, _HORIZON, 2], _SEED)
   both = planner.plan(state, memory, _ROW_SEEDS)
   assert_same(tf.function(planner.plan)(state, memory, _ROW_SEEDS), both)
   for row in (0, 1):
@@ -130,7 +126,7 @@ def test_two_environments_equal_one_and_one(options, proposal):
 
 def test_act_does_the_first_action_and_keeps_the_plan():
   planner = Planner(AdditiveWorld(), _SMALL)
-  state, memory = _state([[0.0, 0.5], [4.0, 1.0]]), planner.initial_memory(2)
+  state, memory = state_at([[0.0, 0.5], [4.0, 1.0]]), planner.initial_memory(2)
   assert memory.shape == (2, _HORIZON, 2) and not np.any(memory)
   plan, _ = planner.plan(state, memory, _ROW_SEEDS)
   action, kept = planner.act(state, memory, _ROW_SEEDS)
@@ -145,7 +141,7 @@ def test_warm_start_is_the_last_plan_one_step_on():
   config = dataclasses.replace(_SMALL, optimiser="random_shooting", initial_scale=1e-6)
   planner = Planner(AdditiveWorld(), config)
   memory = rng.uniform([2, _HORIZON, 2], _SEED) * 2 - 1
-  plan, _ = planner.plan(_state([[0.0, 0.5], [4.0, 1.0]]), memory, _ROW_SEEDS)
+  plan, _ = planner.plan(state_at([[0.0, 0.5], [4.0, 1.0]]), memory, _ROW_SEEDS)
   expected = np.concatenate([memory[:, 1:], memory[:, -1:]], axis=1)
   np.testing.assert_allclose(plan, expected, atol=1e-4)
 
@@ -157,13 +153,13 @@ def test_the_last_plan_is_never_lost(optimiser):
   config = dataclasses.replace(_SMALL, optimiser=optimiser, initial_scale=3.0)
   planner = Planner(world, config)
   start = np.array([[0.0, 0.5], [4.0, 1.0]])
-  best = [Greedy().act(_state(start), ())[0]]
+  best = [Greedy().act(state_at(start), ())[0]]
   for _ in range(_HORIZON - 1):
-    best.append(Greedy().act(_state(start + sum(best)), ())[0])
+    best.append(Greedy().act(state_at(start + sum(best)), ())[0])
   # As it was one decision ago; the last action, repeated, is to stay at the goal.
   memory = tf.stack([tf.zeros([2, 2]), *best[:-1]], axis=1)
   for seed in range(5):
-    _, found = planner.plan(_state(start), memory, rng.make_seed(seed))
+    _, found = planner.plan(state_at(start), memory, rng.make_seed(seed))
     np.testing.assert_allclose(found, best_return(world, start, _HORIZON), atol=1e-4)
 
 
@@ -175,7 +171,7 @@ def test_the_plan_is_never_worse_than_the_proposal(optimiser, noise_scale):
   config = dataclasses.replace(_SMALL, optimiser=optimiser, initial_scale=3.0, temperature=0.8)
   proposal = Greedy()
   planner, without = Planner(world, config, proposal), Planner(world, config)
-  state, memory = _state([[0.0, 0.5], [4.0, 1.0]]), tf.zeros([2, _HORIZON, 2])
+  state, memory = state_at([[0.0, 0.5], [4.0, 1.0]]), tf.zeros([2, _HORIZON, 2])
   won = 0
   for seed in range(8):
     seed = rng.make_seed(seed)
@@ -200,7 +196,7 @@ def test_the_fitness_is_the_mean_over_particles(num_particles, rows):
   world = AdditiveWorld(noise_scale=0.7, discount=0.9)
   config = dataclasses.replace(_SMALL, num_particles=num_particles, discount=0.8)
   planner = Planner(world, config)
-  state, seed = _state([[0.0, 0.5], [4.0, 1.0]]), _ROW_SEEDS if rows else _SEED
+  state, seed = state_at([[0.0, 0.5], [4.0, 1.0]]), _ROW_SEEDS if rows else _SEED
   plan, fitness = planner.plan(state, planner.initial_memory(2), seed)
   dream_seed, _ = rng.split(seed, 2)
   if num_particles == 1:
@@ -219,7 +215,7 @@ def test_the_fitness_is_the_mean_over_particles(num_particles, rows):
 
 def test_particles_hedge():
   """One dream invites a plan for its own luck; the mean of many is closer to the truth."""
-  world, state = AdditiveWorld(noise_scale=1.0), _state(np.full((40, 2), 2.5))
+  world, state = AdditiveWorld(noise_scale=1.0), state_at(np.full((40, 2), 2.5))
   seeds = tf.stack([tf.range(40), tf.zeros([40], tf.int32)], axis=1)
   optimism = []
   for num_particles in (1, 16):
@@ -244,7 +240,7 @@ def test_a_plan_that_breaks_the_model_is_never_chosen(optimiser):
 
   config = dataclasses.replace(_SMALL, optimiser=optimiser, num_candidates=64, num_iterations=6)
   planner, start = Planner(Broken(), config), np.array([[0.0, 0.5], [-1.0, 1.0]])
-  plan, found = planner.plan(_state(start), planner.initial_memory(2), _ROW_SEEDS)
+  plan, found = planner.plan(state_at(start), planner.initial_memory(2), _ROW_SEEDS)
   assert np.isfinite(found).all()
   assert np.all(start[:, None] + np.cumsum(plan, axis=1) <= 1.2001)
   still = -_HORIZON * np.square(start - 2.5).sum(-1)
@@ -255,7 +251,7 @@ def test_drives_in_closed_loop():
   """Twelve decisions in a world with noise: nearly as good as the best there is."""
   world = AdditiveWorld(noise_scale=0.1)
   config = dataclasses.replace(_SMALL, num_candidates=64, num_elites=8, num_iterations=3)
-  starts, seeds = _state([[0.0, 0.5]]), range(8)
+  starts, seeds = state_at([[0.0, 0.5]]), range(8)
   play = lambda policy: evaluate_in_model(world, policy, starts, 12, seeds).episode_return.mean()
   planned, greedy, still = play(Planner(world, config)), play(Greedy()), -12 * (2.5**2 + 2.0**2)
   assert greedy - planned < 0.03 * (greedy - still)
@@ -286,7 +282,7 @@ def test_saved_model(tmp_path):
 
   tf.saved_model.save(Served(), str(tmp_path))
   loaded = tf.saved_model.load(str(tmp_path))
-  state, memory = _state([[0.0, 0.5], [4.0, 1.0]]), rng.uniform([2, _HORIZON, 2], _SEED)
+  state, memory = state_at([[0.0, 0.5], [4.0, 1.0]]), rng.uniform([2, _HORIZON, 2], _SEED)
   for rows in ([0, 1], [1]):
     inputs = rows_of((state, memory, _ROW_SEEDS), rows)
     found = loaded.act(*inputs[0], *inputs[1:])
@@ -317,7 +313,7 @@ def test_disagreement_costs_what_the_penalty_says():
     num_iterations=12,
     disagreement_penalty=2 * penalty,
   )
-  state = _state([[0.0, 0.3], [0.5, -0.4]])
+  state = state_at([[0.0, 0.3], [0.5, -0.4]])
   planner = Planner(world, config)
   plan, value = planner.plan(state, planner.initial_memory(2), _SEED)
   distance = 0.5 - state.z.numpy()
@@ -357,7 +353,7 @@ def test_a_critic_stands_for_what_comes_after_the_horizon():
   """One step: the best action weighs the reward's goal 1 against the critic's place -1."""
   world, config = AdditiveWorld(goal=1.0), dataclasses.replace(_SMALL, horizon=1)
   config = dataclasses.replace(config, num_candidates=100, num_elites=10, num_iterations=12)
-  state = _state([[0.0, 0.0], [0.25, -0.25]])
+  state = state_at([[0.0, 0.0], [0.25, -0.25]])
   weight = 6.0
   planner = Planner(world, config, critic=Attraction(-1.0, weight))
   plan, value = planner.plan(state, planner.initial_memory(2), _SEED)
