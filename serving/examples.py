@@ -6,6 +6,9 @@ it cannot do is told so in the official server's words.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import grpc
 import numpy as np
 from tensorflow_serving.apis import classification_pb2, inference_pb2, input_pb2, regression_pb2
@@ -26,13 +29,7 @@ def classify(
   Raises:
     ServingError: with the official server's code and message.
   """
-  name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-  signature = _signature(servable, name)
-  feed, fetches = _classification(servable, signature)
-  response.model_spec.signature_name = name
-  examples = serialized(request.input)
-  values = dict(zip(fetches, servable.run({feed: examples}, fetches), strict=True))
-  _fill_classes(signature, values, len(examples), response.result)
+  _answer(servable, request, response, CLASSIFY)
 
 
 def regress(
@@ -45,13 +42,7 @@ def regress(
   Raises:
     ServingError: with the official server's code and message.
   """
-  name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-  signature = _signature(servable, name)
-  feed, fetches = _regression(servable, signature)
-  response.model_spec.signature_name = name
-  examples = serialized(request.input)
-  values = dict(zip(fetches, servable.run({feed: examples}, fetches), strict=True))
-  _fill_values(signature, values, len(examples), response.result)
+  _answer(servable, request, response, REGRESS)
 
 
 def multi_inference(
@@ -79,12 +70,11 @@ def multi_inference(
     signature = servable.signatures.get(name)
     if signature is None:
       raise invalid(f"Requested signature not found in model graph: {name}")
-    if task.method_name not in (CLASSIFY, REGRESS):
+    if task.method_name not in _METHODS:
       raise ServingError(
         grpc.StatusCode.UNIMPLEMENTED, f"Unsupported signature method_name: {task.method_name}"
       )
-    resolve = _classification if task.method_name == CLASSIFY else _regression
-    feed, wanted = resolve(servable, signature)
+    feed, wanted = _METHODS[task.method_name].resolve(servable, signature)
     feeds.add(feed)
     fetches.update(wanted)
   examples, fetches = serialized(request.input), sorted(fetches)
@@ -94,10 +84,8 @@ def multi_inference(
     result, signature = response.results.add(), servable.signatures[name]
     result.model_spec.name, result.model_spec.signature_name = model, name
     result.model_spec.version.value = version
-    if task.method_name == CLASSIFY:
-      _fill_classes(signature, values, len(examples), result.classification_result)
-    else:
-      _fill_values(signature, values, len(examples), result.regression_result)
+    method = _METHODS[task.method_name]
+    method.fill(signature, values, len(examples), getattr(result, method.result))
 
 
 def serialized(data: input_pb2.Input) -> np.ndarray:
@@ -120,11 +108,17 @@ def serialized(data: input_pb2.Input) -> np.ndarray:
   return result
 
 
-def _signature(servable: Servable, name: str):
+def _answer(servable: Servable, request, response, method_name: str) -> None:
+  """Runs the signature that a request names, by one of `_METHODS`."""
+  name, method = request.model_spec.signature_name or DEFAULT_SIGNATURE, _METHODS[method_name]
   signature = servable.signatures.get(name)
   if signature is None:
     raise invalid(f"No signature was found with the name: {name}")
-  return signature
+  feed, fetches = method.resolve(servable, signature)
+  response.model_spec.signature_name = name
+  examples = serialized(request.input)
+  values = dict(zip(fetches, servable.run({feed: examples}, fetches), strict=True))
+  method.fill(signature, values, len(examples), response.result)
 
 
 def _check_method(servable, signature, method: str, word: str) -> None:
@@ -214,3 +208,17 @@ def _fill_values(signature, values, count: int, result) -> None:
 
 def _shape(shape: tuple[int, ...]) -> str:
   return "[" + ",".join(map(str, shape)) + "]"
+
+
+class _Method(NamedTuple):
+  """How one kind of signature is run."""
+
+  resolve: Callable  # (servable, signature) to the tensor to feed, and those to fetch.
+  fill: Callable  # (signature, values by tensor, number of examples, result) fills the result.
+  result: str  # Its field of an `InferenceResult`.
+
+
+_METHODS = {
+  CLASSIFY: _Method(_classification, _fill_classes, "classification_result"),
+  REGRESS: _Method(_regression, _fill_values, "regression_result"),
+}
