@@ -145,7 +145,7 @@ def test_the_noise_falls_over_the_updates():
   config = dataclasses.replace(_CONFIG, action_noise=0.8, final_action_noise=0.0, num_updates=9)
   learner = _learner(AdditiveWorld(), config)
   learner.anneal_over(4)
-  starts, found = _state([[1.0, 0.0]]), []
+  starts, found = state_at([[1.0, 0.0]]), []
   for step in range(6):
     found.append(float(learner._noise_scale()))
     learner.update(starts, rng.fold_in(_SEED, step))
