@@ -12,6 +12,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from serving import config as config_lib
 from serving.client import CallError, PlannerClient, Retry
 from serving.deploy import rollout as rollout_lib
+from serving.deploy import servers as servers_lib
 from serving.deploy.rollout import Rollout, RolloutError
 from serving.embedded import EmbeddedServer
 from tests.serving.deploy_agent import CORRUPT, MISSING
@@ -181,9 +182,9 @@ def test_the_command(servers, config_file, capsys):
 def test_names_stand_for_all_their_addresses(monkeypatch):
   addresses = [(2, 1, 6, "", (f"10.0.0.{i}", 8500)) for i in (1, 2)]
   addresses.append((10, 1, 6, "", ("fd00::1", 8500, 0, 0)))
-  monkeypatch.setattr(rollout_lib.socket, "getaddrinfo", lambda *args, **options: addresses)
+  monkeypatch.setattr(servers_lib.socket, "getaddrinfo", lambda *args, **options: addresses)
   expected = ["10.0.0.1:8500", "10.0.0.2:8500", "[fd00::1]:8500"]
-  assert rollout_lib.resolve(["planner:8500", "planner:8500"]) == expected
-  assert rollout_lib.resolve(["localhost:8500"]) == ["localhost:8500"]
+  assert servers_lib.resolve(["planner:8500", "planner:8500"]) == expected
+  assert servers_lib.resolve(["localhost:8500"]) == ["localhost:8500"]
   with pytest.raises(RolloutError, match="'planner' is not host:port"):
-    rollout_lib.resolve(["planner"])
+    servers_lib.resolve(["planner"])

@@ -1,0 +1,177 @@
+"""One model server at a time: where it is, what it serves, and whether a version of it drives."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterable
+
+import grpc
+import numpy as np
+from tensorflow_serving.apis import (
+  get_model_status_pb2,
+  model_management_pb2,
+  model_service_pb2_grpc,
+)
+from tensorflow_serving.config import model_server_config_pb2
+
+from serving.client import TLS, CallError, PlannerClient
+
+State = get_model_status_pb2.ModelVersionStatus  # Of one version, as the server tells it.
+_PROBE_STEPS, _PROBE_ROWS = 5, 3
+_MARGIN = 60.0  # Seconds that a call may take beside the loading of a version.
+
+
+class RolloutError(Exception):
+  """A step that was not taken; the text says why, and what holds now."""
+
+
+def resolve(targets: Iterable[str]) -> list[str]:
+  """Every address behind each `host:port`.
+
+  Raises:
+    RolloutError: if a name is unknown.
+  """
+  found = []
+  for target in targets:
+    host, _, port = target.rpartition(":")
+    if not host or not port.isdigit():
+      raise RolloutError(f"--targets: {target!r} is not host:port")
+    try:
+      infos = socket.getaddrinfo(host.strip("[]"), int(port), type=socket.SOCK_STREAM)
+    except OSError as error:
+      raise RolloutError(f"--targets: cannot resolve {host}: {error}") from error
+    addresses = [
+      f"[{info[4][0]}]:{port}" if info[0] == socket.AF_INET6 else f"{info[4][0]}:{port}"
+      for info in infos
+    ]
+    # "localhost" has two addresses, and is one server.
+    found += [target] if host in ("localhost", "127.0.0.1") else addresses
+  return list(dict.fromkeys(found))
+
+
+class Server:
+  """One model server, told what to serve."""
+
+  def __init__(self, target: str, tls: TLS | None = None):
+    self.target, self.tls = target, tls
+    if tls is None:
+      self._channel = grpc.insecure_channel(target)
+    else:
+      options = [("grpc.ssl_target_name_override", tls.server_name)] if tls.server_name else None
+      self._channel = grpc.secure_channel(target, tls.credentials(), options)
+    self._stub = model_service_pb2_grpc.ModelServiceStub(self._channel)
+
+  def status(self, model: str) -> dict[int, State]:
+    """What the server says of each version; nothing if it has never had one.
+
+    Raises:
+      RolloutError: if it cannot be asked.
+    """
+    request = get_model_status_pb2.GetModelStatusRequest()
+    request.model_spec.name = model
+    try:
+      answer = self._stub.GetModelStatus(request, timeout=30)
+    except grpc.RpcError as error:
+      if error.code() == grpc.StatusCode.NOT_FOUND:
+        return {}
+      raise self._error(error, "does not tell its status") from error
+    return {status.version: status for status in answer.model_version_status}
+
+  def reload(self, config: model_server_config_pb2.ModelServerConfig, timeout: float) -> None:
+    """Replaces the server's whole configuration; a server may load what is new meanwhile.
+
+    Raises:
+      RolloutError: if it refuses.
+    """
+    request = model_management_pb2.ReloadConfigRequest(config=config)
+    try:
+      answer = self._stub.HandleReloadConfigRequest(request, timeout=timeout + _MARGIN)
+    except grpc.RpcError as error:
+      raise self._error(error, "refuses the configuration") from error
+    if answer.status.error_code:
+      raise RolloutError(f"{self.target} refuses the configuration: {answer.status.error_message}")
+
+  def wait_available(self, model: str, version: int, timeout: float) -> None:
+    """Waits until a version has loaded and warmed up.
+
+    Raises:
+      RolloutError: if it fails, or takes too long; with what the server says of it.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+      status = self.status(model).get(version)
+      if status is not None and status.state == State.AVAILABLE:
+        return
+      if status is not None and status.state == State.END and status.status.error_code:
+        raise RolloutError(
+          f"{self.target} cannot load {model} version {version}: {status.status.error_message}"
+        )
+      if time.monotonic() > deadline:
+        state = "has not found it" if status is None else f"has it {State.State.Name(status.state)}"
+        raise RolloutError(
+          f"{self.target} has no {model} version {version} AVAILABLE after {timeout:g} s ({state})."
+          " Does the folder lie under the model's base_path there?"
+        )
+      time.sleep(0.1)
+
+  def close(self) -> None:
+    """Closes the connection."""
+    self._channel.close()
+
+  def _error(self, error, what) -> RolloutError:
+    return RolloutError(f"{self.target} {what}: {error.code().name}: {error.details()}")
+
+
+def probe(
+  target: str, model: str, version: int, tls: TLS | None = None, max_latency_ms: float = 0.0
+) -> str:
+  """Drives a version for some steps on frames of noise.
+
+  Returns:
+    What was found good, for the log.
+
+  Raises:
+    RolloutError: if anything is wrong with it.
+  """
+  who = f"{model} version {version} at {target}"
+  try:
+    with PlannerClient(target, model, version=version, credentials=tls, timeout=60.0) as client:
+      spec = client.spec()
+      frames = np.random.default_rng(0).integers(
+        0, 256, (_PROBE_STEPS, _PROBE_ROWS, *spec.observation_size, 3), np.uint8
+      )
+      plays = [_play(client, frames) for _ in range(2)]
+  except (CallError, RuntimeError, KeyError, ValueError) as error:
+    raise RolloutError(f"{who} fails its probe: {error}") from error
+  actions, tensors, milliseconds = plays[1]
+  for name, value in tensors.items():
+    if value.dtype.kind == "f" and not np.isfinite(value).all():
+      raise RolloutError(f"{who} fails its probe: {name} is not finite")
+  low, high = (-np.inf, np.inf) if spec.discrete else (spec.action_low, spec.action_high)
+  if (actions < low - 1e-5).any() or (actions > high + 1e-5).any():
+    raise RolloutError(f"{who} fails its probe: actions outside of [{low}, {high}]")
+  if spec.discrete and not ((actions >= 0) & (actions < len(spec.action_names))).all():
+    raise RolloutError(f"{who} fails its probe: actions that do not exist")
+  if not np.allclose(actions, plays[0][0], atol=1e-4):
+    raise RolloutError(f"{who} fails its probe: the same question got two answers")
+  if 0 < max_latency_ms < milliseconds:
+    raise RolloutError(
+      f"{who} fails its probe: a step takes {milliseconds:.1f} ms, over {max_latency_ms:g} ms"
+    )
+  return (
+    f"{who} passes its probe: {_PROBE_STEPS} steps of {_PROBE_ROWS}, {milliseconds:.1f} ms each"
+  )
+
+
+def _play(client, frames):
+  client.reset(_PROBE_ROWS, seed=1)
+  actions, tensors, seconds = [], {}, []
+  for frame in frames:
+    start = time.perf_counter()
+    actions.append(client.act(frame))
+    seconds.append(time.perf_counter() - start)
+    for name, value in {"action": actions[-1], **client.state, **client.extras}.items():
+      # One that is not finite once must not be lost under later ones.
+      tensors[name] = np.concatenate([tensors[name], value]) if name in tensors else value
+  return np.stack(actions), tensors, 1000 * float(np.median(seconds))
