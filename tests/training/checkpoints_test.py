@@ -13,6 +13,7 @@ from wm_tf.training.checkpoints import (
   CheckpointMismatchError,
   Checkpoints,
   CorruptCheckpointError,
+  assign,
   atomic_open,
   flatten_with_path,
   load_nest,
@@ -20,6 +21,7 @@ from wm_tf.training.checkpoints import (
   map_with_path,
   save_nest,
   save_weights,
+  values,
 )
 
 
@@ -39,6 +41,22 @@ def make_nest(scale=1):
       "nothing": (None, ()),
     },
   )
+
+
+def test_values_go_back_to_where_they_came_from(tmp_path):
+  """By name: "10" comes before "2" in one order, and after it in another."""
+  pair = lambda value: (tf.Variable(float(value)), [tf.Variable(1)])
+  make = lambda first: {str(i): pair(first + i) for i in range(12)}
+  variables, others = make(0), make(100)
+  saved = values(variables)
+  assert saved["10"][0] == 10.0 and isinstance(saved["2"][1][0], np.int32)
+  save_nest(tmp_path / "nest.npz", saved)
+  assign(others, load_nest(tmp_path / "nest.npz", values(others)))
+  assert {name: float(pair[0]) for name, pair in others.items()} == {
+    f"{i}": float(i) for i in range(12)
+  }
+  with pytest.raises(ValueError):
+    assign(others, {**saved, "12": saved["2"]})
 
 
 def test_nest_round_trip_is_exact(tmp_path):

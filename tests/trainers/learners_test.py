@@ -1,0 +1,49 @@
+"""The kinds of learners, by name."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.worlds import small_mdn_rnn
+from trainers.learners import make_learner
+from wm_tf import config as config_lib
+from wm_tf import rng
+from wm_tf.training import checkpoints
+
+
+@pytest.mark.parametrize("method", config_lib.METHODS)
+def test_every_method_is_a_learner_that_goes_on_where_it_was(method, tmp_path):
+  """Two steps, a checkpoint on disk, two more in another learner; then the policy as it is kept."""
+  settings = config_lib.make_config("debug", [f"controller.method={method}"]).controller
+  settings = dataclasses.replace(settings, hidden_components=2)
+  model = small_mdn_rnn()
+  actions = tf.constant(np.random.default_rng(0).uniform(-1, 1, (20, 2)), tf.float32)
+  starts = model.imagine(model.initial_state(20), actions, rng.make_seed(1)).state
+  features = model.features(starts).numpy()
+  learner, other = (make_learner(model, settings, seed) for seed in (1, 2))
+  for each in (learner, other):
+    assert each.begin(features, None) > 2
+  step = lambda each, number: each.step(starts, rng.make_seed(number))
+  for number in range(2):
+    step(learner, number)
+  checkpoints.save_nest(tmp_path / "state.npz", learner.state())
+  other.restore(checkpoints.load_nest(tmp_path / "state.npz", other.state()))
+  for number in range(2, 4):
+    metrics = step(learner, number)
+    assert set(learner.shown) <= metrics.keys()
+    assert step(other, number) == metrics
+  for each in (learner, other):
+    each.finish()
+  saved = learner.policy_state()
+  checkpoints.save_nest(tmp_path / "policy.npz", saved)
+  third = make_learner(model, settings, 3)
+  third.restore_policy(checkpoints.load_nest(tmp_path / "policy.npz", third.policy_state()))
+  expected, _ = learner.policy.act(starts, learner.policy.initial_memory(20), rng.make_seed(5))
+  assert np.ptp(expected.numpy()) > 0
+  for each in (other, third):
+    action, _ = each.policy.act(starts, each.policy.initial_memory(20), rng.make_seed(5))
+    np.testing.assert_allclose(action, expected, atol=1e-6)
