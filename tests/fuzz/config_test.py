@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.fuzz.bytes import damaged
+from tests.trainers.importing import import_trainer
 from wm_tf import config as config_lib
 from wm_tf.config import ConfigError, make_config
 
@@ -77,23 +78,9 @@ def test_configurations_of_something_else(data):
 
 @pytest.fixture(scope="module")
 def trainer_flags():
-  """The flags of `trainers.evaluate`, which has all kinds; those of other trainers make way."""
-  shared = ("trainers.common", "trainers.evaluate")
-  others = [
-    flag
-    for module, found in flags.FLAGS.flags_by_module_dict().items()
-    if module.startswith("trainers.") and module not in shared
-    for flag in found
-  ]
-  for flag in others:
-    delattr(flags.FLAGS, flag.name)
-  from trainers import evaluate  # noqa: F401
-
-  yield flags.FLAGS
-  for flag in others:
-    if flag.name in flags.FLAGS:
-      delattr(flags.FLAGS, flag.name)
-    flags.FLAGS[flag.name] = flag
+  """The flags of `trainers.evaluate`, which has all kinds."""
+  import_trainer("evaluate")
+  return flags.FLAGS
 
 
 _FLAG_NAMES = st.sampled_from(

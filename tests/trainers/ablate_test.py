@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.trainers.importing import import_trainer
 from tests.trainers.workdirs import read_json, snapshot
-from trainers import ablate
 from wm_tf import config as config_lib
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig, MDNRNNState
 from wm_tf.models.vae import VAE
 
+ablate = import_trainer("ablate")
 pytestmark = pytest.mark.timeout(1200)  # A machine that is busy with other things needs its time.
 
 

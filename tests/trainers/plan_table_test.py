@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.trainers.importing import import_trainer
 from tests.trainers.untrained import make_config, make_run
-from trainers import plan_table
 from trainers.playing import episode_seeds
 from trainers.stages import Run
 from wm_tf.core import AgentState
 
+plan_table = import_trainer("plan_table")
 pytestmark = pytest.mark.timeout(600)
 
 
