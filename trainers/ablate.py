@@ -15,7 +15,6 @@ called again, it goes on. Leaves ablations.json and ablations.md in WORKDIR/abla
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,13 +26,12 @@ from absl import flags
 from trainers import common, summary
 from trainers.playing import episode_seeds
 from trainers.stages import Run
-from trainers.workdir import WorkdirError, locked, read_json, say, write_json
+from trainers.workdir import WorkdirError, locked, read_json, say, write_findings, write_json
 from wm_tf import config as config_lib
 from wm_tf import disagreement
 from wm_tf.agent import AgentActor
 from wm_tf.data import rollouts
 from wm_tf.models.mdn_rnn import LatentDynamics
-from wm_tf.training.checkpoints import atomic_open
 
 # Its tracks are validation tracks, but neither the run's own (iteration 0) nor the doctor's (1).
 _TRACKS = 2
@@ -322,19 +320,9 @@ def _text(values, places: int) -> str:
   return "-" if None in values else f"{np.mean(values):.{places}f}"
 
 
-def _names() -> list[str]:
-  """The variants asked for, each after the one whose dynamics it uses."""
-  asked = _VARIANTS.value or list(VARIANTS)
-  for name in asked:
-    if name not in VARIANTS:
-      near = difflib.get_close_matches(name, VARIANTS, n=1)
-      hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(VARIANTS)}."
-      raise common.FlagError(f"--variants={name}: there is no such variant; {hint}")
-  return [name for name in VARIANTS if name in asked]
-
-
 def main() -> None:
-  names = _names()
+  # In this order each comes after the one whose dynamics it uses.
+  names = common.chosen("variants", _VARIANTS.value, list(VARIANTS), "variant")
   source = common.read_run()
   source.best_iteration()  # Without a validated controller there is nothing to compare with.
   folder = Path(_OUTPUT.value or source.workdir / "ablations")
@@ -348,9 +336,7 @@ def main() -> None:
       table[name] = []
       for seed in seeds:
         table[name].append(ablations.row(name, seed))
-        write_json(folder / "ablations.json", table)
-        with atomic_open(folder / "ablations.md") as file:
-          file.write(to_markdown(table).encode())
+        write_findings(folder / "ablations", table, md=to_markdown(table))
   print(to_markdown(table))
   print(f"Wrote {folder}/ablations.json and {folder}/ablations.md.")
 

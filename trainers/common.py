@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,20 @@ EXPECTED_ERRORS = (
   checkpoints.CheckpointMismatchError,
   checkpoints.CorruptCheckpointError,
 )
+
+
+def chosen(flag: str, asked: Sequence[str], known: Sequence[str], noun: str) -> list[str]:
+  """What a flag picks of what there is, in the order in which that stands; all if it is empty.
+
+  Raises:
+    FlagError: for a name that is not known; the nearest one that is, is named.
+  """
+  for name in asked:
+    if name not in known:
+      near = difflib.get_close_matches(name, known, n=1)
+      hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
+      raise FlagError(f"--{flag}={name}: there is no such {noun}; {hint}")
+  return [name for name in known if name in (asked or known)]
 
 
 def set_default(**values) -> None:

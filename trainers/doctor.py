@@ -20,11 +20,10 @@ from absl import flags
 
 from trainers import common
 from trainers.examination import Examination
-from trainers.workdir import locked, write_json
+from trainers.workdir import locked, write_findings
 from wm_tf import report
 from wm_tf.report.doctor import doctor_checks, terminal_text
 from wm_tf.report.doctor_page import render_doctor
-from wm_tf.training.checkpoints import atomic_open
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; WORKDIR/doctor by default.")
 _ITERATION = flags.DEFINE_integer(
@@ -67,9 +66,7 @@ def main() -> None:
     command = shlex.join(["python", "-m", "trainers.doctor", *sys.argv[1:]])
     page = render_doctor(results, checks, figures, captions=captions, command=command)
     report.save_figures(folder, figures)
-    write_json(folder / "doctor.json", results)
-    with atomic_open(folder / "doctor.html") as file:
-      file.write(page.encode())
+    write_findings(folder / "doctor", results, html=page)
   print(terminal_text(results, checks))
   print(f"\nCharts and film strips: {folder}/doctor.html. All figures: {folder}/doctor.json.")
 

@@ -14,7 +14,6 @@ read; what was measured is kept, and the same command goes on. Leaves planner_ta
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import os
 import time
 from collections.abc import Mapping
@@ -28,10 +27,9 @@ from absl import flags
 from trainers import common
 from trainers.playing import episode_seeds
 from trainers.stages import Run
-from trainers.workdir import locked, read_json, say, write_json
+from trainers.workdir import locked, read_json, say, write_findings
 from wm_tf.agent import Agent, AgentActor
 from wm_tf.controllers.planner import Planner
-from wm_tf.files import atomic_open
 from wm_tf.report.planner_figures import planner_figure
 
 # Its tracks are validation tracks, but nothing else's (see `finishing` for the others).
@@ -135,11 +133,8 @@ class Table:
     """Writes what there is: JSON, a table and a figure."""
     self.rows = {name: self.rows[name] for name in ROWS if name in self.rows}
     table = {"what": self._what, "processors": os.cpu_count(), "rows": self.rows}
-    write_json(self._folder / "planner_table.json", table)
-    texts = {"md": to_markdown(self.rows), "svg": planner_figure(self.rows)}
-    for kind, text in texts.items():
-      with atomic_open(self._folder / f"planner_table.{kind}") as file:
-        file.write(text.encode())
+    md, svg = to_markdown(self.rows), planner_figure(self.rows)
+    write_findings(self._folder / "planner_table", table, md=md, svg=svg)
 
   def _frames(self, num: int) -> np.ndarray:
     """What a drive of the controller on the first track shows, and what to warm up with."""
@@ -203,18 +198,8 @@ def to_markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
   return "\n".join(lines) + "\n"
 
 
-def _names() -> list[str]:
-  asked = _ROWS.value or list(ROWS)
-  for name in asked:
-    if name not in ROWS:
-      near = difflib.get_close_matches(name, ROWS, n=1)
-      hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(ROWS)}."
-      raise common.FlagError(f"--rows={name}: there is no such row; {hint}")
-  return [name for name in ROWS if name in asked]
-
-
 def main() -> None:
-  names = _names()
+  names = common.chosen("rows", _ROWS.value, list(ROWS), "row")
   run = common.read_run()
   run.best_iteration()  # Without a validated controller there is nothing to plan with.
   folder = Path(_OUTPUT.value or run.workdir / "planner_table")

@@ -6,12 +6,13 @@ import contextlib
 import fcntl
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from wm_tf.files import read_json, write_json
+from wm_tf.files import atomic_open, read_json, write_json
 
-__all__ = ["WorkdirError", "locked", "read_json", "say", "write_json"]
+__all__ = ["WorkdirError", "locked", "read_json", "say", "write_findings", "write_json"]
 
 
 class WorkdirError(RuntimeError):
@@ -21,6 +22,14 @@ class WorkdirError(RuntimeError):
 def say(text: str) -> None:
   """Prints a line beside the progress bars."""
   print(text, file=sys.stderr, flush=True)
+
+
+def write_findings(path: Path, values: Mapping[str, Any], **texts: str) -> None:
+  """Writes `path`.json, and beside it, under its own ending, each text that shows what is in it."""
+  write_json(path.with_name(f"{path.name}.json"), values)
+  for kind, text in texts.items():
+    with atomic_open(path.with_name(f"{path.name}.{kind}")) as file:
+      file.write(text.encode())
 
 
 @contextlib.contextmanager
