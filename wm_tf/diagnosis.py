@@ -19,7 +19,7 @@ from wm_tf import rng
 from wm_tf.controllers.exploration import Brownian
 from wm_tf.core import Batch, Nest
 from wm_tf.evaluation import BURN_IN, OPEN_LOOP_STEPS
-from wm_tf.imagination import imagine_returns, observe_sequence, repeat_rows
+from wm_tf.imagination import imagine_returns, observe_sequence, one_step, repeat_rows
 from wm_tf.models.world_model import WorldModel
 
 
@@ -89,12 +89,8 @@ def outcomes(world_model: WorldModel, episodes: Iterable[Batch]) -> Outcomes:
 
   @tf.function
   def foretell(batch):
-    states = observe_sequence(world_model, batch, rng.make_seed(0))
-    flat = tf.nest.map_structure(lambda x: tf.reshape(x[:, :-1], [-1, *x.shape[2:]]), states)
-    action = tf.reshape(batch.prev_action[:, 1:], [-1, world_model.action_size])
-    predicted = world_model.imagine(flat, action, rng.make_seed(0), temperature=0.0)
-    shape = tf.shape(batch.reward[:, 1:])
-    return tf.reshape(predicted.reward, shape), tf.reshape(1.0 - predicted.discount, shape)
+    _, predicted = one_step(world_model, batch, rng.make_seed(0), temperature=0.0)
+    return predicted.reward, 1.0 - predicted.discount
 
   parts = []
   for batch in episodes:

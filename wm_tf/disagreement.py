@@ -14,7 +14,7 @@ import tensorflow as tf
 from wm_tf import rng
 from wm_tf.core import Batch, Nest, Policy
 from wm_tf.diagnosis import as_observed
-from wm_tf.imagination import observe_sequence
+from wm_tf.imagination import one_step
 from wm_tf.models.world_model import WorldModel
 
 
@@ -31,11 +31,8 @@ def along(world_model: WorldModel, episodes: Iterable[Batch]) -> np.ndarray:
 
   @tf.function
   def foretell(batch):
-    states = observe_sequence(world_model, batch, rng.make_seed(0))
-    flat = tf.nest.map_structure(lambda x: tf.reshape(x[:, :-1], [-1, *x.shape[2:]]), states)
-    action = tf.reshape(batch.prev_action[:, 1:], [-1, world_model.action_size])
-    found = world_model.imagine(flat, action, rng.make_seed(0)).disagreement
-    return tf.reshape(found, tf.shape(batch.reward[:, 1:]))
+    _, predicted = one_step(world_model, batch, rng.make_seed(0))
+    return predicted.disagreement
 
   parts = [
     foretell(as_observed(world_model, batch)).numpy()[np.asarray(batch.mask)[:, 1:]]

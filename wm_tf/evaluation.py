@@ -14,7 +14,7 @@ import tensorflow as tf
 from wm_tf import rng
 from wm_tf.core import Batch, EvalResult, Nest, Policy
 from wm_tf.data.collect import Actor, EnvPool, run_episodes
-from wm_tf.imagination import imagine_returns, observe_sequence, policy_action_fn
+from wm_tf.imagination import imagine_returns, one_step, policy_action_fn
 from wm_tf.models.vae import VAE, kl_to_standard_normal, to_float
 from wm_tf.models.world_model import WorldModel
 
@@ -168,17 +168,9 @@ def dynamics_quality(
 
   @tf.function
   def teacher_forced(batch):
-    states = observe_sequence(world_model, batch, rng.make_seed(seed))
-    flat = tf.nest.map_structure(lambda x: tf.reshape(x[:, :-1], [-1, *x.shape[2:]]), states)
-    action = tf.reshape(batch.prev_action[:, 1:], [-1, world_model.action_size])
-    predicted = world_model.imagine(flat, action, rng.make_seed(seed), temperature=0.0)
-    shape = tf.shape(batch.reward[:, 1:])
-    return (
-      states,
-      tf.reshape(predicted.reward, shape),
-      tf.reshape(predicted.discount, shape),
-      world_model.loss(batch, rng.make_seed(seed))[1].get("nll_per_dimension"),
-    )
+    states, predicted = one_step(world_model, batch, rng.make_seed(seed), temperature=0.0)
+    _, metrics = world_model.loss(batch, rng.make_seed(seed))
+    return states, predicted.reward, predicted.discount, metrics.get("nll_per_dimension")
 
   @tf.function
   def open_loop(state, actions):

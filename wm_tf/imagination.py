@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.core import Batch, Imagined, Nest, Policy
+from wm_tf.core import Batch, Imagined, Nest, Policy, Prediction
 from wm_tf.models.world_model import WorldModel
 
 # Maps `(step int32[], state, memory)` to `(action float32[B, A], memory)`.
@@ -139,6 +139,29 @@ def observe_sequence(world_model: WorldModel, batch: Batch, seed: tf.Tensor) -> 
     initializer=world_model.initial_state(tf.shape(batch.prev_action)[0]),
   )
   return tf.nest.map_structure(time_major, states)
+
+
+def one_step(
+  world_model: WorldModel, batch: Batch, seed: tf.Tensor, temperature: Any = 1.0
+) -> tuple[Nest, Prediction]:
+  """Foretells every step of real sequences from the real state before it.
+
+  Args:
+    world_model: any.
+    batch: sequences from an episode's first frame.
+    seed: `int32[2]`, of the posteriors and of what is foretold.
+    temperature: of what is foretold.
+
+  Returns:
+    The real states `[B, T, ...]`, and `Prediction` `[B, T - 1, ...]` of those that follow them.
+  """
+  states = observe_sequence(world_model, batch, seed)
+  before = tf.nest.map_structure(lambda x: tf.reshape(x[:, :-1], [-1, *x.shape[2:]]), states)
+  action = tf.reshape(batch.prev_action[:, 1:], [-1, world_model.action_size])
+  predicted = world_model.imagine(before, action, seed, temperature=temperature)
+  rows, steps = tf.unstack(tf.shape(batch.reward[:, 1:]))
+  whole = lambda x: tf.reshape(x, [rows, steps, *x.shape[1:]])
+  return states, tf.nest.map_structure(whole, predicted)
 
 
 def sample_states(
