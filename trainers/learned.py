@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ from wm_tf import config as config_lib
 from wm_tf import evaluation
 from wm_tf.agent import Agent, AgentActor
 from wm_tf.controllers.planner import Planner
-from wm_tf.core import Episode, Nest
+from wm_tf.core import EnvSpec, Episode, Nest
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.collect import Actor
 from wm_tf.envs import env_spec
@@ -29,29 +29,19 @@ from wm_tf.training import checkpoints
 
 
 class LearnedRun(RunFolder):
-  """A run's folder with what is made of the weights in it.
+  """A run's folder with what is made of the weights in it."""
 
-  Attributes:
-    spec: of its environment.
-  """
-
-  def __init__(
-    self,
-    workdir: str | os.PathLike,
-    config: config_lib.ExperimentConfig,
-    seed: int,
-    create: bool = True,
-  ):
-    """As `RunFolder`.
+  @functools.cached_property
+  def spec(self) -> EnvSpec:
+    """Of its environment.
 
     Raises:
       ConfigError: if there is no such environment.
     """
-    super().__init__(workdir, config, seed, create)
     try:
-      self.spec = env_spec(config.environment)
+      return env_spec(self.config.environment)
     except (ValueError, ImportError, AttributeError) as error:
-      raise config_lib.ConfigError(f"environment={config.environment}: {error}") from error
+      raise config_lib.ConfigError(f"environment={self.config.environment}: {error}") from error
 
   # --- Models -------------------------------------------------------------------------------
 

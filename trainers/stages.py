@@ -60,10 +60,11 @@ class Run(LearnedRun):
     """
     super().__init__(workdir, config, seed, create)
     self.force = force
+    action_size = self.spec.action_size
     for group, check in (  # What would otherwise fail after hours fails now.
       ("collect", self._explorers),
       ("controller", lambda: make_strategy(config.controller)),
-      ("planner", lambda: config.planner.strategy(self.spec.action_size)),
+      ("planner", lambda: config.planner.strategy(action_size)),
     ):
       try:
         check()
