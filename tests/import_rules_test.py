@@ -20,18 +20,26 @@ _ROOT = Path(__file__).resolve().parents[1]
 _FOLDERS = ("wm_tf", "trainers", "serving", "benchmarks", "examples", "tests")
 
 _CORE, _RNG, _SEAM = "//wm_tf:core", "//wm_tf:rng", "//wm_tf/models:world_model"
-_FILES = "//wm_tf:files"
+_CHECKS, _FILES = "//wm_tf:checks", "//wm_tf:files"
 _BELOW_AGENT = {
   _CORE: set(),
   _RNG: {_CORE},
+  _CHECKS: {_CORE},
   _FILES: {_CORE},
   "//wm_tf/envs": {_CORE},
   "//wm_tf/search": {_CORE, _RNG},
   _SEAM: {_CORE, _RNG},
-  "//wm_tf/models": {_CORE, _RNG, _SEAM},
+  "//wm_tf/models": {_CHECKS, _CORE, _RNG, _SEAM},
   "//wm_tf/data": {_CORE, _FILES, _RNG},
   "//wm_tf:imagination": {_CORE, _RNG, _SEAM, "//wm_tf/models"},
-  "//wm_tf/controllers": {_CORE, _RNG, _SEAM, "//wm_tf/search", "//wm_tf:imagination"},
+  "//wm_tf/controllers": {
+    _CHECKS,
+    _CORE,
+    _RNG,
+    _SEAM,
+    "//wm_tf/search",
+    "//wm_tf:imagination",
+  },
 }
 _AGENT = {
   "//wm_tf:agent",

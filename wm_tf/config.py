@@ -10,6 +10,7 @@ import typing
 from collections.abc import Iterable
 from typing import Any
 
+from wm_tf.checks import check_at_least
 from wm_tf.controllers.actor_critic import ActorCriticConfig
 from wm_tf.controllers.dream_es import DreamESConfig
 from wm_tf.controllers.planner import PlannerConfig
@@ -24,13 +25,6 @@ STRATEGIES = ("cma_es", "sep_cma_es", "open_es", "cem")
 
 class ConfigError(ValueError):
   """A preset, a field or a value that does not exist."""
-
-
-def _check_at_least(lowest: float, config: Any, *names: str) -> None:
-  for name in names:
-    value = getattr(config, name)
-    if value is not None and not value >= lowest:
-      raise ValueError(f"{name} must be at least {lowest}, not {value}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,10 +72,10 @@ class CollectConfig:
   num_workers: int = 0
 
   def __post_init__(self):
-    _check_at_least(1, self, "num_episodes", "episodes_per_iteration", "episodes_per_shard")
-    _check_at_least(1, self, "stop_after_idle_decisions")
-    _check_at_least(0, self, "uniform", "held", "brownian", "heuristic", "controller_noise")
-    _check_at_least(0, self, "random_start", "num_workers", "interruption_rate")
+    check_at_least(1, self, "num_episodes", "episodes_per_iteration", "episodes_per_shard")
+    check_at_least(1, self, "stop_after_idle_decisions")
+    check_at_least(0, self, "uniform", "held", "brownian", "heuristic", "controller_noise")
+    check_at_least(0, self, "random_start", "num_workers", "interruption_rate")
     if self.interruption_rate > 1:
       raise ValueError(f"interruption_rate is a probability: {self.interruption_rate}.")
     if self.random_start > 1:
@@ -112,8 +106,8 @@ class StageFitConfig:
   shuffle_buffer: int | None = None
 
   def __post_init__(self):
-    _check_at_least(1, self, "batch_size", "on_policy_repeats", "shuffle_buffer")
-    _check_at_least(2, self, "sequence_length")
+    check_at_least(1, self, "batch_size", "on_policy_repeats", "shuffle_buffer")
+    check_at_least(2, self, "sequence_length")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,10 +153,10 @@ class ControllerConfig:
       raise ConfigError(
         f"controller.strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}."
       )
-    _check_at_least(2, self, "population_size")
-    _check_at_least(1, self, "num_generations", "num_starts")
-    _check_at_least(0, self, "initial_scale", "start_window", "start_anywhere")
-    _check_at_least(-1, self, "hidden_components")
+    check_at_least(2, self, "population_size")
+    check_at_least(1, self, "num_generations", "num_starts")
+    check_at_least(0, self, "initial_scale", "start_window", "start_anywhere")
+    check_at_least(-1, self, "hidden_components")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,7 +174,7 @@ class EvaluateConfig:
   validation_episodes: int = 16
 
   def __post_init__(self):
-    _check_at_least(1, self, "num_episodes", "num_planner_episodes", "validation_episodes")
+    check_at_least(1, self, "num_episodes", "num_planner_episodes", "validation_episodes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +213,7 @@ class ExperimentConfig:
   finish: FinishConfig = FinishConfig()
 
   def __post_init__(self):
-    _check_at_least(0, self, "num_iterations", "num_vae_refits")
+    check_at_least(0, self, "num_iterations", "num_vae_refits")
 
 
 def _presets() -> dict[str, ExperimentConfig]:

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf.agent import Agent, restart, step_seeds
+from wm_tf.checks import check_at_least
 from wm_tf.core import EnvSpec
 from wm_tf.data.collect import run_episodes
 from wm_tf.data.env_pool import EnvPool
@@ -55,9 +56,8 @@ class FinishConfig:
     for name, known in (("strategy", STRATEGIES), ("parameters", PARAMETERS)):
       if getattr(self, name) not in known:
         raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}.")
-    for name, least in (("population_size", 4), ("num_seeds", 1)):
-      if getattr(self, name) < least:
-        raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}.")
+    check_at_least(4, self, "population_size")
+    check_at_least(1, self, "num_seeds")
     for name in ("num_generations", "validate_every", "validation_episodes", "initial_scale"):
       if not getattr(self, name) > 0:
         raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")

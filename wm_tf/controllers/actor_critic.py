@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
+from wm_tf.checks import check_counts
 from wm_tf.core import Nest
 from wm_tf.imagination import lambda_returns
 from wm_tf.models.world_model import WorldModel
@@ -59,9 +60,7 @@ class ActorCriticConfig:
   critic_hidden_sizes: tuple[int, ...] = (128, 128)
 
   def __post_init__(self):
-    for name in ("num_updates", "batch_size", "horizon"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+    check_counts(self, "num_updates", "batch_size", "horizon")
     if self.num_further_updates < 0:
       raise ValueError(f"num_further_updates must not be negative: {self.num_further_updates}.")
     for name in ("action_noise", "final_action_noise"):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from wm_tf import rng
+from wm_tf.checks import check_counts
 from wm_tf.controllers.linear import LinearController
 from wm_tf.core import Nest
 from wm_tf.imagination import imagine_returns, repeat_rows
@@ -35,9 +36,7 @@ class DreamESConfig:
   disagreement_penalty: float = 0.0
 
   def __post_init__(self):
-    for name in ("num_rollouts", "horizon"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"{name} must be positive, got {getattr(self, name)}.")
+    check_counts(self, "num_rollouts", "horizon")
 
 
 class Generation(NamedTuple):

@@ -7,6 +7,7 @@ import dataclasses
 import tensorflow as tf
 
 from wm_tf import rng
+from wm_tf.checks import check_choice, check_counts
 from wm_tf.controllers.actor_critic import Critic
 from wm_tf.core import Policy
 from wm_tf.imagination import imagine_returns, repeat_rows
@@ -49,11 +50,8 @@ class PlannerConfig:
   disagreement_penalty: float = 0.0
 
   def __post_init__(self):
-    if self.optimiser not in OPTIMISERS:
-      raise ValueError(f"planner.optimiser must be one of {OPTIMISERS}, got {self.optimiser!r}.")
-    for name in ("horizon", "num_iterations", "num_particles"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"planner.{name} must be positive, got {getattr(self, name)}.")
+    check_choice(self, "optimiser", OPTIMISERS, group="planner.")
+    check_counts(self, "horizon", "num_iterations", "num_particles", group="planner.")
 
   def strategy(self, action_size: int) -> Strategy:
     """Returns the search over flat plans of `horizon * action_size` numbers in [-1, 1]."""

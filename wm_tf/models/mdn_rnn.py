@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
+from wm_tf.checks import check_choice, check_counts
 from wm_tf.core import Batch, Prediction
 from wm_tf.models.heads import (
   MIXTURE_KINDS,
@@ -62,13 +63,8 @@ class MDNRNNConfig:
   ensemble_size: int = 1
 
   def __post_init__(self):
-    if self.mixture_kind not in MIXTURE_KINDS:
-      raise ValueError(
-        f"dynamics.mixture_kind must be one of {MIXTURE_KINDS}, got {self.mixture_kind!r}."
-      )
-    for name in ("hidden_size", "num_mixtures", "ensemble_size"):
-      if getattr(self, name) < 1:
-        raise ValueError(f"dynamics.{name} must be positive, got {getattr(self, name)}.")
+    check_choice(self, "mixture_kind", MIXTURE_KINDS, group="dynamics.")
+    check_counts(self, "hidden_size", "num_mixtures", "ensemble_size", group="dynamics.")
     check_reward_bins(self.reward_bins)
 
 

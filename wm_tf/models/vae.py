@@ -8,6 +8,7 @@ import keras
 import tensorflow as tf
 
 from wm_tf import rng
+from wm_tf.checks import check_counts
 
 FRAME_SIZE = 64
 
@@ -35,8 +36,7 @@ class VAEConfig:
   row_weights: tuple[tuple[int, int, float], ...] = ()
 
   def __post_init__(self):
-    if self.latent_size < 1:
-      raise ValueError(f"vae.latent_size must be positive, got {self.latent_size}.")
+    check_counts(self, "latent_size", group="vae.")
     if len(self.encoder_filters) != 4 or len(self.decoder_filters) != 3:
       raise ValueError("vae.encoder_filters takes 4 numbers and vae.decoder_filters 3.")
     for first, end, _ in self.row_weights:
