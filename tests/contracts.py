@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.worlds import assert_same, make_batch, random_frames, rows_of
+from tests.worlds import assert_same, make_batch, posteriors_of, random_frames, rows_of
 from wm_tf import rng
 from wm_tf.core import Prediction
 from wm_tf.imagination import observe_sequence
@@ -237,3 +237,12 @@ class WorldModelContract:
 
     noise = model.draw_noise(_B, 2, _SEED)
     assert_same(tf.function(dream, jit_compile=True)(state, noise), dream(state, noise), atol=1e-4)
+
+
+class LatentDynamicsContract(WorldModelContract):
+  """The same for models with a VAE: give `make_model`."""
+
+  @pytest.fixture(scope="class")
+  @classmethod
+  def posteriors(cls):
+    return posteriors_of

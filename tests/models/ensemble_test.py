@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.contracts import WorldModelContract
-from tests.worlds import assert_same, latents_of, make_batch, posteriors_of, small_mdn_rnn
+from tests.contracts import LatentDynamicsContract
+from tests.worlds import assert_same, latents_of, make_batch, small_mdn_rnn
 from wm_tf import rng
 from wm_tf.imagination import observe_sequence
 from wm_tf.models.ensemble import Ensemble, dynamics_class
@@ -21,16 +21,11 @@ def _model(kind, change, skip, **options):
   return small_mdn_rnn(mixture_kind=kind, predict_change=change, skip_connection=skip, **options)
 
 
-class TestEnsemble(WorldModelContract):
+class TestEnsemble(LatentDynamicsContract):
   @pytest.fixture(scope="class", params=_KINDS, ids=lambda param: param[0])
   @classmethod
   def make_model(cls, request):
     return lambda seed: _model(*request.param, seed=seed)
-
-  @pytest.fixture(scope="class")
-  @classmethod
-  def posteriors(cls):
-    return posteriors_of
 
 
 def _members(ensemble):

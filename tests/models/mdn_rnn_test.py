@@ -2,12 +2,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.contracts import WorldModelContract
+from tests.contracts import LatentDynamicsContract
 from tests.worlds import (
   assert_same,
   latents_of,
   make_batch,
-  posteriors_of,
   random_frames,
   rows_of,
   set_mixture,
@@ -27,7 +26,7 @@ _KINDS = [
 every_kind = pytest.mark.parametrize(("kind", "change", "skip"), _KINDS)
 
 
-class TestMDNRNN(WorldModelContract):
+class TestMDNRNN(LatentDynamicsContract):
   @pytest.fixture(
     scope="class",
     params=_KINDS,
@@ -36,11 +35,6 @@ class TestMDNRNN(WorldModelContract):
   @classmethod
   def make_model(cls, request):
     return lambda seed: _model(*request.param, seed=seed)
-
-  @pytest.fixture(scope="class")
-  @classmethod
-  def posteriors(cls):
-    return posteriors_of
 
 
 def _model(kind, change, skip, **options):
