@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.naming import raises_naming
 from tests.trainers.workdirs import read_json
 from trainers import run_folder
 from trainers.run_folder import Description, RunFolder, read_description
@@ -61,9 +62,8 @@ def test_the_pretrained_run_is_one(tmp_path):
 def test_what_is_no_description_is_named(tmp_path, text, message):
   path = tmp_path / "run.json"
   path.write_text(text)
-  with pytest.raises(WorkdirError, match=message) as error:
+  with raises_naming(path, WorkdirError, message):
     read_description(path)
-  assert str(path) in str(error.value)
 
 
 def test_time_is_recorded_as_it_goes_and_added_up(tmp_path, monkeypatch):
