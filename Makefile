@@ -11,6 +11,7 @@ TARGET ?= localhost:$(PORT)
 MODEL ?= planner
 CLIENTS ?= 8
 SECONDS ?= 30
+COMPARE_ARGS ?=
 SOAK_SECONDS ?= 900
 LOAD_ARGS ?=
 BENCH ?= $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))))
@@ -28,7 +29,7 @@ PEERS_STAMP := $(PEERS)/requirements.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYGAME_HIDE_SUPPORT_PROMPT ?= 1
 
-.PHONY: help setup quickstart serve test test-slow lint format bench bench-setup loadtest conformance fuzz faults soak bazel-test clean
+.PHONY: help setup quickstart serve test test-slow lint format bench bench-setup compare loadtest conformance fuzz faults soak bazel-test clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
@@ -105,6 +106,9 @@ $(PEERS_STAMP): requirements-bench.txt
 	$(PY) -m venv --clear $(PEERS)
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	cp requirements-bench.txt $(PEERS_STAMP)
+
+compare: setup ## ES, REINFORCE, PPO and imagination in a run's dream (WORKDIR=, COMPARE_ARGS=)
+	$(PY) -m trainers.compare --workdir="$(WORKDIR)" --seed=$(SEED) $(COMPARE_ARGS)
 
 loadtest: setup ## N clients against a server (TARGET=, MODEL=, CLIENTS=, SECONDS=, LOAD_ARGS=)
 	$(PY) -m benchmarks.serving --target=$(TARGET) --model=$(MODEL) --clients=$(CLIENTS) \

@@ -42,6 +42,9 @@ _OVERRIDE = flags.DEFINE_multi_string(
   [],
   "Changes one field: --override=dynamics.num_mixtures=8. A run's run.json shows all fields.",
 )
+_METHOD = flags.DEFINE_enum(
+  "method", None, config_lib.METHODS, "Short for --override=controller.method=..."
+)
 _FORCE = flags.DEFINE_bool("force", False, "Go on past a failed quality gate, with a warning.")
 
 
@@ -92,12 +95,15 @@ def config() -> config_lib.ExperimentConfig:
   Raises:
     ConfigError: if there is none.
   """
+  overrides = list(_OVERRIDE.value)
+  if _METHOD.value is not None:
+    overrides.append(f"controller.method={_METHOD.value}")
   if _CONFIG.value is None:
-    return config_lib.make_config(_PRESET.value, _OVERRIDE.value)
+    return config_lib.make_config(_PRESET.value, overrides)
   described = read_description(Path(_CONFIG.value))
   if described is None:
     raise config_lib.ConfigError(f"--config={_CONFIG.value} is no run.json.")
-  return config_lib.override(described.config, _OVERRIDE.value)
+  return config_lib.override(described.config, overrides)
 
 
 def workdir() -> Path:
@@ -129,11 +135,11 @@ def read_run() -> Run:
   there = read_description(workdir / "run.json")
   if there is None:
     raise no_run(workdir)
-  described = any(flags.FLAGS[flag.name].present for flag in (_PRESET, _CONFIG, _OVERRIDE))
+  described = any(flags.FLAGS[flag.name].present for flag in (_PRESET, _CONFIG, _OVERRIDE, _METHOD))
   if described and config() != there.config:
     raise WorkdirError(
-      f"{workdir} holds a run of another configuration. Leave out --preset, --config and "
-      "--override: they are taken from the run."
+      f"{workdir} holds a run of another configuration. Leave out --preset, --config, "
+      "--method and --override: they are taken from the run."
     )
   return Run(workdir, *there)
 
@@ -166,7 +172,8 @@ def set_aside_other_seed() -> None:
 def run(main: Callable[[], None]) -> None:
   """Runs a binary's `main`; expected errors end it with one line and exit code 1."""
 
-  for flag in (_PRESET, _CONFIG, _WORKDIR, _SEED, _OVERRIDE, _FORCE):  # So that --help shows them.
+  # So that --help shows them.
+  for flag in (_PRESET, _CONFIG, _WORKDIR, _SEED, _OVERRIDE, _METHOD, _FORCE):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
 
   sys.stdout.reconfigure(line_buffering=True)  # In order with the progress, also in a log.

@@ -49,6 +49,8 @@ class Evolution:
     basis_size = None if components < 0 else world_model.latent_size + components
     self.policy = LinearController(world_model, basis_size)
     self._num_generations = settings.num_generations
+    dream = settings.dream
+    self.model_steps = settings.population_size * dream.num_rollouts * dream.horizon
     self._strategy = make_strategy(settings)
     self._es = DreamES(world_model, self.policy, self._strategy, settings.dream)
     self._search = self._first()
@@ -63,6 +65,9 @@ class Evolution:
     self.policy.matrix.assign(matrix)
     self._search = self._first()
     return self._num_generations
+
+  def expect(self, num_steps):
+    pass  # Nothing falls.
 
   def state(self):
     return self._search

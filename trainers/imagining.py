@@ -31,6 +31,10 @@ class Imagination:
     self._learning = ActorCritic(world_model, self.policy, self.critic, config)
     self._fresh = self.state()
 
+  @property
+  def model_steps(self):
+    return self._config.batch_size * self._config.horizon
+
   def begin(self, features, previous):
     self.restore(self._fresh)
     if previous is None or not self._config.num_further_updates:
@@ -40,8 +44,11 @@ class Imagination:
       num_updates = self._config.num_further_updates
       self.restore_policy(previous)
       self._learning.trust_critic()
-    self._learning.anneal_over(num_updates)
+    self.expect(num_updates)
     return num_updates
+
+  def expect(self, num_steps):
+    self._learning.anneal_over(num_steps)
 
   def state(self):
     return checkpoints.values(self._learning.state())

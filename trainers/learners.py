@@ -13,8 +13,10 @@ import numpy as np
 import tensorflow as tf
 
 from trainers.evolution import Evolution
+from trainers.gradient_learners import PolicyGradients
 from trainers.imagining import Imagination
 from wm_tf.config import ControllerConfig
+from wm_tf.controllers import policy_gradient
 from wm_tf.controllers.actor_critic import Critic
 from wm_tf.core import Nest, Policy
 from wm_tf.models.world_model import WorldModel
@@ -28,12 +30,14 @@ class Learner(Protocol):
     policy: what is trained.
     critic: what it expects of a state, or None if it does not say.
     shown: metrics of the progress bar.
+    model_steps: imagined steps that one step of learning takes.
   """
 
   title: str
   policy: Policy
   critic: Critic | None
   shown: tuple[str, ...]
+  model_steps: int
 
   def begin(self, features: np.ndarray, previous: Nest | None) -> int:
     """Starts over, or from an earlier policy.
@@ -45,6 +49,9 @@ class Learner(Protocol):
     Returns:
       How many steps to do.
     """
+
+  def expect(self, num_steps: int) -> None:
+    """Lets what falls from step to step, as noise does, fall over so many, not over `begin`'s."""
 
   def state(self) -> Nest:
     """All that a checkpoint holds."""
@@ -72,6 +79,7 @@ class Learner(Protocol):
 _LEARNERS: dict[str, Callable[[WorldModel, ControllerConfig, int], Learner]] = {
   "es": Evolution,
   "actor_critic": Imagination,
+  **dict.fromkeys(policy_gradient.METHODS, PolicyGradients),
 }
 
 

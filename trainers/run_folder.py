@@ -108,14 +108,20 @@ class RunFolder:
 
   def _claim(self) -> None:
     path, mine = self.workdir / "run.json", Description(self.config, self.seed)
-    there = read_description(path)
-    if there is not None:  # How to finish is asked later, and kept where that is done.
-      there = there._replace(config=dataclasses.replace(there.config, finish=self.config.finish))
+    there = before = read_description(path)
+    if there is not None:
+      later = {"finish": self.config.finish}  # Asked later, and kept where it is done.
+      if not (self.workdir / "controller").exists():
+        later["controller"] = self.config.controller  # To be chosen until there is one.
+      there = there._replace(config=dataclasses.replace(there.config, **later))
     if there is None:
       write_json(path, mine.to_dict())
       if (self.workdir / "data").exists():
         say(f"{path} was missing. It is written anew, as what these flags describe.")
-    elif there != mine:
+    elif there == mine:
+      if before.config.controller != mine.config.controller:
+        write_json(path, mine.to_dict())
+    else:
       fields = lambda run: dict(config_lib.flatten(run.config)) | {"seed": run.seed}
       old, new = fields(there), fields(mine)
       changed = [name for name in old if old[name] != new[name]]

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainers.evolution import make_strategy
+from trainers.gradient_learners import check_method
 from trainers.learned import LearnedRun
 from trainers.learners import Learner, make_learner
 from trainers.playing import episode_seeds, explorers, num_workers
@@ -23,6 +25,7 @@ from wm_tf import config as config_lib
 from wm_tf import evaluation, files, rng
 from wm_tf.agent import AgentActor
 from wm_tf.controllers import exploration
+from wm_tf.core import Nest
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.collect import collect
 from wm_tf.data.manifest import CorruptManifestError
@@ -73,6 +76,7 @@ class Run(LearnedRun):
 
   def iterate(self) -> list[dict[str, Any]]:
     """Collects, refits and dreams `num_iterations` times after the first; returns validations."""
+    check_method(self.config.controller)  # Before hours of collecting and fitting.
     history = []
     for iteration in range(self.config.num_iterations + 1):
       for stage in (self.collect, self.train_vae, self.train_dynamics, self.train_controller):
@@ -282,7 +286,7 @@ class Run(LearnedRun):
 
   def train_controller(self, iteration: int) -> None:
     """Trains a controller in the dream of an iteration."""
-    folder, settings = self.path("controller", iteration), self.config.controller
+    folder = self.path("controller", iteration)
     saved = checkpoints.Checkpoints(folder / "checkpoints")
     learner = self._learner
     label = f"{learner.title} {iteration:03d}"
@@ -291,18 +295,15 @@ class Run(LearnedRun):
       _seal(folder, "controller.npz", "metrics.jsonl")
       saved.clear()
       return
+    check_method(self.config.controller)
     self._encode_missing(iteration)
     model = self.load_world_model(self._learner_model, iteration)
-    folders = self.latent_folders(iteration)
-    seed = episode_seeds("dream", self.seed, 1, iteration)[0]
-    episodes = datasets.episodes_dataset(folders, batch_size=16)
-    draws = [Draw(2 * settings.num_starts, seed), *self._start_draws(seed + 1)]
-    states, *starts = draw_states(model, episodes, draws)
-    starts = tf.nest.map_structure(lambda *x: tf.concat(x, axis=0), *starts)
+    seed = self._dream_seed(iteration)
+    features, starts = self.dream_data(model, iteration)
     previous = None
     if iteration and self.vae_iteration(iteration) == self.vae_iteration(iteration - 1):
       previous = self.load_policy(learner, iteration - 1)
-    num_steps = learner.begin(model.features(states).numpy(), previous)
+    num_steps = learner.begin(features, previous)
     history = folder / "metrics.jsonl"
     checkpoint = lambda: {"learner": learner.state(), "history": read_history(history) or ""}
     restored = saved.restore(checkpoint())
@@ -337,6 +338,18 @@ class Run(LearnedRun):
     checkpoints.save_nest(folder / "controller.npz", learner.policy_state())
     _seal(folder, "controller.npz", "metrics.jsonl")
     saved.clear()
+
+  def dream_data(self, model: LatentDynamics, iteration: int) -> tuple[np.ndarray, Nest]:
+    """What a `Learner` is given of all rollouts so far: `(features float32[M, F], starts)`."""
+    seed = self._dream_seed(iteration)
+    episodes = datasets.episodes_dataset(self.latent_folders(iteration), batch_size=16)
+    draws = [Draw(2 * self.config.controller.num_starts, seed), *self._start_draws(seed + 1)]
+    states, *starts = draw_states(model, episodes, draws)
+    starts = tf.nest.map_structure(lambda *x: tf.concat(x, axis=0), *starts)
+    return model.features(states).numpy(), starts
+
+  def _dream_seed(self, iteration: int) -> int:
+    return episode_seeds("dream", self.seed, 1, iteration)[0]
 
   # One model and one learner for all iterations, so that they are compiled once.
 

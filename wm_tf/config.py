@@ -14,13 +14,15 @@ from wm_tf.checks import check_at_least
 from wm_tf.controllers.actor_critic import ActorCriticConfig
 from wm_tf.controllers.dream_es import DreamESConfig
 from wm_tf.controllers.planner import PlannerConfig
+from wm_tf.controllers.policy_gradient import METHODS as POLICY_GRADIENTS
+from wm_tf.controllers.policy_gradient import PolicyGradientConfig, PPOConfig
 from wm_tf.models.mdn_rnn import MDNRNNConfig
 from wm_tf.models.vae import VAEConfig
 from wm_tf.presets import PRESETS
 from wm_tf.real_es import FinishConfig
 from wm_tf.training.loop import FitConfig
 
-METHODS = ("es", "actor_critic")
+METHODS = ("es", "actor_critic", *POLICY_GRADIENTS)
 STRATEGIES = ("cma_es", "sep_cma_es", "open_es", "cem")
 
 
@@ -117,7 +119,8 @@ class ControllerConfig:
 
   Attributes:
     method: `es` evolves a linear controller; `actor_critic` trains a multilayer perceptron by the
-      gradient of dreamed returns. The next five fields are evolution's.
+      gradient of dreamed returns, and `ppo` (with a KL penalty), `ppo_clip` and `reinforce` train
+      it by policy gradients, with TF-Agents. The next five fields are evolution's.
     strategy: `cma_es`, `sep_cma_es`, `open_es` or `cem`.
     population_size: N.
     num_generations: per evolution.
@@ -131,6 +134,8 @@ class ControllerConfig:
     num_starts: real states that dreams start from.
     dream: how evolution scores candidates.
     actor_critic: how gradients are taken.
+    ppo: how policy gradients are, by `ppo` and by `ppo_clip`.
+    reinforce: and by `reinforce`.
   """
 
   method: str = "es"
@@ -144,6 +149,8 @@ class ControllerConfig:
   num_starts: int = 4096
   dream: DreamESConfig = DreamESConfig()
   actor_critic: ActorCriticConfig = ActorCriticConfig()
+  ppo: PPOConfig = PPOConfig()
+  reinforce: PolicyGradientConfig = PolicyGradientConfig()
 
   def __post_init__(self):
     if self.method not in METHODS:

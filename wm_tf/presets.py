@@ -97,6 +97,18 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "controller.actor_critic.horizon=4",
       "controller.actor_critic.actor_hidden_sizes=(8,)",
       "controller.actor_critic.critic_hidden_sizes=(8,)",
+      *(
+        f"controller.{group}.{setting}"
+        for group in ("ppo", "reinforce")
+        for setting in (
+          "num_updates=12",
+          "num_further_updates=11",
+          "batch_size=8",
+          "horizon=4",
+          "actor_hidden_sizes=(8,)",
+          "critic_hidden_sizes=(8,)",
+        )
+      ),
       "planner.num_candidates=8",
       "planner.num_elites=2",
       "planner.horizon=4",

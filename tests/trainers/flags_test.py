@@ -23,8 +23,8 @@ _NO_RUN = "holds no run; name its folder by --workdir, or run trainers.collect f
 
 
 def test_there_are_all_trainers():
-  others = ["ablate", "check", "collect", "doctor", "evaluate", "export", "finish", "iterate"]
-  others += ["plan_table", "quickstart"]
+  others = ["ablate", "check", "collect", "compare", "doctor", "evaluate", "export", "finish"]
+  others += ["iterate", "plan_table", "quickstart"]
   assert [*others, "train_controller", "train_dynamics", "train_vae"] == _TRAINERS
 
 
@@ -95,6 +95,10 @@ def test_runs_by_python_m():
     ("evaluate", _NO_RUN),
     ("doctor", _NO_RUN),
     ("ablate", _NO_RUN),
+    ("compare", _NO_RUN),
+    ("compare --methods=ppo,pop", "--methods=ppo,pop: it takes some of es, actor_critic, ppo"),
+    ("compare --seconds=-1", "a non-negative number"),
+    ("collect --method=pop", "should be one of <es|actor_critic|ppo|ppo_clip|reinforce>"),
     ("ablate --variants=z_onyl", "there is no such variant; did you mean z_only?"),
     ("doctor --num_controllers=3", "num_controllers"),
     ("doctor --episodes=0", "0 is not a positive integer"),
