@@ -16,6 +16,7 @@ from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig, MDNRNNState
 from wm_tf.models.vae import VAE, VAEConfig
 from wm_tf.search.cma_es import CMAES
 from wm_tf.training.adam import FusedAdam
+from wm_tf.training.precision import computing_in
 from wm_tf.training.steps import make_train_step
 
 _SEED = 3
@@ -73,7 +74,7 @@ def _check_loss(model, batch, noise) -> dict:
   }
 
 
-def _training(model, batch, noise, steps: int) -> Task:
+def _training(model, batch, noise, steps: int, precision: str) -> Task:
   """`steps` steps as `fit` takes them: clipped Adam, a step that is not finite changes nothing."""
   check = _check_loss(model, batch, noise)
   optimizer = FusedAdam(problems.LEARNING_RATE)
@@ -85,25 +86,30 @@ def _training(model, batch, noise, steps: int) -> Task:
   def run():
     nonlocal count
     for _ in range(steps):
-      metrics, _, _ = step(batch, count)
+      with computing_in(precision):
+        metrics, _, _ = step(batch, count)
       count += 1
       float(metrics["loss"])
 
   return Task(run, check)
 
 
-def vae(batch: int, steps: int, latent: int = 32) -> Task:
+def vae(batch: int, steps: int, latent: int = 32, precision: str = "float32") -> Task:
   """VAE training."""
   noise = np.random.default_rng(1).normal(0, 1, (batch, latent)).astype(np.float32)
-  return _training(make_vae(latent), tf.constant(problems.frames(batch)), noise, steps)
+  frames = tf.constant(problems.frames(batch))
+  return _training(make_vae(latent), frames, noise, steps, precision)
 
 
-def dynamics(batch: int, length: int, steps: int, latent: int = 32) -> Task:
+def dynamics(
+  batch: int, length: int, steps: int, latent: int = 32, precision: str = "float32"
+) -> Task:
   """MDN-RNN training on cached posteriors."""
   arrays = problems.sequences(batch, length, latent)
   noise = arrays.pop("noise")
   model = make_dynamics(problems.DreamSize(latent=latent))
-  return _training(model, Batch(**{k: tf.constant(v) for k, v in arrays.items()}), noise, steps)
+  batch = Batch(**{k: tf.constant(v) for k, v in arrays.items()})
+  return _training(model, batch, noise, steps, precision)
 
 
 class _GivenNoise:

@@ -4,7 +4,7 @@
 
 LSTM 256, five normals for each of 32 latents, heads for reward and termination, on cached
 posteriors: whole training steps, as in `benchmarks.vae`. A token is one transition that is learned
-from. Loss, gradient norm and parameter count must agree before anyone runs.
+from. Loss, gradient norm and parameter count must agree, in float32, before anyone runs.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ def main() -> None:
       label, framework, "dynamics", batch=_BATCH, length=_LENGTH, steps=_STEPS, **kind
     )
     contenders = [
-      make("ours", "tensorflow"),
+      make("ours", "tensorflow", precision="bfloat16"),
+      make("ours, float32", "tensorflow"),
       make("PyTorch, eager", "torch"),
       make("PyTorch, compiled", "torch", compiled=True),
       make("PyTorch, eager, bfloat16", "torch", bfloat16=True),
+      make("PyTorch, compiled, bfloat16", "torch", compiled=True, bfloat16=True),
     ]
     work = _BATCH * (_LENGTH - 1) * _STEPS
     found = race_lib.compare("MDN-RNN training", contenders, options.rounds, work, "tokens/s")

@@ -15,7 +15,7 @@ import pytest
 import tensorflow as tf
 
 from tests.training.small_run import CONFIG, STEPS_PER_EPOCH, SmallModel, TinyModel, make_data, run
-from wm_tf.files import read_json
+from wm_tf.files import read_json, write_json
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import JsonlLogger, Logger, read_jsonl
 from wm_tf.training.loop import FitConfig, NonFiniteLossError, RunMismatchError, fit
@@ -408,8 +408,23 @@ def test_empty_data_is_an_error(tmp_path):
     )  # fmt: skip
 
 
+def test_a_run_from_before_an_option_goes_on_with_its_default(tmp_path):
+  uninterrupted = run(tmp_path, SHORT)
+  description = read_json(tmp_path / "run.json")
+  del description["config"]["precision"]
+  write_json(tmp_path / "run.json", description)
+  assert run(tmp_path, SHORT) == uninterrupted
+  with pytest.raises(RunMismatchError, match="config/precision = 'float32'"):
+    run(tmp_path, dataclasses.replace(SHORT, precision="bfloat16"))
+
+
 def test_config_is_checked():
-  for bad in ({"num_epochs": 0}, {"learning_rate": float("nan")}, {"patience": -1}):
+  for bad in (
+    {"num_epochs": 0},
+    {"learning_rate": float("nan")},
+    {"patience": -1},
+    {"precision": "float16"},
+  ):
     with pytest.raises(ValueError, match=next(iter(bad))):
       FitConfig(**bad)
 

@@ -171,10 +171,10 @@ def correlate(noise, correlation: float, action_size: int):
   lag = np.arange(horizon)[:, None] - np.arange(horizon)
   mix = np.where(lag >= 0, correlation ** np.abs(lag), 0.0)
   mix[:, 1:] *= np.sqrt(1.0 - correlation**2)
-  shape = tf.shape(noise)
-  steps = tf.reshape(noise, tf.concat([shape[:2], [horizon, action_size]], 0))
-  mixed = tf.einsum("ts,bnsa->bnta", tf.constant(mix, noise.dtype), steps)
-  return tf.ensure_shape(tf.reshape(mixed, shape), noise.shape)
+  # Of whole plans, [D, D]: more products than there need be, and one plain operation.
+  mix = tf.constant(np.kron(mix, np.eye(action_size)).T, noise.dtype)
+  mixed = tf.matmul(tf.reshape(noise, [-1, size]), mix)
+  return tf.ensure_shape(tf.reshape(mixed, tf.shape(noise)), noise.shape)
 
 
 def clip(x, bounds: tuple[float, float] | None):

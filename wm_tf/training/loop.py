@@ -21,6 +21,7 @@ from wm_tf.files import read_json, write_json
 from wm_tf.training import checkpoints
 from wm_tf.training.adam import FusedAdam
 from wm_tf.training.loggers import Logger, make_loggers, read_history, restore_history
+from wm_tf.training.precision import PRECISIONS, computing_in
 from wm_tf.training.steps import make_eval_step, make_train_step
 
 _RUN = "run.json"  # What the folder is for; a call for anything else is refused.
@@ -50,6 +51,8 @@ class FitConfig:
     checkpoint_every: steps between checkpoints within an epoch; None for one an epoch.
     log_every: steps that one line of training metrics averages over.
     max_bad_steps: skipped steps in a row (loss or gradient not finite) that are an error.
+    precision: of the products in training steps: `float32`, or `bfloat16` where the processor has
+      instructions for it (see `precision.computing_in`). Evaluations are in float32.
   """
 
   learning_rate: float = 1e-3
@@ -61,11 +64,15 @@ class FitConfig:
   checkpoint_every: int | None = 500
   log_every: int = 50
   max_bad_steps: int = 10
+  precision: str = "float32"
 
   def __post_init__(self):
+    if self.precision not in PRECISIONS:
+      known = ", ".join(PRECISIONS)
+      raise ValueError(f"FitConfig.precision must be one of {known}, not {self.precision!r}.")
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
-      if value is not None and not value > 0:
+      if not isinstance(value, str | None) and not value > 0:
         raise ValueError(f"FitConfig.{field.name} must be positive, not {value}.")
 
 
@@ -295,7 +302,8 @@ class _Loop:
 
   def _step(self, batch) -> None:
     progress = self.progress
-    metrics, finite, gradients_finite = self._train_step(batch, progress.step)
+    with computing_in(self.config.precision):
+      metrics, finite, gradients_finite = self._train_step(batch, progress.step)
     progress.step += 1
     progress.batches += 1
     metrics = {f"train/{key}": float(value) for key, value in metrics.items()}
@@ -419,7 +427,10 @@ def _claim(directory: Path, run: dict[str, Any]) -> None:
   if not path.exists():
     write_json(path, run)
     return
-  there, here = (checkpoints.flatten_with_path(nest) for nest in (read_json(path), run))
+  there = read_json(path)
+  # What an older version did not ask for was as it is by default.
+  there["config"] = dataclasses.asdict(FitConfig()) | there["config"]
+  there, here = (checkpoints.flatten_with_path(nest) for nest in (there, run))
   for name in [*there, *(name for name in here if name not in there)]:
     if there.get(name) != here.get(name):
       raise RunMismatchError(

@@ -1,0 +1,52 @@
+"""Products and convolutions of training steps in bfloat16."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+
+import tensorflow as tf
+
+PRECISIONS = ("float32", "bfloat16")
+_OPTION = "auto_mixed_precision_onednn_bfloat16"
+_INSTRUCTIONS = {"avx512_bf16", "amx_bf16"}
+
+
+@functools.cache
+def has_bfloat16() -> bool:
+  """Whether this processor multiplies bfloat16; without, emulation is slower than float32."""
+  try:
+    return not _INSTRUCTIONS.isdisjoint(Path("/proc/cpuinfo").read_text().split())
+  except OSError:  # Not Linux.
+    return False
+
+
+@contextlib.contextmanager
+def computing_in(precision: str) -> Iterator[None]:
+  """The `tf.function`s called within compute in that precision.
+
+  In `bfloat16`, products and convolutions, and what lies between two of them, take bfloat16 and
+  add up in float32; variables, and what is sensitive (sums, exponentials), stay float32. A function
+  keeps one program for each precision that it was called in. On processors that `has_bfloat16`
+  denies, all is float32.
+
+  Raises:
+    ValueError: of another precision than `PRECISIONS`.
+
+  References:
+    Micikevicius et al. 2018, arXiv:1710.03740, section 3.1 (variables in float32).
+    Kalamkar et al. 2019, arXiv:1905.12322 (bfloat16 needs no scaling of the loss).
+  """
+  if precision not in PRECISIONS:
+    raise ValueError(f"precision must be one of {', '.join(PRECISIONS)}, not {precision!r}.")
+  if precision == "float32" or not has_bfloat16():
+    yield
+    return
+  before = tf.config.optimizer.get_experimental_options().get(_OPTION, False)
+  tf.config.optimizer.set_experimental_options({_OPTION: True})
+  try:
+    yield
+  finally:
+    tf.config.optimizer.set_experimental_options({_OPTION: before})
