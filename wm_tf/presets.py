@@ -14,6 +14,11 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "vae.decoder_filters=(64, 32, 16)",
       "vae.row_weights=((0, 56, 2.0), (56, 64, 8.0))",
       "vae_fit.batch_size=50",
+      *(
+        f"{stage}.{fit}.precision=bfloat16"
+        for stage in ("vae_fit", "dynamics_fit")
+        for fit in ("first", "refit")
+      ),
       "vae_fit.first.learning_rate=1e-3",
       "vae_fit.first.end_learning_rate=1e-4",
       "vae_fit.first.num_epochs=6",

@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
+from wm_tf.checks import check_choice
 from wm_tf.files import read_json, write_json
 from wm_tf.training import checkpoints
 from wm_tf.training.adam import FusedAdam
@@ -67,9 +68,7 @@ class FitConfig:
   precision: str = "float32"
 
   def __post_init__(self):
-    if self.precision not in PRECISIONS:
-      known = ", ".join(PRECISIONS)
-      raise ValueError(f"FitConfig.precision must be one of {known}, not {self.precision!r}.")
+    check_choice(self, "precision", PRECISIONS, group="FitConfig.")
     for field in dataclasses.fields(self):
       value = getattr(self, field.name)
       if not isinstance(value, str | None) and not value > 0:
