@@ -60,7 +60,7 @@ _HOMES = {
   "gym": (),
   "gymnasium": ("wm_tf/__init__.py", "wm_tf/dream_env.py", "wm_tf/envs/"),
   "matplotlib": ("wm_tf/report/",),
-  "tf_agents": ("wm_tf/controllers/dream_tf_agents.py",),
+  "tf_agents": ("wm_tf/controllers/dream_tf_agents.py", "wm_tf/controllers/tf_agents_learning.py"),
   "tqdm": ("wm_tf/training/loggers.py",),
   "vizdoom": ("wm_tf/envs/",),
 }

@@ -50,7 +50,7 @@ class PolicyGradients(Imagination):
 
   @functools.cached_property
   def _learning(self):
-    from wm_tf.controllers.dream_tf_agents import PolicyGradient
+    from wm_tf.controllers.tf_agents_learning import PolicyGradient
 
     return PolicyGradient(self.title, self._world_model, self.policy, self.critic, self._config)
 

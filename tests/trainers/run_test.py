@@ -243,14 +243,17 @@ def test_ends_the_same_however_often_it_is_killed(launcher, finished, tmp_path):
   assert contents(workdir) == contents(finished)
 
 
-def test_imagination_ends_the_same_when_killed(launcher, finished, tmp_path):
+@pytest.mark.parametrize("method", ["actor_critic", "ppo"])
+def test_networks_end_the_same_when_killed(launcher, finished, tmp_path, method):
   """Another controller on the models of the finished run: from scratch, and from that one on.
 
   With no VAE refit the second iteration goes on from the first one's networks.
   """
-  flags = (_RUN, "--override=controller.method=actor_critic", "--override=num_vae_refits=0")
+  if method == "ppo":
+    pytest.importorskip("tf_agents", reason='not installed: pip install "wm_tf[agents]"')
+  flags = (_RUN, f"--method={method}", "--override=num_vae_refits=0")
   run_json = read_json(finished / "run.json")
-  run_json["config"]["controller"]["method"] = "actor_critic"
+  run_json["config"]["controller"]["method"] = method
   run_json["config"]["num_vae_refits"] = 0
   found = []
   for name, kills in (("whole", ()), ("killed", (0, 1))):

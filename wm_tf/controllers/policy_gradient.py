@@ -1,6 +1,6 @@
 """What policy gradients learn from: many dreams side by side, each begun anew where one ends.
 
-How they learn is in `dream_tf_agents.py`; nothing here needs TF-Agents.
+How they learn is in `tf_agents_learning.py`; nothing here needs TF-Agents.
 """
 
 from __future__ import annotations
