@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from tests.worlds import AdditiveState, AdditiveWorld, Always, make_batch
+from tests.worlds import AdditiveState, AdditiveWorld, Always, latents_of, make_batch, small_mdn_rnn
 from wm_tf import disagreement, report
 
 
@@ -17,6 +17,14 @@ def test_along_real_episodes():
   np.testing.assert_allclose(found, np.concatenate([once, once]), rtol=1e-6)
   with pytest.raises(ValueError, match="no step of a real episode"):
     disagreement.along(AdditiveWorld(), [])
+
+
+def test_usual_is_what_a_tenth_of_the_steps_pass():
+  ensemble = small_mdn_rnn(ensemble_size=2)
+  batches = [make_batch(latents_of(ensemble, 8, 6, seed=s), seed=s) for s in (0, 1)]
+  found = disagreement.along(ensemble, batches)
+  disagreement.calibrate(ensemble, batches)
+  assert np.mean(ensemble.unfamiliarity(found) > 0.0) == pytest.approx(0.1, abs=1 / len(found))
 
 
 @pytest.mark.parametrize(("discount", "steps"), [(1.0, 7), (0.9, 7), (0.7, 2)])

@@ -97,12 +97,13 @@ def test_imagine_keeps_every_step():
 def test_returns_by_hand():
   """From 0 in steps of 1 to a goal at 2.5, in two dimensions; half of them die at each step."""
   world = AdditiveWorld(discount=0.5)
+  world.usual_disagreement = 0.25
   action_fn = lambda t, state, memory: (tf.ones([1, 2]), memory)
   returns = imagine_returns(world, action_fn, state_at([[0, 0]]), 3, _SEED)
   np.testing.assert_allclose(
     returns.imagined_return, [-2 * (1.5**2 + 0.5 * 0.5**2 + 0.25 * 0.5**2)]
   )
-  np.testing.assert_allclose(returns.disagreement, [2 * (1 + 0.5 + 0.25)])
+  np.testing.assert_allclose(returns.unfamiliarity, [(2 - 0.25) * (1 + 0.5 + 0.25)])
   np.testing.assert_allclose(returns.alive, [0.125])
   np.testing.assert_allclose(returns.state.z, [[3.0, 3.0]])
 

@@ -8,8 +8,8 @@ called again, it goes on. Leaves ablations.json and ablations.md in WORKDIR/abla
     python -m trainers.ablate --workdir=runs/quickstart
     python -m trainers.ablate --workdir=runs/quickstart --variants=all_data,z_only --num_seeds=3
     python -m trainers.ablate --workdir=runs/quickstart --output=ablations --episodes=32 --seed=1
-    python -m trainers.ablate --workdir=runs/quickstart --num_seeds=3 --one_fit \\
-        --variants=ensemble,ensemble_penalty_3,ensemble_penalty_10
+    python -m trainers.ablate --workdir=runs/quickstart --last_iteration=0 --one_fit \\
+        --num_seeds=3 --variants=ensemble,ensemble_penalty_10,ensemble_penalty_30
 """
 
 from __future__ import annotations
@@ -80,22 +80,20 @@ VARIANTS = {
   ),
   "without_iteration": Variant("only the rollouts from before any controller", data="first"),
   "ensemble": Variant(
-    f"an ensemble of {_ENSEMBLE_SIZE} on those rollouts; its disagreement costs nothing",
+    f"an ensemble of {_ENSEMBLE_SIZE}; its disagreement costs nothing",
     _ENSEMBLE,
-    data="first",
   ),
   **{
     f"ensemble_penalty_{penalty}": Variant(
-      f"the same ensemble; a step costs {penalty} times its disagreement",
+      f"the same ensemble; disagreement beyond that of the data costs {penalty} times as much",
       (
         *_ENSEMBLE,
         f"controller.dream.disagreement_penalty={penalty}",
         f"controller.actor_critic.disagreement_penalty={penalty}",
       ),
-      data="first",
       dynamics_of="ensemble",
     )
-    for penalty in (3, 10)
+    for penalty in (10, 30)
   },
   "brownian": Variant(
     "a run of its own, from Brownian rollouts only: no scripted driver",
@@ -116,6 +114,15 @@ _NUM_SEEDS = flags.DEFINE_integer(
 _EPISODES = flags.DEFINE_integer("episodes", 16, "Real episodes of each controller.", lower_bound=1)
 _ONE_FIT = flags.DEFINE_bool(
   "one_fit", False, "Fit each dynamics once, with --seed; only the controllers differ in theirs."
+)
+_LAST = flags.DEFINE_integer(
+  "last_iteration", None, "The last iteration whose rollouts are used; all if not given."
+)
+_CHANGE = flags.DEFINE_multi_string(
+  "change",
+  [],
+  "Override of the run's configuration for all variants, before their own: "
+  "--change=controller.actor_critic.num_updates=100. Needs an --output of its own.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; WORKDIR/ablations by default.")
 
@@ -196,18 +203,29 @@ class Ablations:
     folder: where to write.
     num_episodes: real episodes, and dreams, that a controller is judged by.
     fit_seed: if not None, dynamics are fitted with this seed only, and used for all.
+    last: the last iteration of the run that counts; its last validated one if None.
+    changes: overrides of the run's configuration for all variants.
   """
 
-  def __init__(self, source: Run, folder: Path, num_episodes: int, fit_seed: int | None = None):
+  def __init__(
+    self,
+    source: Run,
+    folder: Path,
+    num_episodes: int,
+    fit_seed: int | None = None,
+    last: int | None = None,
+    changes: Sequence[str] = (),
+  ):
     self.source, self.folder, self.num_episodes = source, folder, num_episodes
     self.fit_seed = fit_seed
     validated = [v["iteration"] for v in source.validations()]
-    self.last = max(validated, default=0)
+    self.last = max(validated, default=0) if last is None else last
+    self.config = config_lib.override(source.config, changes)
 
   def variant_run(self, name: str, seed: int) -> Run:
     """The run of a variant, not yet entered."""
     variant, folder = VARIANTS[name], self.folder / name / f"seed{seed}"
-    config = config_lib.override(self.source.config, variant.overrides)
+    config = config_lib.override(self.config, variant.overrides)
     if variant.data == "own":
       return Run(folder, config, seed, force=True)
     last = 0 if variant.data == "first" else self.last
@@ -261,7 +279,7 @@ class Ablations:
     """The figures of the run's own chosen controller."""
     path = self.folder / "as_it_is" / f"seed{seed}" / f"result_{self.num_episodes}.json"
     if not path.exists():
-      result = self.judge(self.source, self.source.best_iteration(), seed)
+      result = self.judge(self.source, self.source.best_iteration(self.last), seed)
       path.parent.mkdir(parents=True, exist_ok=True)
       write_json(path, result | {"seconds": sum(self.source.seconds().values())})
     return read_json(path)
@@ -330,9 +348,9 @@ def main() -> None:
   seeds = range(common.seed(), common.seed() + _NUM_SEEDS.value)
   with locked(folder):
     fit_seed = common.seed() if _ONE_FIT.value else None
-    ablations = Ablations(source, folder, _EPISODES.value, fit_seed)
+    ablations = Ablations(source, folder, _EPISODES.value, fit_seed, _LAST.value, _CHANGE.value)
     table = {"as_it_is": [ablations.as_it_is(seed) for seed in seeds]}
-    for name in applicable(source.config, names):
+    for name in applicable(ablations.config, names):
       table[name] = []
       for seed in seeds:
         table[name].append(ablations.row(name, seed))

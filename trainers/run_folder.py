@@ -177,9 +177,13 @@ class RunFolder:
         say(f"{path.parent} has no validation.json: this controller is passed over.")
     return [read_json(path) for path in paths]
 
-  def best_iteration(self) -> int:
-    """The iteration whose controller did best on the validation seeds."""
-    validations = self.validations()
+  def best_iteration(self, last: int | None = None) -> int:
+    """The iteration whose controller did best on the validation seeds.
+
+    Args:
+      last: if not None, later ones do not count.
+    """
+    validations = [v for v in self.validations() if last is None or v["iteration"] <= last]
     if not validations:
       raise WorkdirError(f"{self.workdir} has no validated controller; run trainers.iterate first.")
     best = max(validations, key=lambda v: v["controller_in_environment"]["mean"])

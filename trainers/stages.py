@@ -22,7 +22,7 @@ from trainers.learners import Learner, make_learner
 from trainers.playing import episode_seeds, explorers, num_workers
 from trainers.workdir import read_json, say, write_json
 from wm_tf import config as config_lib
-from wm_tf import evaluation, files, rng
+from wm_tf import disagreement, evaluation, files, rng
 from wm_tf.agent import AgentActor
 from wm_tf.controllers import exploration
 from wm_tf.core import Nest
@@ -31,6 +31,7 @@ from wm_tf.data.collect import collect
 from wm_tf.data.manifest import CorruptManifestError
 from wm_tf.envs import make_env
 from wm_tf.imagination import Draw, draw_states, recently_rewarded
+from wm_tf.models.ensemble import Ensemble
 from wm_tf.models.mdn_rnn import LatentDynamics
 from wm_tf.models.vae import VAE
 from wm_tf.training import checkpoints
@@ -219,6 +220,12 @@ class Run(LearnedRun):
       datasets.sequences_dataset, sequence_length=self.config.dynamics_fit.sequence_length
     )
     self._fit("dynamics", "dynamics", model, iteration, sequences, folders)
+    if isinstance(model, Ensemble):
+      options = {"split": "train", "held_out_fraction": self.config.collect.held_out}
+      disagreement.calibrate(
+        model, datasets.episodes_dataset(folders, batch_size=16, seed=self.seed, **options)
+      )
+      checkpoints.save_weights(model, self.path("dynamics", iteration) / "weights.npz")
     held_out = datasets.episodes_dataset(
       folders, batch_size=8, split="held_out", held_out_fraction=self.config.collect.held_out
     )

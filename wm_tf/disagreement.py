@@ -15,7 +15,12 @@ from wm_tf import rng
 from wm_tf.core import Batch, Nest, Policy
 from wm_tf.diagnosis import as_observed
 from wm_tf.imagination import one_step
+from wm_tf.models.ensemble import Ensemble
 from wm_tf.models.world_model import WorldModel
+
+# A tenth of the data's own steps count as unfamiliar: a bound that none of them passes would be
+# that of their one worst step.
+_USUAL_QUANTILE = 0.9
 
 
 def along(world_model: WorldModel, episodes: Iterable[Batch]) -> np.ndarray:
@@ -41,6 +46,17 @@ def along(world_model: WorldModel, episodes: Iterable[Batch]) -> np.ndarray:
   if not sum(map(len, parts)):
     raise ValueError("There is no step of a real episode to measure the disagreement on.")
   return np.concatenate(parts)
+
+
+def calibrate(world_model: Ensemble, episodes: Iterable[Batch]) -> None:
+  """Sets what disagreement is usual: the 0.9 quantile over the steps of real episodes.
+
+  Args:
+    world_model: an ensemble that has been fitted.
+    episodes: those it was fitted to, as for `along`.
+  """
+  usual = np.quantile(along(world_model, episodes), _USUAL_QUANTILE)
+  world_model.usual_disagreement.assign(usual.astype(np.float32))
 
 
 def in_dreams(

@@ -52,7 +52,7 @@ class Dream:
       world_model: any.
       starts: real states, each burnt in on what was before it: a nest of `[S, ...]`.
       temperature: of the dream.
-      disagreement_penalty: what a unit of the model's disagreement takes from the reward.
+      disagreement_penalty: what a unit of disagreement beyond the usual takes from the reward.
       jit_compile: whether steps are compiled by XLA.
     """
     self.world_model = world_model
@@ -71,7 +71,7 @@ class Dream:
         lambda new, old: tf.where(mask(old), new, old), pick(rows), found.state
       )
       ended = rng.uniform(tf.shape(over), end_seed) >= found.discount
-      reward = found.reward - disagreement_penalty * found.disagreement
+      reward = found.reward - disagreement_penalty * world_model.unfamiliarity(found.disagreement)
       return state, world_model.features(state), reward, ended, found[1:]
 
     def frames(state):

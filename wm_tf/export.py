@@ -197,7 +197,12 @@ def export_world_model(
         **state_specs,
       },
     ),
-    "spec": _spec_signature(spec, state_specs, config),
+    "spec": _spec_signature(
+      spec,
+      state_specs,
+      config,
+      usual_disagreement=float(world_model.usual_disagreement),
+    ),
   }
   if hasattr(world_model, "vae"):
     signatures["encode"] = (encode, {"frame": _frame_spec()})
@@ -313,8 +318,8 @@ def to_env_action(action: tf.Tensor, spec: EnvSpec) -> tf.Tensor:
   )
 
 
-def _spec_signature(spec: EnvSpec, state_specs, config) -> _Signature:
-  """Answers an `EnvSpec` and the state's tensors, in every row."""
+def _spec_signature(spec: EnvSpec, state_specs, config, **more) -> _Signature:
+  """Answers an `EnvSpec`, the state's tensors and what more there is, in every row."""
   space = spec.action_space
   plain = lambda x: np.asarray(x).tolist()
   everything = {
@@ -326,6 +331,7 @@ def _spec_signature(spec: EnvSpec, state_specs, config) -> _Signature:
     },
     "config": config,
     "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
+    **more,
   }
   idle_type = np.int64 if space.discrete else np.float32
   answer = {

@@ -30,7 +30,7 @@ class Returns(NamedTuple):
   """Sums over an imagined rollout, each `float32[B]`, and the state in which it ended."""
 
   imagined_return: tf.Tensor  # Rewards weighted by the probability of still being alive.
-  disagreement: tf.Tensor  # Weighted in the same way.
+  unfamiliarity: tf.Tensor  # Weighted in the same way; see `WorldModel.unfamiliarity`.
   alive: tf.Tensor  # Probability that the episode goes on after the last step (discounted).
   state: Nest
 
@@ -66,7 +66,7 @@ def imagine_returns(
   # Time-major inside the scan only: a step then reads one contiguous slice.
   noise = tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), noise)
 
-  def step(t, state, memory, total, disagreement, alive):
+  def step(t, state, memory, total, unfamiliarity, alive):
     step_noise = repeat_rows(tf.nest.map_structure(lambda x: x[t], noise), num_copies)
     action, memory = action_fn(t, state, memory)
     prediction = world_model.imagine_with_noise(state, action, step_noise, temperature)
@@ -75,18 +75,18 @@ def imagine_returns(
       prediction.state,
       memory,
       total + alive * prediction.reward,
-      disagreement + alive * prediction.disagreement,
+      unfamiliarity + alive * world_model.unfamiliarity(prediction.disagreement),
       alive * prediction.discount * discount,
     )
 
   zeros = tf.zeros([batch_size])
-  _, state, _, total, disagreement, alive = tf.while_loop(
+  _, state, _, total, unfamiliarity, alive = tf.while_loop(
     lambda t, *_: t < horizon,
     step,
     (0, state, memory, zeros, zeros, tf.ones([batch_size])),
     maximum_iterations=horizon,
   )
-  return Returns(total, disagreement, alive, state)
+  return Returns(total, unfamiliarity, alive, state)
 
 
 def imagine(

@@ -82,6 +82,10 @@ class SavedWorldModel:
       *(found[name] for name in ("reward", "discount", "disagreement")),
     )
 
+  def unfamiliarity(self, disagreement: tf.Tensor) -> tf.Tensor:
+    """As `WorldModel.unfamiliarity`."""
+    return tf.nn.relu(disagreement - self.spec.get("usual_disagreement", 0.0))
+
 
 def first_states(model: SavedWorldModel, frames: np.ndarray) -> Tensors:
   """The states after the first frames of S episodes, `uint8[S, H, W, 3]`."""

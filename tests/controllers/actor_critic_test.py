@@ -176,6 +176,17 @@ def test_disagreement_is_penalised():
   assert np.all(np.abs(action) < 0.15)
 
 
+def test_what_is_usual_is_not_penalised():
+  starts, gradients = state_at([[1.0, 0.0]]), []
+  for penalty, usual in ((0.0, 0.0), (1.0, 2.0), (1.0, 0.0)):
+    world = AdditiveWorld()
+    world.usual_disagreement = usual  # No action moves by more than 2.
+    learner = _learner(world, dataclasses.replace(_CONFIG, disagreement_penalty=penalty))
+    gradients.append(learner._dream(starts, _SEED, tf.constant(0.0))[0])
+  assert_same(gradients[0], gradients[1])
+  assert np.any(np.abs(gradients[0][0] - gradients[2][0]) > 1e-3)
+
+
 @pytest.mark.parametrize(
   "options",
   [

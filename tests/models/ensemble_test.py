@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.contracts import LatentDynamicsContract
-from tests.worlds import assert_same, latents_of, make_batch, small_mdn_rnn
+from tests.worlds import assert_same, latents_of, make_batch, rows_of, small_mdn_rnn
 from wm_tf import rng
 from wm_tf.imagination import observe_sequence
 from wm_tf.models.ensemble import Ensemble, dynamics_class
@@ -99,6 +99,11 @@ def test_every_step_follows_one_member(kind, change, skip):
   np.testing.assert_allclose(found.state.z, expected, rtol=1e-4, atol=1e-4)
   np.testing.assert_allclose(found.reward, np.mean([one.reward for one in alone], 0), atol=1e-5)
   np.testing.assert_allclose(found.discount, np.mean([one.discount for one in alone], 0), atol=1e-5)
+  # As for temperatures that are known only later, each row's own.
+  later = tf.function(lambda t: ensemble.imagine_with_noise(states, action, noise, t))
+  both = later(tf.constant([1.2] * 32 + [0.0] * 32))
+  assert_same(rows_of(both, range(32)), rows_of(found, range(32)), rtol=1e-4, atol=1e-4)
+  assert_same(rows_of(both, range(32, 64)), rows_of(cold, range(32, 64)), rtol=1e-3, atol=1e-3)
   # At temperature 0 none is preferred (what holds dreams near the data is not reached here).
   mean = np.mean([one.state.z for one in colds], 0)
   inside = np.all(np.abs((mean - ensemble.latent_loc) / ensemble.latent_scale) < 4.9, axis=-1)
@@ -176,6 +181,13 @@ def test_members_agree_where_they_have_learned(tmp_path):
   far = model.imagine(states._replace(z=states.z + 6.0), batch.prev_action[:, 5], _SEED)
   assert np.mean(bold) > 1.3 * np.mean(known)
   assert np.mean(far.disagreement) > 1.3 * np.mean(known)
+
+
+def test_what_is_usual_costs_nothing():
+  ensemble = _model(*_KINDS[0])
+  ensemble.usual_disagreement.assign(0.2)
+  np.testing.assert_allclose(ensemble.unfamiliarity(tf.constant([0.1, 0.2, 0.5])), [0, 0, 0.3])
+  np.testing.assert_allclose(small_mdn_rnn().unfamiliarity(tf.zeros([2])), [0, 0])
 
 
 def test_the_size_decides_the_class():

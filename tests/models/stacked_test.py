@@ -1,7 +1,9 @@
 import keras
 import numpy as np
+import pytest
 
 from tests.worlds import randomize
+from wm_tf.models.recurrence import MOST_STEPS
 from wm_tf.models.stacked import StackedDense, StackedLSTM, make_dense
 
 _K, _B, _T, _I, _U = 3, 2, 5, 4, 6
@@ -27,14 +29,15 @@ def test_stacked_dense_layers_are_dense_layers():
     np.testing.assert_allclose(stacked(x[:, :, 0])[k], dense(x[k, :, 0]), rtol=1e-5, atol=1e-6)
 
 
-def test_stacked_lstms_are_lstms():
+@pytest.mark.parametrize("num_steps", [_T, MOST_STEPS + 1], ids=["unrolled", "long"])
+def test_stacked_lstms_are_lstms(num_steps):
   stacked = StackedLSTM(_K, _U)
   stacked.build((_K, None, None, _I))
   randomize(stacked, 0)
-  x = _draw(_K, _B, _T, _I)
+  x = _draw(_K, _B, num_steps, _I)
   hs = stacked(x)
   h = c = np.zeros([_K, _B, _U], np.float32)
-  for t in range(_T):
+  for t in range(num_steps):
     h, c = stacked.step(x[:, :, t], h, c)
     np.testing.assert_allclose(h, hs[:, :, t], rtol=1e-5, atol=1e-6)
   for k in range(_K):

@@ -11,7 +11,10 @@ import tensorflow as tf
 
 from tests.trainers.importing import import_trainer
 from tests.trainers.workdirs import read_json, snapshot
+from trainers.stages import Run
+from trainers.workdir import write_json
 from wm_tf import config as config_lib
+from wm_tf.data import rollouts
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig, MDNRNNState
 from wm_tf.models.vae import VAE
 
@@ -109,6 +112,27 @@ def test_what_a_run_is_already_is_left_out(capsys):
   assert "joint: left out, the run is so already." in capsys.readouterr().err
   for variant in ablate.VARIANTS.values():  # Every override is one of the configuration.
     config_lib.override(config, variant.overrides)
+
+
+def test_rollouts_up_to_an_iteration_and_changes_of_every_variant(tmp_path):
+  source = Run(tmp_path / "run", config_lib.make_config("debug"), 0)
+  for iteration in range(3):
+    source.path("controller", iteration).mkdir(parents=True)
+    write_json(source.path("controller", iteration) / "validation.json", {"iteration": iteration})
+    folder = source.path("data", iteration)
+    folder.mkdir(parents=True)
+    (folder / rollouts.MANIFEST).touch()
+  changes = ["controller.start_anywhere=0.3", "dynamics.num_mixtures=7"]
+  every, some = (
+    ablate.Ablations(source, tmp_path / "a", 2),
+    ablate.Ablations(source, tmp_path / "b", 2, last=1, changes=changes),
+  )
+  folders = lambda ablations, name: ablations.variant_run(name, 0).data_folders(0)
+  assert [len(folders(every, name)) for name in ("all_data", "without_iteration")] == [3, 1]
+  assert [len(folders(some, name)) for name in ("all_data", "without_iteration")] == [2, 1]
+  changed = some.variant_run("one_normal", 0).config
+  assert changed.controller.start_anywhere == 0.3 and changed.dynamics.num_mixtures == 1
+  assert some.variant_run("ensemble", 0).config.dynamics.num_mixtures == 7
 
 
 def test_nothing_of_the_recurrent_state_is_seen():

@@ -101,3 +101,13 @@ def test_rollouts_without_their_manifest_are_not_passed_over(tmp_path):
   (tmp_path / "data/000/manifest.json").touch()
   with pytest.raises(WorkdirError, match=r"data/000_random/manifest\.json is missing"):
     run.data_folders(0)
+
+
+def test_the_best_of_the_first_iterations(tmp_path):
+  run = RunFolder(tmp_path, make_config("debug"), 0)
+  for iteration, mean in enumerate((10.0, 40.0, 20.0, 90.0)):
+    folder = run.path("controller", iteration)
+    folder.mkdir(parents=True)
+    validation = {"iteration": iteration, "controller_in_environment": {"mean": mean}}
+    (folder / "validation.json").write_text(json.dumps(validation))
+  assert [run.best_iteration(last) for last in (0, 2, 3, None)] == [0, 1, 3, 3]

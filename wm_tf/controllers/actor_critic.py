@@ -34,7 +34,8 @@ class ActorCriticConfig:
       first update. Much of it finds the ways out of where the actor would stay for ever.
     final_action_noise: the same at the last update; in between it falls linearly.
     reward_scale: factor on rewards that brings values to the order of one.
-    disagreement_penalty: weight of the ensemble's disagreement, in units of reward.
+    disagreement_penalty: what a step costs for each unit of disagreement beyond the usual, in units
+      of reward; see `WorldModel.unfamiliarity`.
     actor_learning_rate, critic_learning_rate: of Adam.
     target_rate: how far the slow critic, which makes the targets, follows the critic in an update.
     clip_norm: bound on the norm of each gradient.
@@ -283,12 +284,13 @@ class ActorCritic:
         prediction = model.imagine_with_noise(state, action, step_noise, config.temperature)
         state = prediction.state
         features.append(model.features(state))
-        columns.append((prediction.reward, prediction.discount, prediction.disagreement))
-      reward, discount, disagreement = (tf.stack(x, axis=1) for x in zip(*columns, strict=True))
+        unfamiliarity = model.unfamiliarity(prediction.disagreement)
+        columns.append((prediction.reward, prediction.discount, unfamiliarity))
+      reward, discount, unfamiliarity = (tf.stack(x, axis=1) for x in zip(*columns, strict=True))
       alive = tf.stop_gradient(tf.math.cumprod(discount, axis=1, exclusive=True))
       after = tf.stack(features[1:], axis=1)
       target = lambda_returns(
-        config.reward_scale * (reward - config.disagreement_penalty * disagreement),
+        config.reward_scale * (reward - config.disagreement_penalty * unfamiliarity),
         config.discount * discount,
         self._slow_critic(after)[..., 0],
         config.lambda_,

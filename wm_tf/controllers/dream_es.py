@@ -26,7 +26,8 @@ class DreamESConfig:
     horizon: decisions per dream.
     temperature: uncertainty of the dream; above 1 it is harder to exploit.
     l2_penalty: weight of the mean squared parameter, in units of return.
-    disagreement_penalty: weight of the summed ensemble disagreement, in units of return.
+    disagreement_penalty: what disagreement beyond the usual costs for each unit of its sum, in
+      units of return; see `WorldModel.unfamiliarity`.
   """
 
   num_rollouts: int = 16
@@ -68,7 +69,7 @@ class DreamES:
     self.generation = tf.function(self._generation)
 
   def _score(self, parameters: tf.Tensor, starts: Nest, seed: tf.Tensor):
-    """Returns `(return, disagreement, alive)`, each `float32[N]`, of `parameters[N, D]`.
+    """Returns `(return, unfamiliarity, alive)`, each `float32[N]`, of `parameters[N, D]`.
 
     Args:
       parameters: one controller a row.
@@ -96,7 +97,7 @@ class DreamES:
       num_copies=num_candidates,
     )
     mean = lambda x: tf.reduce_mean(tf.reshape(x, [num_candidates, num_rollouts]), axis=1)
-    return mean(returns.imagined_return), mean(returns.disagreement), mean(returns.alive)
+    return mean(returns.imagined_return), mean(returns.unfamiliarity), mean(returns.alive)
 
   def _generation(self, state: Nest, starts: Nest, seed: tf.Tensor):
     """Asks, dreams, tells.
@@ -119,11 +120,11 @@ class DreamES:
       dtype=tf.int32,
     )
     chosen = tf.nest.map_structure(lambda x: tf.gather(x, rows), starts)
-    returns, disagreement, alive = self.score(parameters[0], chosen, noise_seed)
+    returns, unfamiliarity, alive = self.score(parameters[0], chosen, noise_seed)
     fitness = (
       returns
       - config.l2_penalty * tf.reduce_mean(tf.square(parameters[0]), axis=-1)
-      - config.disagreement_penalty * disagreement
+      - config.disagreement_penalty * unfamiliarity
     )
     state = self._strategy.tell(state, parameters, fitness[tf.newaxis])
     return state, Generation(tf.reduce_max(returns), tf.reduce_mean(returns), tf.reduce_mean(alive))

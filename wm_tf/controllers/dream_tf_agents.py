@@ -69,7 +69,7 @@ class WorldModelEnvironment(TFEnvironment):
       batch_size: B.
       horizon: decisions after which a dream ends at the latest.
       temperature: the dreams' uncertainty.
-      disagreement_penalty: weight of the ensemble's disagreement, taken off the reward.
+      disagreement_penalty: weight of the ensemble's unfamiliarity, taken off the reward.
       seed: of everything that is random.
 
     Raises:

@@ -34,7 +34,8 @@ class PlannerConfig:
     num_particles: dreams per candidate; candidates share their noise.
     temperature: of the dream that is planned in.
     discount: factor per decision.
-    disagreement_penalty: weight of the summed ensemble disagreement, in units of return.
+    disagreement_penalty: what disagreement beyond the usual costs for each unit of its sum, in
+      units of return; see `WorldModel.unfamiliarity`.
   """
 
   optimiser: str = "cem"
@@ -157,7 +158,7 @@ class Planner(tf.Module):
       num_copies=num_candidates,
       discount=self._critic.discount if self._critic else config.discount,
     )
-    total = returns.imagined_return - config.disagreement_penalty * returns.disagreement
+    total = returns.imagined_return - config.disagreement_penalty * returns.unfamiliarity
     if self._critic:
       total += returns.alive * self._critic.value(returns.state)
     total = tf.reshape(total, [num_candidates, config.num_particles, batch_size])

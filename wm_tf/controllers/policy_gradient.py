@@ -50,7 +50,7 @@ class PolicyGradientConfig:
     temperature: uncertainty of the dream.
     discount: factor per decision.
     reward_scale: factor on rewards that brings values to the order of one.
-    disagreement_penalty: weight of the ensemble's disagreement, in units of reward.
+    disagreement_penalty: as of `ActorCriticConfig`.
     action_noise: standard deviation of the noise on the actor's output, before its tanh, at the
       first update.
     final_action_noise: the same at the last update; in between it falls linearly.
@@ -171,7 +171,7 @@ class Dreams:
       batch_size: B.
       horizon: decisions after which a dream ends at the latest.
       temperature: its uncertainty.
-      disagreement_penalty: weight of the ensemble's disagreement in the reward.
+      disagreement_penalty: weight of the ensemble's unfamiliarity in the reward.
     """
     self._world_model, self.batch_size, self.horizon = world_model, batch_size, horizon
     self._temperature, self._penalty = temperature, disagreement_penalty
@@ -216,7 +216,8 @@ class Dreams:
       state=prediction.state,
       age=age,
       step_type=tf.where(terminated | (age >= self.horizon), LAST, MID),
-      reward=prediction.reward - self._penalty * prediction.disagreement,
+      reward=prediction.reward
+      - self._penalty * self._world_model.unfamiliarity(prediction.disagreement),
       discount=tf.where(terminated, 0.0, 1.0),
       disagreement=prediction.disagreement,
     )

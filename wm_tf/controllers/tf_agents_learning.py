@@ -350,7 +350,8 @@ class PolicyGradient:
       discount=discount,
     )
     mean = lambda x: tf.reduce_sum(mask * x) / tf.reduce_sum(mask)
-    raw = rollout.reward + config.disagreement_penalty * rollout.disagreement
+    unfamiliarity = self._world_model.unfamiliarity(rollout.disagreement)
+    raw = rollout.reward + config.disagreement_penalty * unfamiliarity
     return experience, (
       tf.reduce_mean(tf.reduce_sum(raw, axis=1)),
       mean(target) / config.reward_scale,

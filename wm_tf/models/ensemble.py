@@ -41,6 +41,8 @@ class Ensemble(LatentDynamics):
 
   Attributes:
     reward_scale: standard deviation of the data's rewards, `float32[]`.
+    usual_disagreement: 0.9 quantile of the disagreement about the data's steps, `float32[]`; 0
+      until `disagreement.calibrate` has measured it.
 
   References:
     Lakshminarayanan et al. 2017, "Simple and Scalable Predictive Uncertainty Estimation using Deep
@@ -74,6 +76,7 @@ class Ensemble(LatentDynamics):
       hidden_size, config.termination_positive_weight, config.head_hidden_size, num_members
     )
     self.reward_scale = self._statistic("reward_scale", 1.0, shape=())
+    self.usual_disagreement = self._statistic("usual_disagreement", 0.0, shape=())
     self.built = True
 
   def adapt(self, batches) -> None:
@@ -119,18 +122,23 @@ class Ensemble(LatentDynamics):
     choice, normal, member = noise
     inputs = self._inputs(state.z, action)
     h, c = self._step(state, inputs)
-    seen = self._mixture_inputs(h, self._for_each(inputs))
-    samples = self.mixture.sample(seen, choice, normal, temperature)
+    projected = self.mixture.projected(self._mixture_inputs(h, self._for_each(inputs)))
     index = tf.minimum(tf.cast(member[:, 0] * num_members, tf.int32), num_members - 1)
-    temperature = tf.reshape(tf.cast(temperature, tf.float32), [-1, 1])
-    share = tf.where(temperature > 0.0, tf.one_hot(index, num_members), 1.0 / num_members)
-    sample = tf.reduce_sum(tf.transpose(share)[..., tf.newaxis] * samples, axis=0)
+    share = tf.one_hot(index, num_members, axis=0)
+    sample_of = lambda projected: self.mixture.sample_of(projected, choice, normal, temperature)
+    number = tf.get_static_value(temperature)
+    if number is not None and np.all(number > 0.0):  # Of the others nothing need be sampled.
+      sample = sample_of([_blend(x, share) for x in projected])
+    else:
+      temperature = tf.reshape(tf.cast(temperature, tf.float32), [-1])
+      share = tf.where(temperature > 0.0, share, 1.0 / num_members)
+      sample = _blend(sample_of(projected), share)
     reward = self.reward.mean(h)
     return Prediction(
       state=EnsembleState(self._moved(state.z, sample), _swap(h), _swap(c)),
       reward=tf.reduce_mean(reward, axis=0),
       discount=tf.reduce_mean(self.termination.discount(h), axis=0),
-      disagreement=self._disagreement(self.mixture.mean(seen), reward),
+      disagreement=self._disagreement(self.mixture.mean_of(projected), reward),
     )
 
   def loss(self, batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
@@ -157,6 +165,12 @@ class Ensemble(LatentDynamics):
     reward_variance = tf.math.reduce_variance(reward / self.reward_scale, axis=0)
     # Where members agree wholly, the root has no gradient.
     return tf.sqrt(variance + 1e-12) + tf.sqrt(reward_variance + 1e-12)
+
+
+def _blend(x: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
+  """The sum over members of `x[M, B, ...]`, each with its share `float32[M, B]`: `[B, ...]`."""
+  share = tf.reshape(share, [*share.shape[:1], -1] + [1] * (x.shape.rank - 2))
+  return tf.reduce_sum(share * x, axis=0)
 
 
 def _swap(x: tf.Tensor) -> tf.Tensor:

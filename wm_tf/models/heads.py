@@ -58,6 +58,16 @@ def mixture_nll(logits: tf.Tensor, loc: tf.Tensor, log_scale: tf.Tensor, x: tf.T
   return nll[..., 0] + 0.5 * math.log(2.0 * math.pi), gradient
 
 
+def _expected(logits: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+  """The mean of `values[..., K]` under a categorical.
+
+  The softmax is written out: as an op of its own it takes longer, over so few, than the rest of a
+  dreamed step together.
+  """
+  weights = tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
+  return tf.reduce_sum(weights * values, axis=-1) / tf.reduce_sum(weights, axis=-1)
+
+
 class MixtureHead(keras.layers.Layer):
   """A mixture density over Z outputs (Bishop 1994), built on tfp's `MixtureSameFamily`.
 
@@ -93,7 +103,7 @@ class MixtureHead(keras.layers.Layer):
 
     `loc` and `log_scale` are `[..., Z, K]`; `logits` too, or `[..., 1, K]` for a joint mixture.
     """
-    logits, loc, unbounded = self._projected(h)
+    logits, loc, unbounded = self.projected(h)
     return logits, loc, soft_bound(unbounded, *_LOG_SCALE_BOUNDS)
 
   def distribution(self, h: tf.Tensor) -> tfd.Distribution:
@@ -118,21 +128,29 @@ class MixtureHead(keras.layers.Layer):
 
   def mean(self, h: tf.Tensor) -> tf.Tensor:
     """The mean of the mixture, `float32[..., Z]`."""
-    logits, loc, _ = self.parameters(h)
-    return tf.reduce_sum(tf.nn.softmax(logits) * loc, axis=-1)
+    return self.mean_of(self.projected(h))
 
   def sample(self, h: tf.Tensor, choice: tf.Tensor, noise: tf.Tensor, temperature) -> tf.Tensor:
-    """Samples `float32[B, Z]` from given noise; the same noise gives the same sample.
+    """Samples `float32[..., Z]` from given noise; the same noise gives the same sample.
 
     Args:
-      h: `float32[B, U]`.
+      h: `float32[..., B, U]`.
       choice: uniform `float32[B, Z]` in [0, 1) that picks the component by its cumulative weight
         (a joint mixture reads the first column).
       noise: standard normal `float32[B, Z]`.
       temperature: scalar or `float32[B]`. Logits are divided by it and variances multiplied by it
         (Ha & Schmidhuber 2018, appendix A.2); towards 0 the sample is the heaviest component's loc.
     """
-    logits, loc, unbounded = self._projected(h)
+    return self.sample_of(self.projected(h), choice, noise, temperature)
+
+  def mean_of(self, projected: tuple[tf.Tensor, ...]) -> tf.Tensor:
+    """`mean` of what `projected` gave."""
+    logits, loc, _ = projected
+    return _expected(logits, loc)
+
+  def sample_of(self, projected: tuple[tf.Tensor, ...], choice, noise, temperature) -> tf.Tensor:
+    """`sample` from what `projected` gave."""
+    logits, loc, unbounded = projected
     temperature = tf.reshape(tf.maximum(tf.cast(temperature, tf.float32), 1e-6), [-1, 1, 1])
     if self.kind == "joint":
       choice = choice[:, :1]
@@ -153,7 +171,7 @@ class MixtureHead(keras.layers.Layer):
     scale = tf.exp(soft_bound(picked, *_LOG_SCALE_BOUNDS))
     return picked_loc + scale * tf.sqrt(temperature[..., 0]) * noise
 
-  def _projected(self, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+  def projected(self, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """As `parameters`, with the log-scales before they are bounded."""
     logits, loc, unbounded = tf.split(self.projection(h), self._sizes, axis=-1)
     lead = tf.shape(h)[:-1]
@@ -199,11 +217,7 @@ class RewardHead(keras.layers.Layer):
 
   def mean(self, h: tf.Tensor) -> tf.Tensor:
     """Expected reward, `float32[...]`."""
-    logits = self.logits(h)
-    # The softmax written out: as an op of its own it takes longer, over so few, than the rest of a
-    # dreamed step together.
-    weights = tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
-    return tf.reduce_sum(weights * self.bins, axis=-1) / tf.reduce_sum(weights, axis=-1)
+    return _expected(self.logits(h), self.bins)
 
   def two_hot(self, reward: tf.Tensor) -> tf.Tensor:
     """`float32[..., num_bins]` weights whose mean is `reward`, clipped to the bins' range."""

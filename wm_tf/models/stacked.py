@@ -7,6 +7,8 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
+from wm_tf.models.recurrence import MOST_STEPS, unrolled_lstm
+
 
 def _each(make_initializer: Callable[[], Callable]) -> Callable:
   """An initializer of `[M, ...]` that draws each member's weights as if it were alone."""
@@ -73,6 +75,9 @@ class StackedLSTM(keras.layers.Layer):
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
     """`float32[M, B, T, I]` to every step's `h`, `float32[M, B, T, U]`, from a state of zeros."""
+    if x.shape[2] is not None and x.shape[2] <= MOST_STEPS:
+      weights = (self.kernel, self.recurrent_kernel, self.bias)
+      return unrolled_lstm(x, *map(tf.convert_to_tensor, weights))
     num_rows, num_steps = tf.shape(x)[1], tf.shape(x)[2]
     flat = tf.reshape(x, [self.num_members, -1, x.shape[-1]])
     # All that does not wait for `h`, in one product.

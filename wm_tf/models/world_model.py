@@ -21,11 +21,13 @@ class WorldModel(keras.Model):
     latent_size: Z.
     feature_size: F, the width of `features`.
     action_size: A.
+    usual_disagreement: what of a disagreement the data themselves show; 0 without an ensemble.
   """
 
   latent_size: int
   feature_size: int
   action_size: int
+  usual_disagreement: Any = 0.0
 
   def __init__(self, name: str):
     super().__init__(name=name)
@@ -87,6 +89,10 @@ class WorldModel(keras.Model):
     return self.imagine_with_noise(
       state, action, tf.nest.map_structure(lambda x: x[:, 0], noise), temperature
     )
+
+  def unfamiliarity(self, disagreement: tf.Tensor) -> tf.Tensor:
+    """What of a `Prediction`'s disagreement lies above the usual: what penalties are laid on."""
+    return tf.nn.relu(disagreement - self.usual_disagreement)
 
   def loss(self, batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """Returns the scalar training loss and named scalar metrics."""
