@@ -20,7 +20,7 @@ from trainers.gradient_learners import check_method
 from trainers.learned import LearnedRun
 from trainers.learners import Learner, make_learner
 from trainers.playing import episode_seeds, explorers, num_workers
-from trainers.workdir import read_json, say, write_json
+from trainers.workdir import WorkdirError, read_json, say, write_json
 from wm_tf import config as config_lib
 from wm_tf import disagreement, evaluation, files, rng
 from wm_tf.agent import AgentActor
@@ -215,7 +215,11 @@ class Run(LearnedRun):
         variable.assign(value)
     folders = self.latent_folders(iteration)
     if not (self.path("dynamics", iteration) / "fit.json").exists():
-      model.adapt(datasets.episodes_dataset(folders, batch_size=16))
+      try:
+        model.adapt(datasets.episodes_dataset(folders, batch_size=16))
+      except ValueError as error:
+        where = folders[0].parent
+        raise WorkdirError(f"{where}: {error} Remove it: it is encoded again.") from error
     sequences = functools.partial(
       datasets.sequences_dataset, sequence_length=self.config.dynamics_fit.sequence_length
     )

@@ -179,6 +179,17 @@ def test_adapt_takes_frames():
     np.testing.assert_allclose(getattr(frames, name), getattr(cached, name), rtol=1e-4)
 
 
+def test_adapt_passes_over_what_is_not_finite():
+  broken, pieces = small_mdn_rnn(0), small_mdn_rnn(0)
+  latents = latents_of(broken, 2, 7)
+  apart = [latents[:1, :3], latents[:1, 4:], latents[1:, :2], latents[1:, 3:]]
+  pieces.adapt(make_batch(x) for x in apart)
+  latents[0, 3, 1], latents[1, 2, -1] = np.nan, np.inf
+  broken.adapt([make_batch(latents)])
+  for name in ("latent_loc", "latent_scale", "change_scale"):
+    np.testing.assert_allclose(getattr(broken, name), getattr(pieces, name), rtol=1e-5)
+
+
 def test_adapt_without_two_frames_in_a_row_is_an_error():
   model = small_mdn_rnn()
   with pytest.raises(ValueError, match="no pair of consecutive frames"):

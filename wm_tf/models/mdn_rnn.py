@@ -101,15 +101,21 @@ class LatentDynamics(WorldModel):
   def adapt(self, batches) -> None:
     """Sets the standardisation of latents and of their changes from training batches.
 
+    Frames that are not finite are passed over: one of them would make every loss NaN.
+
     Args:
       batches: an iterable of `Batch` with cached posteriors or frames.
+
+    Raises:
+      ValueError: if there are no two frames in a row.
     """
     count = changes = 0.0
     sums = np.zeros((3, self.latent_size))
     for batch in batches:
       loc, log_scale = self._posterior(batch.observation)
       variance = np.exp(2.0 * log_scale) if self.config.sample_latents else 0.0 * log_scale.numpy()
-      loc, mask = loc.numpy().astype(np.float64), np.asarray(batch.mask)
+      loc = loc.numpy().astype(np.float64)
+      mask = np.asarray(batch.mask) & np.isfinite(loc + variance).all(-1)
       sums[0] += loc[mask].sum(0)
       sums[1] += (loc**2 + variance)[mask].sum(0)
       pairs = mask[:, 1:] & mask[:, :-1]
@@ -118,7 +124,7 @@ class LatentDynamics(WorldModel):
       count += mask.sum()
       changes += pairs.sum()
     if not changes:
-      raise ValueError("The sequences given to MDNRNN.adapt hold no pair of consecutive frames.")
+      raise ValueError("The sequences hold no pair of consecutive frames that are finite.")
     mean = sums[0] / count
     # An unused latent is almost constant; the floor keeps its noise from being blown up.
     scale = np.sqrt(np.maximum(sums[1] / count - mean**2, 0.1**2))
