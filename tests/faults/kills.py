@@ -7,7 +7,6 @@ The end must be that of the run that was left alone, bit for bit, and after ever
 from __future__ import annotations
 
 import json
-import shutil
 import time
 from pathlib import Path
 
@@ -90,10 +89,7 @@ def _imagination(suite: Suite) -> tuple[Stage, tuple[str, ...]]:
   """`train_controller` by gradients, on the models that there are."""
   flags = ("--override=controller.method=actor_critic",)
   before = suite.copy(suite.stage("train_controller").before, "before_imagination")
-  described = json.loads((before / "run.json").read_text())
-  described["config"]["controller"]["method"] = "actor_critic"
-  del described["sha256"]
-  (before / "run.json").write_text(json.dumps(described))
+  suite.describe(before, *flags)
   workdir = suite.copy(before, "imagination")
   seconds = suite.stage("train_controller").seconds
   suite.run("train_controller", workdir, *flags)
@@ -157,7 +153,3 @@ def _kill_evaluations(suite: Suite, number: int) -> None:
   suite.same(suite.finished, before, "evaluate: it changed the run")
   suite.expect(done == number, f"evaluate: only {done} of {number} kills found it running")
   suite.say(f"evaluate: killed {done} times; answers the same")
-
-
-def clean(suite: Suite) -> None:
-  shutil.rmtree(suite.folder / "killed", ignore_errors=True)

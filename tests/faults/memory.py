@@ -31,6 +31,7 @@ def run(suite: Suite) -> None:
   for times in (1, _TIMES):
     workdir = suite.copy(None, f"data_{times}x")
     _repeat(source, workdir / "data/000", times)
+    suite.describe(workdir, *_FLAGS)
     peaks[times] = {}
     for name in ("train_vae", "train_dynamics", "train_controller"):
       output = suite.run(name, workdir, *_FLAGS)

@@ -15,7 +15,8 @@ from pathlib import Path
 from tests.trainers.launcher import Launcher, Trainer
 from tests.trainers.workdirs import contents, differences
 from trainers import check
-from wm_tf import files
+from trainers.run_folder import Description
+from wm_tf import config, files
 
 FLAGS = (
   "--preset=debug",
@@ -131,6 +132,12 @@ class Suite:
     if source is None:
       return target
     return Path(shutil.copytree(source, target))
+
+  def describe(self, workdir: Path, *flags: str) -> None:
+    """Makes a workdir that of the run which `start` with these flags is about."""
+    overrides = [flag.partition("=")[2] for flag in (*FLAGS, *flags) if "--override=" in flag]
+    described = Description(config.make_config("debug", overrides), seed=0)
+    files.write_json(workdir / "run.json", described.to_dict())
 
   def start(self, name: str, workdir: Path, *flags: str, **options) -> Trainer:
     return self.launcher.start(f"trainers.{name}", *FLAGS, *flags, workdir=workdir, **options)
