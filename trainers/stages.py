@@ -40,6 +40,7 @@ from wm_tf.training.loop import NonFiniteLossError, fit
 
 _STEPS_PER_CHECKPOINT = 10  # Of a controller's training.
 _MAX_BAD_STEPS = 10  # In a row, of the same.
+_DISTRIBUTION = "distribution.npz"
 
 
 class Run(LearnedRun):
@@ -303,7 +304,7 @@ class Run(LearnedRun):
     label = f"{learner.title} {iteration:03d}"
     if (folder / "controller.npz").exists():
       say(f"{label}: done before.")
-      _seal(folder, "controller.npz", "metrics.jsonl")
+      _seal_controller(folder)
       saved.clear()
       return
     check_method(self.config.controller)
@@ -345,9 +346,9 @@ class Run(LearnedRun):
     learner.finish()
     distribution = learner.distribution()
     if distribution is not None:
-      checkpoints.save_nest(folder / "distribution.npz", distribution)
+      checkpoints.save_nest(folder / _DISTRIBUTION, distribution)
     checkpoints.save_nest(folder / "controller.npz", learner.policy_state())
-    _seal(folder, "controller.npz", "metrics.jsonl")
+    _seal_controller(folder)
     saved.clear()
 
   def dream_data(self, model: LatentDynamics, iteration: int) -> tuple[np.ndarray, Nest]:
@@ -400,6 +401,11 @@ class Run(LearnedRun):
         },
       )
     return read_json(path)
+
+
+def _seal_controller(folder: Path) -> None:
+  searched = [path.name for path in folder.glob(_DISTRIBUTION)]  # Not every method has one.
+  _seal(folder, "controller.npz", "metrics.jsonl", *searched)
 
 
 def _seal(folder: Path, *names: str) -> None:

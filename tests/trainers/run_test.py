@@ -373,6 +373,12 @@ def test_check_names_what_is_damaged_and_makes_way_for_it(launcher, finished, co
     assert any(str(copy / name) in text for text in texts), (name, texts)
     if name not in damaged:
       (copy / name).write_bytes(sound)
+  for folder in (copy / "vae/000", copy / "controller/000"):
+    for path in (path for path in folder.glob("*") if path.suffix in (".npz", ".jsonl")):
+      sound = path.read_bytes()
+      path.unlink()
+      assert any(str(path) in problem.text for problem in check.problems(copy)), path
+      path.write_bytes(sound)
   output = launcher.run("trainers.check", workdir=copy, expected=1)
   assert all(str(copy / name) in output for name in damaged) and "Traceback" not in output
   output = launcher.run("trainers.check", "--remove", workdir=copy)
