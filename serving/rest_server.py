@@ -88,6 +88,7 @@ class RestServer:
     self._thread.join()
     self._rest.close()
     self._dispatcher.shutdown(timeout=max(end - time.monotonic(), 0.1))
+    server.trigger.close()  # By whom it was pulled: who is told to may come before the pull ends.
 
   def _application(self, environ, start_response):
     """WSGI."""
@@ -179,7 +180,7 @@ class _Server(TcpWSGIServer):
     """Closes everything, which ends `run`; to be called in the server's own thread."""
     for channel in list(self.active_channels.values()):
       channel.handle_close()
-    self.trigger.close()
+    self.trigger.del_channel()
 
   def _idlest(self):
     idle = [c for c in self.active_channels.values() if not c.requests and not c.total_outbufs_len]
