@@ -21,6 +21,13 @@ def check_counts(config: Any, *names: str, group: str = "") -> None:
       raise ValueError(f"{group}{name} must be positive, got {getattr(config, name)}.")
 
 
+def check_shares(config: Any, *names: str) -> None:
+  """Raises `ValueError` for a field that does not lie in [0, 1]."""
+  for name in names:
+    if not 0.0 <= getattr(config, name) <= 1.0:
+      raise ValueError(f"{name} must be between 0 and 1, got {getattr(config, name)}.")
+
+
 def check_choice(config: Any, name: str, known: Sequence[str], group: str = "") -> None:
   """Raises `ValueError` for a field that is none of those known; `group` stands before its name."""
   if getattr(config, name) not in known:

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.checks import check_counts
+from wm_tf.checks import check_counts, check_shares
 from wm_tf.core import Nest
 from wm_tf.imagination import lambda_returns
 from wm_tf.models.world_model import WorldModel
@@ -67,9 +67,7 @@ class ActorCriticConfig:
     for name in ("action_noise", "final_action_noise"):
       if not getattr(self, name) >= 0.0:
         raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-    for name in ("discount", "lambda_", "target_rate"):
-      if not 0.0 <= getattr(self, name) <= 1.0:
-        raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}.")
+    check_shares(self, "discount", "lambda_", "target_rate")
 
 
 class FeatureNetwork(tf.Module):

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.checks import check_at_least, check_counts
+from wm_tf.checks import check_at_least, check_counts, check_shares
 from wm_tf.core import Nest
 from wm_tf.models.world_model import WorldModel
 
@@ -29,12 +29,6 @@ def _check_positive(config: Any, *names: str) -> None:
   for name in names:
     if not getattr(config, name) > 0:
       raise ValueError(f"{name} must be positive, got {getattr(config, name)}.")
-
-
-def _check_shares(config: Any, *names: str) -> None:
-  for name in names:
-    if not 0.0 <= getattr(config, name) <= 1.0:
-      raise ValueError(f"{name} must be between 0 and 1, got {getattr(config, name)}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,7 +76,7 @@ class PolicyGradientConfig:
     check_counts(self, "num_updates", "batch_size", "horizon")
     check_at_least(0, self, "num_further_updates", "disagreement_penalty")
     _check_positive(self, "action_noise", "final_action_noise", "clip_norm")
-    _check_shares(self, "discount", "target_rate")
+    check_shares(self, "discount", "target_rate")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,7 +106,7 @@ class PPOConfig(PolicyGradientConfig):
     super().__post_init__()
     check_counts(self, "num_epochs", "num_minibatches")
     _check_positive(self, "clip_range", "kl_target", "kl_coefficient")
-    _check_shares(self, "lambda_")
+    check_shares(self, "lambda_")
     if self.batch_size * self.horizon < self.num_minibatches:
       raise ValueError(f"num_minibatches: {self.num_minibatches} of them would be empty.")
 
