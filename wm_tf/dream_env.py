@@ -23,7 +23,7 @@ from gymnasium.vector.utils import batch_space
 
 from wm_tf import rng
 from wm_tf.core import Nest
-from wm_tf.models.world_model import WorldModel
+from wm_tf.models.world_model import WorldModel, to_uint8
 
 OBSERVATIONS = ("features", "pixels")
 _FRAMES_PER_SECOND = 12
@@ -75,8 +75,7 @@ class Dream:
       return state, world_model.features(state), reward, ended, found[1:]
 
     def frames(state):
-      mean = tf.clip_by_value(world_model.decode(state), 0.0, 1.0)
-      return tf.cast(tf.round(255.0 * mean), tf.uint8)
+      return to_uint8(world_model.decode(state))
 
     # `begin(rows int32[B]) -> (state, features)`, `frames(state) -> uint8[B, 64, 64, 3]`.
     self.begin = tf.function(begin)

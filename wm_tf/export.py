@@ -25,7 +25,7 @@ from wm_tf.agent import Agent
 from wm_tf.core import EnvSpec, Nest
 from wm_tf.envs.frames import resize_matrices
 from wm_tf.exported import SavedModelActor, load_agent, saved_versions, version_folder
-from wm_tf.models.world_model import WorldModel
+from wm_tf.models.world_model import WorldModel, to_uint8
 
 __all__ = [
   "SavedModelActor",
@@ -153,8 +153,7 @@ def export_world_model(
     rows = tf.shape(next(iter(state.values())))[0]
     state = {**flatten(world_model.initial_state(rows)), **state}
     mean = world_model.decode(unflatten(state))
-    pixels = tf.round(255.0 * tf.clip_by_value(mean, 0.0, 1.0))
-    return {"frame": tf.cast(pixels, tf.uint8), "mean": mean}
+    return {"frame": to_uint8(mean), "mean": mean}
 
   def initial_state(seed):
     return flatten(world_model.initial_state(tf.shape(seed)[0]))

@@ -11,7 +11,7 @@ import tensorflow as tf
 from wm_tf import rng
 from wm_tf.controllers.policy_gradient import Dream, Dreams
 from wm_tf.core import Nest
-from wm_tf.models.world_model import WorldModel
+from wm_tf.models.world_model import WorldModel, to_uint8
 
 try:
   from tf_agents.environments.tf_environment import TFEnvironment
@@ -98,8 +98,8 @@ class WorldModelEnvironment(TFEnvironment):
 
   def render(self) -> tf.Tensor:
     """What the dreams look like: `uint8[B, 64, 64, 3]`."""
-    mean = self._world_model.decode(tf.nest.map_structure(tf.identity, self._dream.state))
-    return tf.cast(tf.round(255.0 * tf.clip_by_value(mean, 0.0, 1.0)), tf.uint8)
+    state = tf.nest.map_structure(tf.identity, self._dream.state)
+    return to_uint8(self._world_model.decode(state))
 
   def _current_time_step(self):
     return self._time_step(tf.nest.map_structure(tf.identity, self._dream))

@@ -10,6 +10,11 @@ import tensorflow as tf
 from wm_tf.core import Batch, Nest, Prediction
 
 
+def to_uint8(frames: tf.Tensor) -> tf.Tensor:
+  """Decoded `float32` frames, of which a little may lie outside [0, 1], to `uint8`."""
+  return tf.cast(tf.round(255.0 * tf.clip_by_value(frames, 0.0, 1.0)), tf.uint8)
+
+
 class WorldModel(keras.Model):
   """A state-space model of the world with an opaque state.
 
