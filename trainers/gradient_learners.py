@@ -58,14 +58,3 @@ class PolicyGradients(Imagination):
   def _fresh(self):
     self.restore_policy(self._initial)
     return self.state()
-
-  def step(self, starts, seed):
-    report = self._learning.update(starts, seed)
-    return {
-      "dream/return_mean": float(report.imagined_return),
-      "dream/value": float(report.value),
-      "dream/critic_loss": float(report.critic_loss),
-      "dream/action_noise": float(report.action_noise),
-      "dream/kl_divergence": float(report.kl_divergence),
-      "dream/disagreement": float(report.disagreement),
-    }

@@ -58,12 +58,7 @@ class Imagination:
 
   def step(self, starts, seed):
     report = self._learning.update(starts, seed)
-    return {
-      "dream/return_mean": float(report.imagined_return),
-      "dream/value": float(report.value),
-      "dream/critic_loss": float(report.critic_loss),
-      "dream/actor_gradient_norm": float(report.actor_gradient_norm),
-    }
+    return {f"dream/{name}": float(value) for name, value in report._asdict().items()}
 
   def finish(self):
     pass  # The policy itself is what learns.

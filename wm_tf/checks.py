@@ -21,6 +21,13 @@ def check_counts(config: Any, *names: str, group: str = "") -> None:
       raise ValueError(f"{group}{name} must be positive, got {getattr(config, name)}.")
 
 
+def check_positive(config: Any, *names: str) -> None:
+  """Raises `ValueError` for a field that is not above 0."""
+  for name in names:
+    if not getattr(config, name) > 0:
+      raise ValueError(f"{name} must be positive, got {getattr(config, name)}.")
+
+
 def check_shares(config: Any, *names: str) -> None:
   """Raises `ValueError` for a field that does not lie in [0, 1]."""
   for name in names:

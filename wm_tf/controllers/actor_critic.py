@@ -11,63 +11,28 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.checks import check_counts, check_shares
+from wm_tf.checks import check_shares
+from wm_tf.controllers.gradient_config import GradientConfig
 from wm_tf.core import Nest
 from wm_tf.imagination import lambda_returns
 from wm_tf.models.world_model import WorldModel
 
 
 @dataclasses.dataclass(frozen=True)
-class ActorCriticConfig:
-  """How an actor learns from dreams.
+class ActorCriticConfig(GradientConfig):
+  """As `GradientConfig`, by the gradient of the returns themselves.
 
   Attributes:
-    num_updates: gradient steps, each from a fresh batch of dreams.
-    num_further_updates: gradient steps that go on from the networks of the iteration before, when
-      only the dynamics has been refitted since; 0 to start over even then.
-    batch_size: dreams per update.
-    horizon: decisions per dream; the critic stands for what comes after.
-    temperature: uncertainty of the dream.
-    discount: factor per decision, on top of the model's own.
     lambda_: of the TD(lambda) targets.
-    action_noise: standard deviation of the noise on the actor's output, before its tanh, at the
-      first update. Much of it finds the ways out of where the actor would stay for ever.
-    final_action_noise: the same at the last update; in between it falls linearly.
-    reward_scale: factor on rewards that brings values to the order of one.
-    disagreement_penalty: what a step costs for each unit of disagreement beyond the usual, in units
-      of reward; see `WorldModel.unfamiliarity`.
-    actor_learning_rate, critic_learning_rate: of Adam.
-    target_rate: how far the slow critic, which makes the targets, follows the critic in an update.
-    clip_norm: bound on the norm of each gradient.
-    actor_hidden_sizes, critic_hidden_sizes: hidden layers.
   """
 
   num_updates: int = 250
-  num_further_updates: int = 0
   batch_size: int = 384
-  horizon: int = 20
-  temperature: float = 1.0
-  discount: float = 0.99
   lambda_: float = 0.95
-  action_noise: float = 0.6
-  final_action_noise: float = 0.2
-  reward_scale: float = 0.1
-  disagreement_penalty: float = 0.0
-  actor_learning_rate: float = 3e-4
-  critic_learning_rate: float = 1e-3
-  target_rate: float = 0.02
-  clip_norm: float = 10.0
-  actor_hidden_sizes: tuple[int, ...] = (64, 64)
-  critic_hidden_sizes: tuple[int, ...] = (128, 128)
 
   def __post_init__(self):
-    check_counts(self, "num_updates", "batch_size", "horizon")
-    if self.num_further_updates < 0:
-      raise ValueError(f"num_further_updates must not be negative: {self.num_further_updates}.")
-    for name in ("action_noise", "final_action_noise"):
-      if not getattr(self, name) >= 0.0:
-        raise ValueError(f"{name} must not be negative, got {getattr(self, name)}.")
-    check_shares(self, "discount", "lambda_", "target_rate")
+    super().__post_init__()
+    check_shares(self, "lambda_")
 
 
 class FeatureNetwork(tf.Module):
@@ -186,7 +151,7 @@ class Critic(tf.Module):
 class Update(NamedTuple):
   """What one update reports, each `float32[]`."""
 
-  imagined_return: tf.Tensor  # Mean undiscounted return of the dreams, in units of reward.
+  return_mean: tf.Tensor  # Mean undiscounted return of the dreams, in units of reward.
   value: tf.Tensor  # Mean target of the critic, in units of reward.
   critic_loss: tf.Tensor
   actor_gradient_norm: tf.Tensor

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.checks import check_at_least, check_counts, check_shares
+from wm_tf.checks import check_counts, check_positive, check_shares
+from wm_tf.controllers.gradient_config import GradientConfig
 from wm_tf.core import Nest
 from wm_tf.models.world_model import WorldModel
 
@@ -25,58 +26,15 @@ METHODS = ("ppo", "ppo_clip", "reinforce")
 FIRST, MID, LAST = 0, 1, 2
 
 
-def _check_positive(config: Any, *names: str) -> None:
-  for name in names:
-    if not getattr(config, name) > 0:
-      raise ValueError(f"{name} must be positive, got {getattr(config, name)}.")
-
-
 @dataclasses.dataclass(frozen=True)
-class PolicyGradientConfig:
-  """How an actor learns from the dreams it has, by the gradient of their log-probability.
-
-  Attributes:
-    num_updates: batches of dreams, each learned from and thrown away.
-    num_further_updates: updates that go on from the networks of the iteration before, when only
-      the dynamics has been refitted since; 0 to start over even then.
-    batch_size: dreams per update.
-    horizon: decisions per dream; the critic stands for what comes after.
-    temperature: uncertainty of the dream.
-    discount: factor per decision.
-    reward_scale: factor on rewards that brings values to the order of one.
-    disagreement_penalty: as of `ActorCriticConfig`.
-    action_noise: standard deviation of the noise on the actor's output, before its tanh, at the
-      first update.
-    final_action_noise: the same at the last update; in between it falls linearly.
-    actor_learning_rate, critic_learning_rate: of Adam.
-    target_rate: how far the slow critic, which stands for what comes after, follows the critic in
-      an update.
-    clip_norm: bound on the norm of each network's gradient.
-    actor_hidden_sizes, critic_hidden_sizes: hidden layers.
-  """
+class PolicyGradientConfig(GradientConfig):
+  """As `GradientConfig`, by the gradient of the actor's log-probability."""
 
   num_updates: int = 2000
-  num_further_updates: int = 0
-  batch_size: int = 128
-  horizon: int = 20
-  temperature: float = 1.0
-  discount: float = 0.99
-  reward_scale: float = 0.1
-  disagreement_penalty: float = 0.0
-  action_noise: float = 0.6
-  final_action_noise: float = 0.2
-  actor_learning_rate: float = 3e-4
-  critic_learning_rate: float = 1e-3
-  target_rate: float = 0.02
-  clip_norm: float = 10.0
-  actor_hidden_sizes: tuple[int, ...] = (64, 64)
-  critic_hidden_sizes: tuple[int, ...] = (128, 128)
 
   def __post_init__(self):
-    check_counts(self, "num_updates", "batch_size", "horizon")
-    check_at_least(0, self, "num_further_updates", "disagreement_penalty")
-    _check_positive(self, "action_noise", "final_action_noise", "clip_norm")
-    check_shares(self, "discount", "target_rate")
+    super().__post_init__()
+    check_positive(self, "action_noise", "final_action_noise")  # Else no action has a density.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +63,7 @@ class PPOConfig(PolicyGradientConfig):
   def __post_init__(self):
     super().__post_init__()
     check_counts(self, "num_epochs", "num_minibatches")
-    _check_positive(self, "clip_range", "kl_target", "kl_coefficient")
+    check_positive(self, "clip_range", "kl_target", "kl_coefficient")
     check_shares(self, "lambda_")
     if self.batch_size * self.horizon < self.num_minibatches:
       raise ValueError(f"num_minibatches: {self.num_minibatches} of them would be empty.")

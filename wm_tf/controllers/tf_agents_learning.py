@@ -108,7 +108,7 @@ def _quiet() -> Iterator[None]:
 class Update(NamedTuple):
   """What one update reports, each `float32[]`."""
 
-  imagined_return: tf.Tensor  # Mean undiscounted return of the dreams, in units of reward.
+  return_mean: tf.Tensor  # Mean undiscounted return of the dreams, in units of reward.
   value: tf.Tensor  # Mean target of the critic, in units of reward.
   critic_loss: tf.Tensor
   action_noise: tf.Tensor  # Standard deviation of the noise on the actor's output.
