@@ -98,7 +98,7 @@ class StageFitConfig:
     sequence_length: T of the dynamics' sequences.
     on_policy_repeats: how often an epoch goes through the data of the later collections, which is
       little and matters most.
-    shuffle_buffer: frames or sequences held in memory to be mixed; None for 64 MiB of them.
+    shuffle_buffer: frames or sequences held in memory to be mixed; None for 32 MiB of them.
   """
 
   first: FitConfig = FitConfig()

@@ -16,15 +16,17 @@ import tensorflow as tf
 from tests.faults.suite import Stage, Suite
 from tests.trainers.workdirs import contents
 from trainers import check
+from wm_tf import config
 from wm_tf.data import rollouts
 
-# Kills of each command; 53 in all.
+# Kills of each command, or of `train_controller` by a method; 57 in all.
 _KILLS = {
   "collect": 10,
   "train_vae": 8,
   "train_dynamics": 8,
   "train_controller": 6,
-  "imagination": 6,
+  "actor_critic": 6,
+  "ppo": 4,
   "iterate": 5,
   "export": 3,
   "quickstart": 4,
@@ -36,8 +38,8 @@ _KILLS_A_RUN = 5
 def run(suite: Suite) -> None:
   """Kills every command its number of times."""
   for name, number in _KILLS.items():
-    if name == "imagination":
-      stage, flags = _imagination(suite)
+    if name in config.METHODS:
+      stage, flags = _trained_by(suite, name)
     elif name == "evaluate":
       _kill_evaluations(suite, number)
       continue
@@ -85,14 +87,15 @@ def _is_sound(suite: Suite, workdir: Path, what: str) -> None:
   suite.expect(not found, f"{what}: {found}")
 
 
-def _imagination(suite: Suite) -> tuple[Stage, tuple[str, ...]]:
-  """`train_controller` by gradients, on the models that there are."""
-  flags = ("--override=controller.method=actor_critic",)
-  before = suite.copy(suite.stage("train_controller").before, "before_imagination")
+def _trained_by(suite: Suite, method: str) -> tuple[Stage, tuple[str, ...]]:
+  """`train_controller` by another method than evolution, on the models that there are."""
+  flags = (f"--override=controller.method={method}",)
+  before = suite.copy(suite.stage("train_controller").before, f"before_{method}")
   suite.describe(before, *flags)
-  workdir = suite.copy(before, "imagination")
-  seconds = suite.stage("train_controller").seconds
+  workdir = suite.copy(before, method)
+  started = time.monotonic()
   suite.run("train_controller", workdir, *flags)
+  seconds = time.monotonic() - started
   return Stage("train_controller", before, contents(workdir), seconds, []), flags
 
 

@@ -27,7 +27,7 @@ from wm_tf.data.rollouts import EpisodeInfo, Manifest, Shard
 Folders = str | os.PathLike | Sequence[str | os.PathLike]
 
 _NUM_SHARDS_AT_ONCE = 4
-_SHUFFLE_BYTES = 64 << 20
+_SHUFFLE_BYTES = 32 << 20
 
 
 def align(episode: Episode) -> Batch:
@@ -88,7 +88,7 @@ def frames_dataset(
     epoch: number of the epoch.
     split: `"train"`, `"held_out"` or `"all"`.
     held_out_fraction: see `held_out_seeds`.
-    shuffle_buffer: frames in the shuffle buffer; by default, as many as 64 MiB hold.
+    shuffle_buffer: frames in the shuffle buffer; by default, as many as 32 MiB hold.
     drop_remainder: whether to drop a last batch that is smaller.
 
   Returns:
@@ -133,7 +133,7 @@ def sequences_dataset(
     epoch: number of the epoch.
     split: `"train"`, `"held_out"` or `"all"`.
     held_out_fraction: see `held_out_seeds`.
-    shuffle_buffer: sequences in the shuffle buffer; by default, as many as 64 MiB hold.
+    shuffle_buffer: sequences in the shuffle buffer; by default, as many as 32 MiB hold.
     drop_remainder: whether to drop a last batch that is smaller.
 
   Returns:
