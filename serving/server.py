@@ -35,6 +35,9 @@ def main(argv):
     raise app.UsageError(f"Unexpected argument {argv[1]!r}: everything is given by flags.")
   if flags.VERSION.value:
     return _print_version()
+  over, serves = threading.Event(), threading.Event()
+  if flags.WITH_STDIN.value:
+    threading.Thread(target=_end_with_stdin, args=(over, serves), daemon=True).start()
   # TensorFlow takes seconds to import: --help and wrong flags are answered without it.
   from serving import config
   from serving.embedded import EmbeddedServer
@@ -50,9 +53,6 @@ def main(argv):
   # TensorFlow's modules stay: the collection after an unload, which stops all calls for as long as
   # it takes, need not look at them.
   gc.freeze()
-  over = threading.Event()
-  if flags.WITH_STDIN.value:
-    threading.Thread(target=lambda: (sys.stdin.read(), over.set()), daemon=True).start()
   try:
     server = EmbeddedServer(**options)
   except config.ConfigError as error:
@@ -62,6 +62,7 @@ def main(argv):
   except ServingError as error:
     print(f"Failed to start server. Error: {error}", file=sys.stderr)
     return 255
+  serves.set()
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: over.set())
   if path := flags.config_file():
@@ -74,6 +75,14 @@ def main(argv):
   _LOG.info("Draining: calls in flight have %g seconds to end", flags.DRAIN.value)
   server.stop(flags.DRAIN.value)
   return 0
+
+
+def _end_with_stdin(over: threading.Event, serves: threading.Event) -> None:
+  """Ends the server with its standard input, also while it still imports and loads."""
+  sys.stdin.read()
+  over.set()
+  if not serves.is_set():  # There is nothing to drain.
+    os._exit(0)
 
 
 def _watch_config(server, path: str, over: threading.Event) -> None:

@@ -17,6 +17,7 @@ from wm_tf.agent import Agent, AgentActor
 from wm_tf.core import Batch, Episode
 from wm_tf.data import datasets, rollouts
 from wm_tf.imagination import imagine, observe_sequence
+from wm_tf.models.world_model import to_uint8
 from wm_tf.training.loggers import read_jsonl
 
 _BURN_IN, _DREAM_STEPS = 12, 40
@@ -65,7 +66,7 @@ def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes,
   model = agent.world_model
   batch = Batch(*(x[tf.newaxis] for x in datasets.align(Episode(*map(tf.constant, episode)))))
   states = observe_sequence(model, batch, rng.make_seed(0))
-  reconstructed = _to_uint8(model.decode(tf.nest.map_structure(lambda x: x[0], states)))
+  reconstructed = to_uint8(model.decode(tf.nest.map_structure(lambda x: x[0], states))).numpy()
   length = len(episode.reward)
   first = max(_BURN_IN, min(first, length - 1 - _DREAM_STEPS))
   steps = min(_DREAM_STEPS, length - 1 - first)
@@ -78,7 +79,7 @@ def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes,
     rng.make_seed(0),
     temperature=0.1,
   )
-  dreamed = _to_uint8(model.decode(tf.nest.map_structure(lambda x: x[0], dreamed)))
+  dreamed = to_uint8(model.decode(tf.nest.map_structure(lambda x: x[0], dreamed))).numpy()
   begin = first - 8
   window = slice(begin, first + steps + 1)
   dream_row = np.concatenate([reconstructed[begin : first + 1], dreamed])
@@ -180,7 +181,3 @@ def is_written(run: Run) -> bool:
     return not files.check_sums(run.workdir)
   except FileNotFoundError:
     return False
-
-
-def _to_uint8(frames: tf.Tensor) -> np.ndarray:
-  return (frames.numpy() * 255.0).round().astype(np.uint8)

@@ -20,13 +20,14 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 ENV = {**os.environ, "PYTHONPATH": ROOT, "TF_CPP_MIN_LOG_LEVEL": "3"}
 
 
-def run(*flags):
+def run(*flags, **options):
   return subprocess.run(
     [sys.executable, "-m", "serving.server", *flags],
     capture_output=True,
     text=True,
     env=ENV,
     timeout=120,
+    **options,
   )
 
 
@@ -188,6 +189,13 @@ def test_a_broken_model_ends_it_as_it_ends_the_official_server(base):
   assert answer.returncode == 255
   assert "anyone who reaches this address can call it" in answer.stderr
   assert "Failed to start server. Error: UNKNOWN: 1 servable(s) did not become" in answer.stderr
+
+
+def test_it_ends_with_its_standard_input_also_before_it_serves(base):
+  flags = "--port=0", "--model_name=m", f"--model_base_path={base}", "--exit_with_stdin"
+  answer = run(*flags, stdin=subprocess.DEVNULL)
+  assert answer.returncode == 0
+  assert "Running" not in answer.stdout
 
 
 def test_a_wrong_configuration_file_is_named(tmp_path):
