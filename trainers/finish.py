@@ -8,7 +8,7 @@ with more finish.num_generations, too. The configuration is the run's own; --ove
 finish.* only.
 
     python -m trainers.finish --workdir=runs/quickstart
-    python -m trainers.finish --workdir=runs/quickstart --override=finish.num_seeds=12
+    python -m trainers.finish --workdir=runs/quickstart --override=finish.num_generations=30
 """
 
 from __future__ import annotations

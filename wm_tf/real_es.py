@@ -42,15 +42,15 @@ class FinishConfig:
     validation_episodes: of each contender, always on the same seeds.
   """
 
-  strategy: str = "sep_cma_es"
-  parameters: str = "last"
-  population_size: int = 16
-  num_generations: int = 40
+  strategy: str = "cma_es"
+  parameters: str = "output"
+  population_size: int = 8
+  num_generations: int = 15
   initial_scale: float = 0.1
-  num_seeds: int = 8
+  num_seeds: int = 12
   first_share: float = 0.5
-  validate_every: int = 4
-  validation_episodes: int = 48
+  validate_every: int = 5
+  validation_episodes: int = 40
 
   def __post_init__(self):
     for name, known in (("strategy", STRATEGIES), ("parameters", PARAMETERS)):
