@@ -44,6 +44,7 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "planner.num_elites=4",
       "planner.num_particles=4",
       "planner.num_iterations=2",
+      "planner.answer=mean",
       "evaluate.num_planner_episodes=6",
       "evaluate.validation_episodes=12",
     ),

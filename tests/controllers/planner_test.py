@@ -14,7 +14,7 @@ from tests.worlds import (
   state_at,
 )
 from wm_tf import rng
-from wm_tf.controllers.planner import Planner, PlannerConfig
+from wm_tf.controllers.planner import ANSWERS, Planner, PlannerConfig
 from wm_tf.evaluation import evaluate_in_model
 from wm_tf.imagination import imagine_returns, policy_action_fn
 
@@ -74,6 +74,21 @@ def test_reaches_the_optimum(options, error):
   np.testing.assert_allclose(_play(world, state, plan), expected, rtol=1e-5)
   # Only the first action is done, and its direction is clear.
   assert np.all(np.sign(plan[:, 0]) == np.sign(2.5 - starts))
+
+
+def test_the_mean_owes_less_to_luck_than_the_best():
+  """Where it is noise that tells plans apart, under other noise than they were chosen by."""
+  world = AdditiveWorld(noise_scale=1.5)
+  starts = np.repeat([[0.0, 0.5], [4.5, 5.5]], 20, axis=0)
+  seeds = tf.stack([tf.range(40), tf.zeros([40], tf.int32)], axis=1)
+  state, returns = state_at(starts), {}
+  for answer in ANSWERS:
+    config = dataclasses.replace(_SMALL, initial_scale=0.15, answer=answer)
+    planner = Planner(world, config, Greedy())
+    plan, _ = tf.function(planner.plan)(state, planner.initial_memory(40), seeds)
+    fresh = [_play(world, state, plan, seeds + [1000, i]) for i in range(32)]
+    returns[answer] = np.mean(fresh)
+  assert returns["mean"] > returns["best"] + 0.5, returns
 
 
 @pytest.mark.parametrize("optimiser", ["cem", "mppi"])

@@ -17,6 +17,7 @@ from wm_tf.search.mppi import MPPI
 from wm_tf.search.strategy import Strategy
 
 OPTIMISERS = ("cem", "mppi", "random_shooting")
+ANSWERS = ("best", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +37,9 @@ class PlannerConfig:
     discount: factor per decision.
     disagreement_penalty: what disagreement beyond the usual costs for each unit of its sum, in
       units of return; see `WorldModel.unfamiliarity`.
+    answer: the plan that is followed: the `best` of all candidates, which is never worse than the
+      proposal in the dreams that it was chosen by; or the `mean` that the search ends with, which
+      owes less to the luck of those dreams.
   """
 
   optimiser: str = "cem"
@@ -49,9 +53,11 @@ class PlannerConfig:
   temperature: float = 1.0
   discount: float = 1.0
   disagreement_penalty: float = 0.0
+  answer: str = "best"
 
   def __post_init__(self):
     check_choice(self, "optimiser", OPTIMISERS, group="planner.")
+    check_choice(self, "answer", ANSWERS, group="planner.")
     check_counts(self, "horizon", "num_iterations", "num_particles", group="planner.")
 
   def strategy(self, action_size: int) -> Strategy:
@@ -72,7 +78,7 @@ class Planner(tf.Module):
   """MPC over any world model: a `Policy` whose memory is the plan.
 
   Every decision starts from the last plan, shifted, or from what `proposal` would do in the dream;
-  both are candidates themselves, so that in the model the plan is never worse than either.
+  both are candidates themselves, so that in the model the best plan is never worse than either.
 
   References:
     Hafner et al. 2019, "Learning Latent Dynamics for Planning from Pixels", arXiv:1811.04551,
@@ -112,7 +118,7 @@ class Planner(tf.Module):
     return plan[:, 0], plan
 
   def plan(self, state, memory, seed) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the best plan `float32[B, H, A]` and its imagined return `float32[B]`."""
+    """Returns a plan `float32[B, H, A]`, and the imagined return of the best one `float32[B]`."""
     config, size = self.config, self._world_model.action_size
     flat_size = config.horizon * size
     num_iterations = 1 if config.optimiser == "random_shooting" else config.num_iterations
@@ -134,7 +140,8 @@ class Planner(tf.Module):
       lambda i, _: i < num_iterations, iteration, (0, self._strategy.init(starts[0]))
     )
     best = self._strategy.best(search)
-    return tf.reshape(best.x, [-1, config.horizon, size]), best.fitness
+    plan = best.x if config.answer == "best" else self._strategy.mean(search)
+    return tf.reshape(plan, [-1, config.horizon, size]), best.fitness
 
   def _evaluate(self, state, x, seed) -> tf.Tensor:
     """Imagined returns `float32[B, N]` of plans `float32[B, N, H * A]`."""
