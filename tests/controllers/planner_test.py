@@ -86,7 +86,7 @@ def test_the_mean_owes_less_to_luck_than_the_best():
     config = dataclasses.replace(_SMALL, initial_scale=0.15, answer=answer)
     planner = Planner(world, config, Greedy())
     plan, _ = tf.function(planner.plan)(state, planner.initial_memory(40), seeds)
-    fresh = [_play(world, state, plan, seeds + [1000, i]) for i in range(32)]
+    fresh = [_play(world, state, plan, seeds + tf.constant([1000, i])) for i in range(32)]
     returns[answer] = np.mean(fresh)
   assert returns["mean"] > returns["best"] + 0.5, returns
 
