@@ -63,6 +63,7 @@ ROWS = {
   "particles_8": Row((("num_particles", 8),)),
   "horizon_6": Row((("horizon", 6),)),
   "horizon_20": Row((("horizon", 20),)),
+  "answer_best": Row((("answer", "best"),)),
   "gaussian": Row(
     (
       ("num_candidates", 64),
