@@ -7,7 +7,6 @@ import functools
 from trainers.imagining import Imagination
 from wm_tf.config import ConfigError, ControllerConfig
 from wm_tf.controllers import policy_gradient
-from wm_tf.controllers.actor_critic import Actor, Critic
 from wm_tf.models.world_model import WorldModel
 
 
@@ -41,11 +40,8 @@ class PolicyGradients(Imagination):
     """
     config = settings.reinforce if settings.method == "reinforce" else settings.ppo
     self.title = settings.method
-    self._world_model, self._config = world_model, config
-    self.policy = Actor(world_model, config.actor_hidden_sizes, seed)
-    self.critic = Critic(
-      world_model, config.critic_hidden_sizes, config.reward_scale, config.discount, seed
-    )
+    self._world_model = world_model
+    self._make_networks(world_model, config, seed)
     self._initial = self.policy_state()
 
   @functools.cached_property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wm_tf.config import ControllerConfig
 from wm_tf.controllers.actor_critic import Actor, ActorCritic, Critic
+from wm_tf.controllers.gradient_config import GradientConfig
 from wm_tf.models.world_model import WorldModel
 from wm_tf.training import checkpoints
 
@@ -22,14 +23,16 @@ class Imagination:
       settings: how; only its `actor_critic` is for it.
       seed: of initial weights.
     """
-    config = settings.actor_critic
+    self._make_networks(world_model, settings.actor_critic, seed)
+    self._learning = ActorCritic(world_model, self.policy, self.critic, self._config)
+    self._fresh = self.state()
+
+  def _make_networks(self, world_model: WorldModel, config: GradientConfig, seed: int) -> None:
     self._config = config
     self.policy = Actor(world_model, config.actor_hidden_sizes, seed)
     self.critic = Critic(
       world_model, config.critic_hidden_sizes, config.reward_scale, config.discount, seed
     )
-    self._learning = ActorCritic(world_model, self.policy, self.critic, config)
-    self._fresh = self.state()
 
   @property
   def model_steps(self):

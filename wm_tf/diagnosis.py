@@ -20,7 +20,7 @@ from wm_tf.controllers.exploration import Brownian
 from wm_tf.core import Batch, Nest
 from wm_tf.evaluation import BURN_IN, OPEN_LOOP_STEPS
 from wm_tf.imagination import imagine_returns, observe_sequence, one_step, repeat_rows
-from wm_tf.models.world_model import WorldModel
+from wm_tf.models.world_model import WorldModel, to_uint8
 
 
 def calibration(
@@ -360,8 +360,3 @@ def dream_actions(
     first = world_model.imagine_with_noise(first, held, now, 0.1).state
     frames.append(to_uint8(world_model.decode(first)))
   return dict(zip(actions, np.stack(frames, axis=1), strict=True))
-
-
-def to_uint8(frames: tf.Tensor) -> np.ndarray:
-  """Frames in [0, 1] as `uint8`."""
-  return np.clip(np.asarray(frames) * 255.0, 0.0, 255.0).round().astype(np.uint8)

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf.agent import Agent, restart, step_seeds
-from wm_tf.checks import check_at_least
+from wm_tf.checks import check_at_least, check_positive
 from wm_tf.core import EnvSpec
 from wm_tf.data.collect import run_episodes
 from wm_tf.data.env_pool import EnvPool
@@ -58,9 +58,9 @@ class FinishConfig:
         raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}.")
     check_at_least(4, self, "population_size")
     check_at_least(1, self, "num_seeds")
-    for name in ("num_generations", "validate_every", "validation_episodes", "initial_scale"):
-      if not getattr(self, name) > 0:
-        raise ValueError(f"{name} must be positive, not {getattr(self, name)}.")
+    check_positive(
+      self, "num_generations", "validate_every", "validation_episodes", "initial_scale"
+    )
     if not 0 < self.first_share <= 1:
       raise ValueError(f"first_share is a share: above 0 and at most 1, not {self.first_share}.")
 

@@ -18,9 +18,8 @@ from wm_tf import rng
 from wm_tf.controllers.actor_critic import Actor
 from wm_tf.controllers.linear import LinearController
 from wm_tf.core import Nest, Policy
-from wm_tf.diagnosis import to_uint8
 from wm_tf.imagination import imagine, imagine_returns, repeat_rows
-from wm_tf.models.world_model import WorldModel
+from wm_tf.models.world_model import WorldModel, to_uint8
 
 # The layers of a `Network` whose first one sees the features themselves.
 Layers = tuple[np.ndarray, ...]
@@ -225,7 +224,7 @@ def best_dream(
   returns = (alive * imagined.reward.numpy()).sum(1)
   best = int(returns.argmax())
   frames = world_model.decode(tf.nest.map_structure(lambda x: x[best], states))
-  return to_uint8(frames), float(returns[best])
+  return to_uint8(frames).numpy(), float(returns[best])
 
 
 # --- Dream against reality -----------------------------------------------------------------------
