@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from wm_tf import rng
 from wm_tf.checks import check_counts
+from wm_tf.models.deconvolution import Deconvolution
 
 FRAME_SIZE = 64
 
@@ -79,10 +80,10 @@ class VAE(keras.Model):
         keras.Input((config.latent_size,)),
         layers.Dense(flat),
         layers.Reshape((1, 1, flat)),
-        layers.Conv2DTranspose(f1, 5, strides=2, activation="relu"),
-        layers.Conv2DTranspose(f2, 5, strides=2, activation="relu"),
-        layers.Conv2DTranspose(f3, 6, strides=2, activation="relu"),
-        layers.Conv2DTranspose(3, 6, strides=2, activation="sigmoid"),
+        Deconvolution(f1, 5, "relu", name="conv2d_transpose"),
+        Deconvolution(f2, 5, "relu", name="conv2d_transpose_1"),
+        Deconvolution(f3, 6, "relu", name="conv2d_transpose_2"),
+        Deconvolution(3, 6, "sigmoid", name="conv2d_transpose_3"),
       ],
       name="decoder",
     )
