@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.training.small_run import CONFIG, TinyModel, run
-from wm_tf.training.precision import computing_in, has_bfloat16
+from wm_tf.training.precision import computing_in, has_bfloat16, multiplies_bfloat16
 
 SHORT = dataclasses.replace(CONFIG, num_epochs=2)
 here = pytest.mark.skipif(not has_bfloat16(), reason="this processor has no bfloat16 products")
@@ -32,6 +32,19 @@ def test_float32_stays_float32():
   exact = product(x)
   with computing_in("float32"):
     np.testing.assert_array_equal(product(x), exact)
+
+
+@pytest.mark.parametrize(
+  ("cpuinfo", "faster"),
+  [
+    ("vendor_id\t: AuthenticAMD\nflags\t\t: avx2 avx512f avx512_bf16 sha_ni\n", True),
+    ("vendor_id\t: AuthenticAMD\nflags\t\t: avx2 avx512f\n", False),
+    ("vendor_id\t: GenuineIntel\nflags\t\t: avx512f avx512_bf16 amx_bf16 amx_tile\n", True),
+    ("vendor_id\t: GenuineIntel\nflags\t\t: avx512f avx512_bf16\n", False),  # Half the speed.
+  ],
+)
+def test_where_bfloat16_is_faster(cpuinfo, faster):
+  assert multiplies_bfloat16(cpuinfo) == faster
 
 
 def test_unknown_precision():
