@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tests.worlds import assert_same
-from wm_tf.models.recurrence import unrolled_lstm
+from wm_tf.models.recurrence import lstm
 
 
 def _weights(num_inputs, units, seed, lead=()):
@@ -37,7 +37,7 @@ def test_outputs_and_gradients_are_those_of_keras(num_steps, compiled):
     h = layer(inputs)
     total = tf.reduce_sum(h * tf.random.stateless_normal(h.shape, [0, 1]))
   expected = tape.gradient(total, [inputs, *(v.value for v in layer.trainable_variables)])
-  function = tf.function(unrolled_lstm) if compiled else unrolled_lstm
+  function = tf.function(lstm) if compiled else lstm
   assert_same(
     _outputs_and_gradients(function, inputs, *weights), (h, *expected), rtol=1e-4, atol=1e-5
   )
@@ -46,14 +46,14 @@ def test_outputs_and_gradients_are_those_of_keras(num_steps, compiled):
 def test_side_by_side_is_as_alone():
   inputs = tf.constant(np.random.default_rng(0).normal(size=(2, 5, 6, 3)), tf.float32)
   kernel, recurrent_kernel, bias = _weights(3, 4, seed=1, lead=(2,))
-  together = unrolled_lstm(inputs, kernel, recurrent_kernel, bias)
+  together = lstm(inputs, kernel, recurrent_kernel, bias)
   for m in range(2):
-    alone = unrolled_lstm(inputs[m], kernel[m], recurrent_kernel[m], bias[m, 0])
+    alone = lstm(inputs[m], kernel[m], recurrent_kernel[m], bias[m, 0])
     assert_same(together[m], alone, rtol=1e-5, atol=1e-6)
-  _, *gradients = _outputs_and_gradients(unrolled_lstm, inputs, kernel, recurrent_kernel, bias)
+  _, *gradients = _outputs_and_gradients(lstm, inputs, kernel, recurrent_kernel, bias)
   numeric = []
   for i in range(2):  # Of one weight of the second member, by a difference.
     step = tf.scatter_nd([[1, 0, 5]], [1e-2 * (1 - 2 * i)], kernel.shape)
-    h = unrolled_lstm(inputs, kernel + step, recurrent_kernel, bias)
+    h = lstm(inputs, kernel + step, recurrent_kernel, bias)
     numeric.append(tf.reduce_sum(h * tf.random.stateless_normal(h.shape, [0, 1])))
   np.testing.assert_allclose(gradients[1][1, 0, 5], (numeric[0] - numeric[1]) / 2e-2, rtol=1e-2)

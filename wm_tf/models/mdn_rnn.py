@@ -19,7 +19,7 @@ from wm_tf.models.heads import (
   TerminationHead,
   check_reward_bins,
 )
-from wm_tf.models.recurrence import MOST_STEPS, unrolled_lstm
+from wm_tf.models.recurrence import lstm
 from wm_tf.models.vae import VAE
 from wm_tf.models.world_model import WorldModel
 
@@ -240,11 +240,9 @@ class MDNRNN(LatentDynamics):
     )
 
   def _recur(self, inputs):
-    num_steps, cell = inputs.shape[-2], self.lstm.cell
-    if num_steps is None or num_steps > MOST_STEPS:
-      return self.lstm(inputs)
+    cell = self.lstm.cell
     weights = (cell.kernel, cell.recurrent_kernel, cell.bias)
-    return unrolled_lstm(inputs, *map(tf.convert_to_tensor, weights))
+    return lstm(inputs, *map(tf.convert_to_tensor, weights))
 
   def features(self, state: MDNRNNState) -> tf.Tensor:
     """`[standardised z, h]`, `float32[..., Z + U]`."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import keras
 import tensorflow as tf
 
-from wm_tf.models.recurrence import MOST_STEPS, unrolled_lstm
+from wm_tf.models.recurrence import lstm
 
 
 def _each(make_initializer: Callable[[], Callable]) -> Callable:
@@ -75,23 +75,8 @@ class StackedLSTM(keras.layers.Layer):
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
     """`float32[M, B, T, I]` to every step's `h`, `float32[M, B, T, U]`, from a state of zeros."""
-    if x.shape[2] is not None and x.shape[2] <= MOST_STEPS:
-      weights = (self.kernel, self.recurrent_kernel, self.bias)
-      return unrolled_lstm(x, *map(tf.convert_to_tensor, weights))
-    num_rows, num_steps = tf.shape(x)[1], tf.shape(x)[2]
-    flat = tf.reshape(x, [self.num_members, -1, x.shape[-1]])
-    # All that does not wait for `h`, in one product.
-    projected = tf.reshape(
-      tf.matmul(flat, self.kernel) + self.bias,
-      [self.num_members, num_rows, num_steps, 4 * self.units],
-    )
-    zeros = tf.zeros([self.num_members, num_rows, self.units])
-    h, _ = tf.scan(
-      lambda state, step: self._gates(step, *state),
-      tf.transpose(projected, [2, 0, 1, 3]),
-      initializer=(zeros, zeros),
-    )
-    return tf.transpose(h, [1, 2, 0, 3])
+    weights = (self.kernel, self.recurrent_kernel, self.bias)
+    return lstm(x, *map(tf.convert_to_tensor, weights))
 
   def _gates(self, projected, h, c):
     gates = projected + tf.matmul(h, self.recurrent_kernel)
