@@ -42,6 +42,18 @@ def test_json_that_was_changed_is_refused_and_the_remedy_works(tmp_path):
   assert files.read_json(path) == {"seed": 2, "config": {"rate": 0.5}}
 
 
+def test_a_checksum_whose_name_was_damaged_too_is_not_overlooked(tmp_path):
+  path = tmp_path / "run.json"
+  files.write_json(path, {"preset": "debug", "seed": 1})
+  for changes in ({"sha256": "rha256"}, {"sha256": "rha256", "debug": "ebug"}):
+    damaged = path.read_text()
+    for old, new in changes.items():
+      damaged = damaged.replace(old, new)
+    (tmp_path / "damaged.json").write_text(damaged)
+    with pytest.raises(files.DamagedFileError, match=r"damaged\.json is damaged .*'sha256'"):
+      files.read_json(tmp_path / "damaged.json")
+
+
 @pytest.mark.parametrize("text", ["", "{", "[1]", "null", "\x00", "[" * 100_000])
 def test_what_is_no_json_object_is_damage(tmp_path, text):
   (tmp_path / "a.json").write_text(text)

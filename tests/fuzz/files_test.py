@@ -77,8 +77,8 @@ def test_damaged_json(tmp_path_factory, data):
   except files.DamagedFileError as error:
     assert str(path) in str(error)
   else:
-    # The name of the checksum itself may be what changed: then the values have one more.
-    assert {key: found.get(key) for key in values} == values
+    # A file without a checksum is believed: so is one that has lost it, name or digits and all.
+    assert found == values or b'"sha256"' not in path.read_bytes()
 
 
 @given(data=st.data())
