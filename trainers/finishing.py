@@ -134,9 +134,8 @@ class Finish:
       say(f"{label}: done before.")
       return self._contenders
     logger = make_loggers(self.folder, desc=label, keys=("env/return_mean", "validation/return"))
-    if not self._contenders:
-      logger.rewind(-1)  # Nothing was saved: what is logged of the start is logged again.
-    logger.rewind(self._step)
+    # With nothing saved, what is logged of the start (step 0) is logged again too.
+    logger.rewind(self._step if self._contenders else -1)
     factory = functools.partial(make_env, self.run.config.environment)
     try:
       with (

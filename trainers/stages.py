@@ -325,7 +325,7 @@ class Run(LearnedRun):
       learner.restore(state["learner"])
       restore_history(history, state["history"])
     logger = make_loggers(folder, desc=label, keys=learner.shown)
-    logger.rewind(first)
+    logger.rewind(first or -1)
     bad_steps = 0
     try:
       for step in range(first, num_steps):

@@ -45,8 +45,9 @@ def test_ends_the_same_when_killed(launcher, tmp_path):
   assert "generation 1: 6/6" in said and "validate mean and best: 4/4" in said
 
   killed = make_run(tmp_path / "killed")
-  moment = "write finish/000/checkpoints/.step-00000002.npz.tmp"  # After the second validation.
-  launcher.run("trainers.finish", *flags, workdir=killed, kill_at=moment, expected=-9)
+  for step in (1, 2):  # After the first generation; after the second validation.
+    moment = f"write finish/000/checkpoints/.step-{step:08d}.npz.tmp"
+    launcher.run("trainers.finish", *flags, workdir=killed, kill_at=moment, expected=-9)
   launcher.run("trainers.finish", "--override=finish.num_generations=3", workdir=killed)
   launcher.run("trainers.finish", *flags, workdir=killed)
   # A search that was to end at 3 validates there too; what it searches is the same.

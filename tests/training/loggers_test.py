@@ -52,6 +52,17 @@ def test_jsonl_rewind_drops_later_and_torn_lines(tmp_path):
   )
 
 
+def test_jsonl_rewind_to_the_start_keeps_what_was_measured_there(tmp_path):
+  logger = JsonlLogger(tmp_path / "metrics.jsonl")
+  for step in (0, 1):
+    logger.write(step, {"x": step})
+  logger.rewind(0)
+  assert [line["step"] for line in read_jsonl(logger.path)] == [0]
+  logger.path.write_text("no log\n")
+  logger.rewind(-1)
+  assert not logger.path.exists()
+
+
 def test_jsonl_damage_in_the_middle_is_named(tmp_path):
   path = tmp_path / "metrics.jsonl"
   path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')

@@ -27,7 +27,10 @@ class Logger:
     """Records metrics, named `train/nll`, `eval/nll` and so on, at a step."""
 
   def rewind(self, step: int) -> None:
-    """Forgets what lies beyond `step`: the run goes on from there, and will write it again."""
+    """Forgets what lies beyond `step`: the run goes on from there, and will write it again.
+
+    Below 0 all is forgotten, whatever it has become: nothing was saved, and the run begins.
+    """
 
   def tick(self, step: int, total: int | None = None) -> None:
     """Says that `step` of `total` is reached, without metrics. Cheap; called at each step."""
@@ -51,7 +54,7 @@ class JsonlLogger(Logger):
   def rewind(self, step):
     if not self.path.exists():
       return
-    if step <= 0:  # All of it, whatever it has become.
+    if step < 0:
       self.path.unlink()
       return
     kept = [line for line in read_jsonl(self.path) if line["step"] <= step]
@@ -224,7 +227,7 @@ class ProgressLogger(Logger):
     self._bar: Progress | None = None
 
   def rewind(self, step):
-    self._start = step
+    self._start = max(0, step)
 
   def tick(self, step, total=None):
     if self._bar is None:

@@ -242,7 +242,7 @@ class _Loop:
         restore_history(self.directory / _HISTORY, progress.history)
     for saved in (self.checkpoints, self.best):
       saved.rewind(self.progress.step)
-    self.logger.rewind(self.progress.step)
+    self.logger.rewind(self.progress.step or -1)
 
   def _has_best(self, progress: _Progress) -> bool:
     """Whether the best weights that a checkpoint speaks of can be read; else it is of no use."""
