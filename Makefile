@@ -123,7 +123,7 @@ conformance: setup ## every row of the serving contract (TARGET=, REST=, BASE=: 
 fuzz: setup ## malformed and random requests against a server (FUZZ_ARGS="--requests=100000")
 	$(PY) -m tests.serving.fuzz $(FUZZ_ARGS)
 
-faults: setup ## break things on purpose, 20 minutes (FAULTS_SEED=, FAULTS_ARGS="--only=kills")
+faults: setup ## break things on purpose, 13 minutes (FAULTS_SEED=, FAULTS_ARGS="--only=kills")
 	$(PY) -m tests.faults $(FAULTS_ARGS)
 
 soak: setup ## new versions every 10 s under load, each answer checked (WORKDIR=, SOAK_SECONDS=)

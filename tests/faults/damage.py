@@ -10,6 +10,7 @@ would have; or it has no use for the file, and `trainers.check` names it.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.faults.suite import Suite
+from tests.faults.suite import Suite, Task
 from tests.trainers.workdirs import contents, differences, is_log
 from trainers import check
 from wm_tf import files
@@ -60,14 +61,6 @@ _KINDS = (
   r"^(report\.html|figures/)",
 )
 _KINDS_A_ROUND = 4
-
-
-def run(suite: Suite) -> None:
-  """Walks over a finished run and three unfinished ones."""
-  _walk_finished(suite)
-  _mend(suite)
-  for name in _UNFINISHED:
-    _walk_unfinished(suite, name)
 
 
 def _names(workdir: Path) -> list[str]:
@@ -189,7 +182,8 @@ _UNFINISHED = {
   "train_vae": _Half("rename vae/000/fit.json", r"^vae/000/", 3),
   "train_dynamics": _Half("rename dynamics/000/fit.json", r"^(dynamics/000|latents/000/000)/", 1),
   "train_controller": _Half("rename controller/000/controller.npz", r"^controller/000/", 2),
-  "quickstart": _Half("rename results.json", r"^(results|seconds)\.json", 1),
+  "export": _Half("rename export/planner/1", r"^export/", 1),
+  "quickstart": _Half("rename results.json", r"^(results|seconds)\.json", 3),
 }
 
 
@@ -224,3 +218,10 @@ def _walk_unfinished(suite: Suite, name: str) -> None:
     f"{len(names)} files half way through {name}, {where.damages} kinds of damage: {named} named, "
     f"{ended} ended as without it"
   )
+
+
+TASKS = {
+  "finished": Task(_walk_finished, 35),
+  "mended": Task(_mend, 50),
+  **{f"half_{n}": Task(functools.partial(_walk_unfinished, name=n), 50) for n in _UNFINISHED},
+}

@@ -3,41 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.faults.suite import Suite, is_root
+from tests.faults.suite import Suite, Task, is_root
 
 _SIZE = 256 << 20
 
 
-def run(suite: Suite) -> None:
-  """Fills the disk under every command at a random place, then makes room; and read-only."""
+def _run(suite: Suite, name: str) -> None:
+  """Fills the disk under a command at a random place, then makes room; and read-only."""
   if not is_root():
-    suite.say("SKIPPED: full and read-only disks; mounting a file system takes root")
+    suite.say("SKIPPED: mounting a file system takes root")
     return
-  with _mounted(suite.folder / "disk") as disk:
-    for name in ("collect", "train_vae", "train_dynamics", "train_controller", "export"):
-      _fill(suite, disk, name)
-      _lock_writes(suite, disk, name)
+  with _mounted(suite) as disk:
+    _fill(suite, disk, name)
+    _lock_writes(suite, disk, name)
 
 
 @contextlib.contextmanager
-def _mounted(folder: Path) -> Iterator[Path]:
-  folder.mkdir(exist_ok=True)
-  subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "none", folder], check=True)
+def _mounted(suite: Suite) -> Iterator[Path]:
+  disk = suite.folder / "disk"
+  disk.mkdir()
+  subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={_SIZE}", "none", disk], check=True)
   try:
-    yield folder
+    yield disk
   finally:
-    subprocess.run(["umount", folder], check=True)
+    suite.launcher.end()  # What still writes there would keep it.
+    if suite.failures:
+      shutil.copytree(disk, suite.folder / "was_on_disk")
+    subprocess.run(["umount", disk], check=True)
 
 
 def _fill(suite: Suite, disk: Path, name: str) -> None:
   stage = suite.stage(name)
   workdir, ballast = disk / "run", disk / "ballast"
-  grows = _size(suite.folder / f"after_{name}") - (_size(stage.before) if stage.before else 0)
+  grows = _size(stage.after) - (_size(stage.before) if stage.before else 0)
   shutil.rmtree(workdir, ignore_errors=True)
   if stage.before:
     shutil.copytree(stage.before, workdir)
@@ -87,3 +91,9 @@ def _lock_writes(suite: Suite, disk: Path, name: str) -> None:
 
 def _size(folder: Path) -> int:
   return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+TASKS = {
+  name: Task(functools.partial(_run, name=name), 8)
+  for name in ("collect", "train_vae", "train_dynamics", "train_controller", "export")
+}

@@ -6,6 +6,7 @@ The end must be that of the run that was left alone, bit for bit, and after ever
 
 from __future__ import annotations
 
+import functools
 import json
 import time
 from pathlib import Path
@@ -13,43 +14,19 @@ from pathlib import Path
 import numpy as np
 import tensorflow as tf
 
-from tests.faults.suite import Stage, Suite
-from tests.trainers.workdirs import contents
+from tests.faults.suite import STAGES, Stage, Suite, Task
 from trainers import check
-from wm_tf import config
 from wm_tf.data import rollouts
 
-# Kills of each command, or of `train_controller` by a method; 57 in all.
-_KILLS = {
-  "collect": 10,
-  "train_vae": 8,
-  "train_dynamics": 8,
-  "train_controller": 6,
-  "actor_critic": 6,
-  "ppo": 4,
-  "iterate": 5,
-  "export": 3,
-  "quickstart": 4,
-  "evaluate": 3,
-}
 _KILLS_A_RUN = 5
+# Beside other tasks a command takes longer than when it was timed.
+_BUSY = 1.5
 
 
-def run(suite: Suite) -> None:
-  """Kills every command its number of times."""
-  for name, number in _KILLS.items():
-    if name in config.METHODS:
-      stage, flags = _trained_by(suite, name)
-    elif name == "evaluate":
-      _kill_evaluations(suite, number)
-      continue
-    else:
-      stage, flags = suite.stage(name), ()
-    _kill_stage(suite, name, stage, flags, number)
-  suite.expect(suite.counts["kills"] >= 50, f"only {suite.counts['kills']} kills")
-
-
-def _kill_stage(suite: Suite, what: str, stage: Stage, flags: tuple[str, ...], number: int) -> None:
+def _kill(suite: Suite, name: str, number: int, flags: tuple[str, ...] = ()) -> None:
+  """Kills a command of the undisturbed run, or another one that goes on from it, so many times."""
+  stage = suite.stage(name) if name in STAGES and not flags else _another(suite, name, flags)
+  seconds = _BUSY * stage.seconds
   done = attempts = 0
   while done < number and attempts < 4 * number:
     attempts += 1
@@ -57,26 +34,27 @@ def _kill_stage(suite: Suite, what: str, stage: Stage, flags: tuple[str, ...], n
     landed = []
     for _ in range(min(_KILLS_A_RUN, number - done)):
       # Earlier and earlier, since less and less is left to do.
-      delay = suite.random.uniform(0.0, stage.seconds) * 0.8 ** len(landed)
+      delay = suite.random.uniform(0.0, seconds) * 0.8 ** len(landed)
       started = time.monotonic()
-      trainer = suite.start(stage.name, workdir, *flags)
+      trainer = suite.start(name, workdir, *flags)
       trainer.process.join(delay)
-      if trainer.exited:  # The machine is less busy than when it was timed.
-        stage.seconds = min(stage.seconds, time.monotonic() - started)
+      if trainer.exited:
+        if not landed:  # All of it takes no longer.
+          seconds = min(seconds, time.monotonic() - started)
         break
       trainer.kill()
       landed.append(delay)
       suite.count("kills")
-      suite.no_survivors(trainer, what)
-      _is_sound(suite, workdir, f"{what} killed after {landed}")
+      suite.no_survivors(trainer, name)
+      _is_sound(suite, workdir, f"{name} killed after {landed}")
     done += len(landed)
-    suite.run(stage.name, workdir, *flags)
+    suite.run(name, workdir, *flags)
     moments = ", ".join(f"{delay:.2f}" for delay in landed) or "none"
-    if suite.same(workdir, stage.contents, f"{what} killed after {moments} s"):
-      suite.say(f"{what}: killed after {moments} s of {stage.seconds:.1f}; ends the same")
-    if what in ("export", "quickstart"):
+    if suite.same(workdir, stage.contents, f"killed after {moments} s"):
+      suite.say(f"killed after {moments} s of {seconds:.1f}; ends the same")
+    if name in ("export", "quickstart"):
       _answers_alike(suite, workdir)
-  suite.expect(done >= number, f"{what}: only {done} of {number} kills found it running")
+  suite.expect(done >= number, f"only {done} of {number} kills found it running")
 
 
 def _is_sound(suite: Suite, workdir: Path, what: str) -> None:
@@ -87,16 +65,14 @@ def _is_sound(suite: Suite, workdir: Path, what: str) -> None:
   suite.expect(not found, f"{what}: {found}")
 
 
-def _trained_by(suite: Suite, method: str) -> tuple[Stage, tuple[str, ...]]:
-  """`train_controller` by another method than evolution, on the models that there are."""
-  flags = (f"--override=controller.method={method}",)
-  before = suite.copy(suite.stage("train_controller").before, f"before_{method}")
+def _another(suite: Suite, name: str, flags: tuple[str, ...]) -> Stage:
+  """A stage with flags of its own, or one that the undisturbed run does not have."""
+  before = suite.copy(suite.stage(name).before if name in STAGES else suite.finished, "before")
   suite.describe(before, *flags)
-  workdir = suite.copy(before, method)
+  after = suite.copy(before, "after")
   started = time.monotonic()
-  suite.run("train_controller", workdir, *flags)
-  seconds = time.monotonic() - started
-  return Stage("train_controller", before, contents(workdir), seconds, []), flags
+  suite.run(name, after, *flags)
+  return Stage(name, before, after, time.monotonic() - started)
 
 
 def _answers_alike(suite: Suite, workdir: Path) -> None:
@@ -124,35 +100,62 @@ def _actions(export: Path, frames: np.ndarray) -> np.ndarray:
 
 def _kill_evaluations(suite: Suite, number: int) -> None:
   """An evaluation keeps nothing but its result, which is there whole or not at all."""
-  output = suite.folder / "output.json"
+  workdir, output = suite.copy(suite.finished, "run"), suite.folder / "output.json"
   flags = ("--agent=controller", "--episodes=1", f"--output={output}")
 
   def returns():
     scores = json.loads(output.read_text())
     return {name: score["returns"] for name, score in scores.items()}
 
-  suite.run("evaluate", suite.finished, *flags)
-  expected, seconds = returns(), suite.stage("collect").seconds
-  before = contents(suite.finished)
+  started = time.monotonic()
+  suite.run("evaluate", workdir, *flags)
+  expected, seconds = returns(), time.monotonic() - started
   done = 0
   for _ in range(4 * number):
     if done == number:
       break
     output.unlink(missing_ok=True)
-    trainer = suite.start("evaluate", suite.finished, *flags)
-    started = time.monotonic()
+    trainer = suite.start("evaluate", workdir, *flags)
     trainer.process.join(suite.random.uniform(0.0, seconds))
     if trainer.exited:
-      seconds = min(seconds, time.monotonic() - started)
       continue
     trainer.kill()
     done += 1
     suite.count("kills")
     suite.no_survivors(trainer, "evaluate")
     if output.exists():
-      suite.expect(returns() == expected, "evaluate: killed, it left other results")
-  suite.run("evaluate", suite.finished, *flags)
-  suite.expect(returns() == expected, "evaluate: other results after kills")
-  suite.same(suite.finished, before, "evaluate: it changed the run")
-  suite.expect(done == number, f"evaluate: only {done} of {number} kills found it running")
-  suite.say(f"evaluate: killed {done} times; answers the same")
+      suite.expect(returns() == expected, "killed, it left other results")
+  suite.run("evaluate", workdir, *flags)
+  suite.expect(returns() == expected, "other results after kills")
+  suite.same(workdir, suite.stage("quickstart").contents, "it changed the run")
+  suite.expect(done == number, f"only {done} of {number} kills found it running")
+  suite.say(f"killed {done} times; answers the same")
+
+
+def _task(name: str, number: int, seconds: float, *flags: str) -> Task:
+  return Task(functools.partial(_kill, name=name, number=number, flags=flags), seconds)
+
+
+# Of the preset's, it would spend most of the time driving.
+_SHORT_FINISH = (
+  "--override=finish.num_generations=2",
+  "--override=finish.num_seeds=1",
+  "--override=finish.validate_every=1",
+  "--override=finish.validation_episodes=1",
+)
+_METHOD = "--override=controller.method="
+
+TASKS = {
+  "collect": _task("collect", 10, 30),
+  "train_vae": _task("train_vae", 8, 25),
+  "train_dynamics": _task("train_dynamics", 8, 40),
+  "train_controller": _task("train_controller", 6, 60),
+  "actor_critic": _task("train_controller", 6, 100, f"{_METHOD}actor_critic"),
+  "ppo": _task("train_controller", 4, 50, f"{_METHOD}ppo"),
+  "reinforce": _task("train_controller", 2, 30, f"{_METHOD}reinforce"),
+  "iterate": _task("iterate", 5, 90),
+  "finish": _task("finish", 4, 60, *_SHORT_FINISH),
+  "export": _task("export", 3, 20),
+  "quickstart": _task("quickstart", 4, 80),
+  "evaluate": Task(functools.partial(_kill_evaluations, number=3), 15),
+}

@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 from tests.data import helpers
-from tests.faults.suite import Suite, numbers_after
+from tests.faults.suite import Suite, Task, numbers_after
 from wm_tf.data import rollouts
 
 # More than any buffer holds, so that all of them are full with the data once already.
@@ -23,7 +23,7 @@ _FLAGS = (
 )
 
 
-def run(suite: Suite) -> None:
+def _run(suite: Suite) -> None:
   """Fits a VAE, encodes, fits the dynamics, trains a controller, on 1x and 10x the frames."""
   peaks: dict[int, dict[str, float]] = {}
   source = suite.copy(None, "frames")
@@ -58,3 +58,6 @@ def _repeat(source: Path, target: Path, times: int) -> None:
       episodes = tuple(info._replace(seed=info.seed + i * _EPISODES) for info in shard.episodes)
       shards.append(shard._replace(file=name, episodes=episodes))
   rollouts.save_manifest(target, manifest._replace(shards=tuple(shards)))
+
+
+TASKS = {"10x": Task(_run, 90, after=None)}

@@ -1,16 +1,18 @@
-"""What the parts of the fault suite share: commands, moments, what was found."""
+"""What the parts of the fault suite share: tasks, commands, moments, the run that is left alone."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import random
 import re
 import shutil
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from tests.trainers.launcher import Launcher, Trainer
 from tests.trainers.workdirs import contents, differences
@@ -38,52 +40,80 @@ STAGES = (
 )
 
 
-@dataclasses.dataclass
+class Task(NamedTuple):
+  """A part of the suite that stands alone, so that others can run beside it.
+
+  Attributes:
+    run: does it; it can be pickled.
+    seconds: that it takes, roughly: the longest ones begin first.
+    after: the name of a task that must have ended well before; None if any time will do.
+  """
+
+  run: Callable[[Suite], None]
+  seconds: float
+  after: str | None = "reference"
+
+
+@dataclasses.dataclass(frozen=True)
 class Stage:
   """A command that was run to its end, undisturbed.
 
   Attributes:
     name: of the trainer.
     before: a workdir as it was before it; None if there was none.
-    contents: of the workdir after it.
+    after: a workdir as it was after it.
     seconds: that it took.
     writes: the files it wrote, in order; see `tests.trainers.launcher`.
   """
 
   name: str
   before: Path | None
-  contents: dict[str, object]
+  after: Path
   seconds: float
-  writes: list[str]
+  writes: tuple[str, ...] = ()
+
+  @functools.cached_property
+  def contents(self) -> dict[str, object]:
+    """Of the workdir after it."""
+    return contents(self.after)
 
 
 class Suite:
-  """A run of the suite.
+  """What a task is given to break things with.
 
   Attributes:
-    folder: for workdirs.
+    folder: for its workdirs; there is nothing in it yet.
+    reference: the folder of the undisturbed run, which all tasks read and only `make_reference`
+      changes.
     launcher: of trainers.
     random: chooses the moments and the places.
     failures: what was not as it must be, one text each.
-    counts: of what was done, by kind.
   """
 
-  def __init__(self, folder: Path, seed: int):
-    self.folder, self.random = folder, random.Random(seed)
-    (folder / "logs").mkdir(parents=True, exist_ok=True)
+  def __init__(
+    self, folder: Path, reference: Path, seed: str, report: Callable[[str, object], None]
+  ):
+    """Begins a task.
+
+    Args:
+      folder: see above.
+      reference: see above.
+      seed: of what it chooses.
+      report: is told what is said ("say"), what failed ("fail") and what was done ("count").
+    """
+    self.folder, self.reference = folder, reference
+    self.random = random.Random(seed)
+    (folder / "logs").mkdir(parents=True)
     self.launcher = Launcher(folder / "logs")
     self.failures: list[str] = []
-    self.counts: dict[str, int] = {}
-    self._began = time.monotonic()
-    self.stages: list[Stage] = []
-    self.finished = folder / "reference"
+    self._report = report
 
   def say(self, text: str) -> None:
-    print(f"[{time.monotonic() - self._began:6.0f} s] {text}", flush=True)
+    self._report("say", text)
 
   def fail(self, text: str) -> None:
     self.failures.append(text)
-    self.say(f"FAILED {text}")
+    self._report("fail", text)
 
   def expect(self, condition: object, text: str) -> bool:
     """Notes a failure unless a condition holds; returns whether it does."""
@@ -92,37 +122,28 @@ class Suite:
     return bool(condition)
 
   def count(self, kind: str, number: int = 1) -> None:
-    self.counts[kind] = self.counts.get(kind, 0) + number
+    self._report("count", (kind, number))
 
-  # --- Runs ---------------------------------------------------------------------------------
-
-  def make_reference(self) -> None:
-    """Runs every stage undisturbed, and keeps the workdir as it was after each.
-
-    In a folder that holds all that, from an earlier run of the suite, it is taken from there.
-    """
-    there = self.folder / "seconds.json"
-    seconds = files.read_json(there) if there.exists() else {}
-    before = None
-    for name in STAGES:
-      writes, after = self.folder / f"{name}.writes", self.folder / f"after_{name}"
-      if name not in seconds:
-        writes.unlink(missing_ok=True)
-        workdir = self.copy(before, "reference")
-        started = time.monotonic()
-        self.run(name, workdir, writes=writes)
-        seconds[name] = time.monotonic() - started
-        self.copy(workdir, after.name)
-        files.write_json(there, seconds)
-        self.say(f"reference: {name} took {seconds[name]:.1f} s")
-      lines = writes.read_text().splitlines()
-      self.stages.append(Stage(name, before, contents(after), seconds[name], lines))
-      before = after
-    self.finished = self.copy(before, "reference")
-    self.expect(not list(check.problems(self.finished)), "the reference run is damaged")
+  # --- The undisturbed run ------------------------------------------------------------------
 
   def stage(self, name: str) -> Stage:
-    return next(stage for stage in self.stages if stage.name == name)
+    """A stage of the undisturbed run."""
+    names = [None, *STAGES]
+    previous = names[names.index(name) - 1]
+    return Stage(
+      name,
+      before=previous and self.reference / previous,
+      after=self.reference / name,
+      seconds=files.read_json(self.reference / "seconds.json")[name],
+      writes=tuple((self.reference / f"{name}.writes").read_text().splitlines()),
+    )
+
+  @property
+  def finished(self) -> Path:
+    """The workdir of the undisturbed run, at its end."""
+    return self.reference / STAGES[-1]
+
+  # --- Runs ---------------------------------------------------------------------------------
 
   def copy(self, source: Path | None, name: str) -> Path:
     """A workdir of its own, at `folder / name`; what was there is gone."""
@@ -154,7 +175,7 @@ class Suite:
     found = differences(contents(workdir), expected)
     return self.expect(not found, f"{what}: not as without the fault: {', '.join(found)}")
 
-  def is_clear(self, output: str, names: Iterator[str] | list[str]) -> bool:
+  def is_clear(self, output: str, names: Iterable[str]) -> bool:
     """Whether a command that failed said so in one message that names one of the files."""
     _, error, message = output.rpartition("error: ")
     return bool(error) and "Traceback" not in output and any(name in message for name in names)
@@ -167,8 +188,34 @@ class Suite:
     self.expect(not left, f"{what}: processes {left} outlive the one that was killed")
 
 
+def make_reference(suite: Suite) -> None:
+  """Runs every stage undisturbed, and keeps the workdir as it was after each.
+
+  What a folder of an earlier run of the suite holds of that is taken from there.
+  """
+  folder = suite.reference
+  folder.mkdir(parents=True, exist_ok=True)
+  there = folder / "seconds.json"
+  seconds = files.read_json(there) if there.exists() else {}
+  before = None
+  for name in STAGES:
+    if name not in seconds:
+      writes = folder / f"{name}.writes"
+      writes.unlink(missing_ok=True)
+      shutil.rmtree(folder / name, ignore_errors=True)
+      workdir = suite.copy(before, "run")
+      started = time.monotonic()
+      suite.run(name, workdir, writes=writes)
+      seconds[name] = time.monotonic() - started
+      workdir.rename(folder / name)
+      files.write_json(there, seconds)
+      suite.say(f"{name} took {seconds[name]:.1f} s")
+    before = folder / name
+  suite.expect(not list(check.problems(before)), "the undisturbed run is damaged")
+
+
 def is_root() -> bool:
-  """Whether file systems can be mounted, which two parts of the suite need."""
+  """Whether file systems can be mounted, which a part of the suite needs."""
   return sys.platform == "linux" and os.geteuid() == 0
 
 

@@ -18,7 +18,7 @@ from unittest import mock
 import numpy as np
 
 from tests.data import helpers
-from tests.faults.suite import Suite
+from tests.faults.suite import Suite, Task
 from tests.training import small_run
 from wm_tf.config import make_config
 from wm_tf.controllers import exploration
@@ -28,16 +28,6 @@ from wm_tf.envs import make_env
 
 _TIMEOUT = 3.0
 _HELD_OUT = make_config("debug").collect.held_out
-
-
-def run(suite: Suite) -> None:
-  two_processes(suite)
-  for trouble in ("hang", "freeze", "kill", "raise"):
-    worker_in_trouble(suite, trouble)
-  stopped_workers(suite)
-  clock_jumps(suite)
-  for where in ("two frames", "a frame of each episode", "every frame"):
-    planted_nan(suite, where)
 
 
 def two_processes(suite: Suite) -> None:
@@ -62,7 +52,13 @@ def two_processes(suite: Suite) -> None:
   suite.say("two processes: refused with the pid; the lock of a dead one is taken over")
 
 
-def worker_in_trouble(suite: Suite, trouble: str) -> None:
+def workers_in_trouble(suite: Suite) -> None:
+  for trouble in ("hang", "freeze", "kill", "raise"):
+    _worker_in_trouble(suite, trouble)
+  _stopped_workers(suite)
+
+
+def _worker_in_trouble(suite: Suite, trouble: str) -> None:
   """A worker sleeps for ever, is stopped, dies, or fails, once: its episode is played again."""
   folder, marker = suite.copy(None, f"trouble_{trouble}"), suite.folder / f"marker_{trouble}"
   marker.unlink(missing_ok=True)
@@ -78,11 +74,11 @@ def worker_in_trouble(suite: Suite, trouble: str) -> None:
   suite.say(f"a worker's {trouble}: replaced, the same data, {seconds:.1f} s")
 
 
-def stopped_workers(suite: Suite) -> None:
+def _stopped_workers(suite: Suite) -> None:
   """Real environments, whose processes are stopped or killed at random moments."""
   sound, folder = suite.copy(None, "cars"), suite.copy(None, "cars_stopped")
   seeds = range(4)
-  options = dict(policy_name="brownian", num_workers=2, episodes_per_shard=2, max_decisions=40)
+  options = dict(policy_name="brownian", num_workers=2, episodes_per_shard=2, max_decisions=100)
   factory = functools.partial(make_env, "car_racing")
   collect.collect(sound, factory, exploration.Brownian(2), seeds, **options)
 
@@ -93,21 +89,17 @@ def stopped_workers(suite: Suite) -> None:
 
   class Watched(EnvPool):
     def __init__(self, *args, **kwargs):
-      super().__init__(*args, **kwargs)
+      # One that is stopped while it starts would otherwise be waited for for two minutes.
+      super().__init__(*args, start_timeout=20.0, **kwargs)
       pools.append(self)
 
   def disturb():
-    seen: list[int] = []
     while len(hits) < 3 and not stop.wait(chance.uniform(0.2, 0.8)):
-      pids = pools[0].pids if pools else []
-      # A worker that is stopped while it starts is given two minutes: that is too long to wait.
       number = chance.choice([signal.SIGSTOP, signal.SIGKILL])
-      old = [pid for pid in pids if pid in seen]
-      if old:
+      if pids := pools[0].pids if pools else []:
         with contextlib.suppress(ProcessLookupError):
-          os.kill(chance.choice(old if number == signal.SIGSTOP else pids), number)
+          os.kill(chance.choice(pids), number)
           hits.append(number.name)
-      seen = pids
 
   thread = threading.Thread(target=disturb)
   thread.start()
@@ -117,6 +109,7 @@ def stopped_workers(suite: Suite) -> None:
   finally:
     stop.set()
     thread.join()
+  suite.expect(hits, "no worker was hit: it was over too soon")
   equal = [s.sha256 for s in rollouts.verify(folder).shards] == [
     s.sha256 for s in rollouts.verify(sound).shards
   ]
@@ -142,10 +135,15 @@ def clock_jumps(suite: Suite) -> None:
   suite.say("a clock that jumps by days: the same data and weights, no wait, no timeout")
 
 
-def planted_nan(suite: Suite, where: str) -> None:
+def planted_nan(suite: Suite) -> None:
+  for where in ("two frames", "a frame of each episode", "every frame"):
+    _plant_nan(suite, where)
+
+
+def _plant_nan(suite: Suite, where: str) -> None:
   """NaN among the latents: steps are skipped and counted, or it is said where the NaN is."""
   flags = ("--override=dynamics_fit.first.max_bad_steps=3",)
-  workdir = suite.copy(suite.folder / "after_train_dynamics", "nan")
+  workdir = suite.copy(suite.stage("train_dynamics").after, "nan")
   shutil.rmtree(workdir / "dynamics")
   suite.describe(workdir, *flags)
   folders = sorted((workdir / "latents/000").iterdir())
@@ -199,3 +197,11 @@ def _wait_until(condition, timeout: float = 120.0) -> None:
     if time.monotonic() > end:
       raise TimeoutError("It did not get that far.")
     time.sleep(0.02)
+
+
+TASKS = {
+  "two_processes": Task(two_processes, 5, after=None),
+  "workers": Task(workers_in_trouble, 20, after=None),
+  "clock": Task(clock_jumps, 5, after=None),
+  "nan": Task(planted_nan, 15),
+}

@@ -71,6 +71,7 @@ class Launcher:
 
   def __init__(self, folder: Path):
     self._folder, self._count = folder, 0
+    self._running: list[Trainer] = []
 
   def start(
     self,
@@ -95,7 +96,9 @@ class Launcher:
     argv = [module, *([f"--workdir={workdir}"] if workdir else []), *flags]
     process = _CONTEXT.Process(target=_main, args=(argv, log, workdir, kill_at, writes))
     process.start()
-    return Trainer(process, log)
+    trainer = Trainer(process, log)
+    self._running = [other for other in self._running if not other.exited] + [trainer]
+    return trainer
 
   def run(self, module: str, *flags: str, expected: int = 0, **options) -> str:
     """Runs a trainer; returns what it printed."""
@@ -103,6 +106,16 @@ class Launcher:
     code = trainer.wait()
     assert code == expected, f"{module} ended with {code}:\n{trainer.output}"
     return trainer.output
+
+  def end(self) -> None:
+    """Ends the trainers that are still running, and what they have started."""
+    for trainer in self._running:
+      if not trainer.exited:
+        trainer.kill()
+        for pid in trainer.survivors():
+          with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    self._running = []
 
 
 def _main(

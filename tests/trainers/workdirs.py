@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 # Times, logs, absolute paths; and files that TensorFlow does not write the same twice, with what
 # is drawn from them.
 _LOGS = re.compile(r"tensorboard/|(^|/)\.lock$|server\.log$|models\.config$")
@@ -46,11 +48,22 @@ def contents(workdir: Path) -> dict[str, object]:
       found[name] = None
     elif path.suffix == ".json":
       found[name] = _timeless(read_json(path))
+    elif path.suffix == ".npz" and name.startswith("finish/"):
+      found[name] = _search(path)
     elif path.name == "SHA256SUMS":
       lines = path.read_text().splitlines()
       found[name] = [line for line in lines if not line.endswith((".json", "report.html"))]
     else:
       found[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+  return found
+
+
+def _search(path: Path) -> dict[str, object]:
+  """The arrays of a checkpoint of `trainers.finish`, whose scores of contenders hold times."""
+  with np.load(path) as arrays:
+    found = {key: hashlib.sha256(arrays[key].tobytes()).hexdigest() for key in arrays}
+    if "contenders" in found:
+      found["contenders"] = _timeless(json.loads(str(arrays["contenders"])))
   return found
 
 
