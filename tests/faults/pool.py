@@ -51,10 +51,11 @@ class _Worker:
       self.process = _CONTEXT.Process(target=_serve, args=(theirs, log))
       self.process.start()
     self.name: str | None = None
+    self.folder: Path | None = None
     self.began = 0.0
 
   def begin(self, name: str, task: Task, folder: Path, reference: Path, seed: str) -> None:
-    self.name, self.began = name, time.monotonic()
+    self.name, self.folder, self.began = name, folder, time.monotonic()
     self.connection.send((task, folder, reference, seed))
 
   def end(self) -> None:
@@ -93,14 +94,11 @@ class Pool:
       for worker in self._workers:
         name = None if worker.name else self._next(waiting, tasks, outcomes)
         if name:
-          folder = self._folder_of(name)
+          folder = self._folder / f"seed_{seed}" / name
           shutil.rmtree(folder, ignore_errors=True)
           worker.begin(name, tasks[name], folder, self._folder / "reference", f"{seed} {name}")
       self._listen(outcomes)
     return outcomes
-
-  def _folder_of(self, name: str) -> Path:
-    return self._folder / "tasks" / name
 
   def _next(self, waiting: list[str], tasks, outcomes: dict[str, Outcome]) -> str | None:
     """Takes the first task that may begin; what can never begin has failed."""
@@ -145,11 +143,12 @@ class Pool:
 
   def _finish(self, worker: _Worker, outcome: Outcome) -> None:
     outcome.seconds = time.monotonic() - worker.began
-    folder = self._folder_of(worker.name)
     if outcome.failures:
-      self._say(worker.name, f"failed after {outcome.seconds:.0f} s; what it did is in {folder}")
+      self._say(
+        worker.name, f"failed after {outcome.seconds:.0f} s; what it did is in {worker.folder}"
+      )
     else:
-      shutil.rmtree(folder, ignore_errors=True)
+      shutil.rmtree(worker.folder, ignore_errors=True)
       self._say(worker.name, f"took {outcome.seconds:.0f} s")
     worker.name = None
 

@@ -65,8 +65,8 @@ def test_failures_are_gathered_and_all_else_goes_on(tmp_path):
   assert "ended with 3" in failures["b/dies"][0] and "b/dies failed" in failures["b/waits"][0]
   assert sum(outcome.counts["numbers"] for outcome in outcomes.values()) == 6
   # The folders of those that failed stay, for a look.
-  left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("two/tasks/*/*"))
-  assert left == ["two/tasks/b/dies", "two/tasks/b/raises"]
+  left = sorted(str(path.relative_to(tmp_path)) for path in tmp_path.glob("two/seed_5/*/*"))
+  assert left == ["two/seed_5/b/dies", "two/seed_5/b/raises"]
   # What is drawn depends on the seed and the task, not on what runs beside it.
   assert drawn.keys() == {"a/draws", "c/draws"} and drawn["a/draws"] != drawn["c/draws"]
   assert _run(tmp_path / "one", jobs=1)[1] == drawn

@@ -70,6 +70,7 @@ def _worker_in_trouble(suite: Suite, trouble: str) -> None:
   helpers.collect_counting(folder, range(8), options, timeout=_TIMEOUT)
   seconds = time.monotonic() - started
   checksums = lambda path: [shard.sha256 for shard in rollouts.verify(path).shards]
+  suite.count("workers in trouble")
   suite.expect(checksums(folder) == checksums(sound), f"a worker's {trouble} changed the data")
   suite.say(f"a worker's {trouble}: replaced, the same data, {seconds:.1f} s")
 
@@ -109,6 +110,7 @@ def _stopped_workers(suite: Suite) -> None:
   finally:
     stop.set()
     thread.join()
+  suite.count("workers stopped or killed", len(hits))
   suite.expect(hits, "no worker was hit: it was over too soon")
   equal = [s.sha256 for s in rollouts.verify(folder).shards] == [
     s.sha256 for s in rollouts.verify(sound).shards
@@ -157,6 +159,7 @@ def _plant_nan(suite: Suite, where: str) -> None:
   }
   for folder in folders:
     _plant(folder, frames[where])
+  suite.count("planted NaN")
   trainer = suite.start("train_dynamics", workdir, *flags)
   if trainer.wait():
     _, _, error = trainer.output.rpartition("error: ")
