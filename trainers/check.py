@@ -66,8 +66,9 @@ def problems(workdir: Path) -> Iterator[Problem]:
       yield Problem(str(error), workdir / files.SUMS)
   elif (workdir / "report.html").exists():
     yield _without_sums(workdir)
-  for folder in sorted([*workdir.glob("data/*"), *workdir.glob("latents/*/*")]):
-    yield from _check_dataset(folder)
+  for pattern in ("data/*", "vae/*/frames/*", "latents/*/*"):
+    for folder in sorted(workdir.glob(pattern)):
+      yield from _check_dataset(folder)
   for stage in ("vae", "dynamics", "controller"):
     for folder in sorted(workdir.glob(f"{stage}/*")):
       yield from _check_stage(folder)
@@ -90,7 +91,7 @@ def _check_dataset(folder: Path) -> Iterator[Problem]:
   try:
     manifest = rollouts.load_manifest(folder)
   except FileNotFoundError:
-    if any(folder.glob("shard-*.tfrecord")):
+    if any(folder.glob("shard-*")):
       yield Problem(f"{folder / rollouts.MANIFEST} is missing beside shards.", folder)
     return
   except CorruptManifestError as error:

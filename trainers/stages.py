@@ -7,6 +7,7 @@ import hashlib
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -149,8 +150,13 @@ class Run(LearnedRun):
     vae = VAE(self.config.vae)
     if iteration:
       checkpoints.load_weights(vae, self.path("vae", iteration - 1) / "weights.npz")
-    folders = self.data_folders(iteration)
-    self._fit("vae", "VAE", vae, iteration, datasets.frames_dataset, folders)
+    folders = decoded = self.data_folders(iteration)
+    cache = self.path("vae", iteration) / "frames"
+    if self.config.vae_fit.shuffle_buffer is None:
+      decoded = [cache / folder.name for folder in folders]
+      self._write_all(datasets.cache_frames, f"decode {iteration:03d}", folders, decoded)
+    self._fit("vae", "VAE", vae, iteration, datasets.frames_dataset, decoded)
+    shutil.rmtree(cache, ignore_errors=True)
     held_out = datasets.frames_dataset(
       folders,
       batch_size=64,
@@ -170,19 +176,24 @@ class Run(LearnedRun):
       lambda frames: tf.concat(vae.encode(frames), axis=-1),
       input_signature=[tf.TensorSpec([None, 64, 64, 3], tf.uint8)],
     )
+    write = functools.partial(datasets.write_latents, encode_fn=encode, fingerprint=fingerprint)
     sources, targets = self.data_folders(iteration), self.latent_folders(iteration)
+    self._write_all(write, f"encode {iteration:03d}", sources, targets)
+
+  def _write_all(
+    self,
+    write_fn: Callable[..., rollouts.Manifest],
+    label: str,
+    sources: Sequence[Path],
+    targets: Sequence[Path],
+  ) -> None:
+    """Makes latents or decoded frames of rollouts, with progress."""
     total = sum(len(rollouts.load_manifest(folder).episodes) for folder in sources)
     before = 0
-    with progress(total, f"encode {iteration:03d}", unit="episode") as bar:
+    with progress(total, label, unit="episode") as bar:
       for source, target in zip(sources, targets, strict=True):
-        manifest = datasets.write_latents(
-          source,
-          target,
-          encode,
-          fingerprint=fingerprint,
-          on_progress=lambda done, _, before=before: bar.update(before + done - bar.count),
-        )
-        before += len(manifest.episodes)
+        update = lambda done, _, before=before: bar.update(before + done - bar.count)
+        before += len(write_fn(source, target, on_progress=update).episodes)
 
   def _encode_missing(self, iteration: int) -> None:
     """Encodes again what latents there should be and are not, as far as sizes tell."""

@@ -52,6 +52,10 @@ def histories(run: Run, iteration: int) -> dict[str, list[dict]]:
   return curves
 
 
+def _as_batch(episode: Episode) -> Batch:
+  return Batch(*(tf.constant(field)[tf.newaxis] for field in datasets.align(episode)))
+
+
 def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes, np.ndarray]:
   """A real episode, its reconstruction, and a dream along the same actions.
 
@@ -64,7 +68,7 @@ def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes,
     The strip as PNG, and reconstructions `uint8[T, 64, 64, 3]` of the whole episode.
   """
   model = agent.world_model
-  batch = Batch(*(x[tf.newaxis] for x in datasets.align(Episode(*map(tf.constant, episode)))))
+  batch = _as_batch(episode)
   states = observe_sequence(model, batch, rng.make_seed(0))
   reconstructed = to_uint8(model.decode(tf.nest.map_structure(lambda x: x[0], states))).numpy()
   length = len(episode.reward)
@@ -108,10 +112,7 @@ def disagreement_samples(run: Run, agent: Agent, iteration: int) -> dict[str, np
   training = datasets.episodes_dataset(folders, batch_size=16, seed=run.seed, **options)
   seeds = episode_seeds("validation", run.seed, 2, _TRACKS)
   drives = [run.play(AgentActor(agent), seed) for seed in seeds]
-  visits = [
-    Batch(*(x[tf.newaxis] for x in datasets.align(Episode(*map(tf.constant, drive)))))
-    for drive in drives
-  ]
+  visits = [_as_batch(drive) for drive in drives]
   return {
     "training data": disagreement.along(model, training.take(4)),
     "real visits": disagreement.along(model, visits),

@@ -98,7 +98,8 @@ class StageFitConfig:
     sequence_length: T of the dynamics' sequences.
     on_policy_repeats: how often an epoch goes through the data of the later collections, which is
       little and matters most.
-    shuffle_buffer: frames or sequences held in memory to be mixed; None for 32 MiB of them.
+    shuffle_buffer: frames that are decoded at a time, to be mixed. By default all are: decoded
+      once, into 12 KB each on disk, which are removed when the fit is done.
   """
 
   first: FitConfig = FitConfig()

@@ -1,17 +1,21 @@
-"""Datasets of what an encoder makes of the frames, so that each frame is encoded once."""
+"""What is made of rollouts once and read in every epoch: posteriors, and decoded frames.
+
+Both are dataset folders of their own, with a manifest, and a file of rows (`rows`) for each shard.
+"""
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from wm_tf.data import rollouts
-from wm_tf.data.manifest import CorruptManifestError
-from wm_tf.data.rollouts import Manifest
+from wm_tf.core import Episode
+from wm_tf.data import rollouts, rows
+from wm_tf.data.manifest import CorruptManifestError, Manifest, Shard
 
 
 def write_latents(
@@ -42,63 +46,102 @@ def write_latents(
     The manifest of `folder_out`.
 
   Raises:
-    ValueError: if `folder_in` does not hold frames.
+    ValueError: if `folder_in` does not hold frames, or a posterior is not finite.
     CorruptShardError: at a bad record of `folder_in`.
   """
-  manifest = rollouts.load_manifest(folder_in)
-  if manifest.observation_dtype != "uint8":
-    raise ValueError(f"{folder_in} does not hold frames: nothing to encode.")
-  kept = _latents_to_keep(manifest, Path(folder_out), fingerprint)
-  num_done = sum(len(shard.episodes) for shard in manifest.shards[:kept])
-  writer = None
-  try:
-    for shard in manifest.shards[kept:]:
-      episodes = list(rollouts.read_episodes(folder_in, [shard]))
-      frames = np.concatenate([episode.observation for episode, _ in episodes])
-      latents = _encode(encode_fn, frames, batch_size)
-      if writer is None:
-        header = manifest._replace(
-          observation_shape=latents.shape[1:], observation_dtype="float32", fingerprint=fingerprint
-        )
-        # More than there are, so that shards are cut where those of `folder_in` are.
-        limit = len(manifest.episodes) + 1
-        writer = rollouts.ShardWriter(folder_out, header, episodes_per_shard=limit)
-      rows = np.cumsum([info.steps for _, info in episodes])[:-1]
-      for (episode, info), observation in zip(episodes, np.split(latents, rows), strict=True):
-        writer.add(episode._replace(observation=observation), info)
-      writer.flush(source=shard.sha256)
-      num_done += len(episodes)
+
+  def encoded(episodes: Iterator[Episode]) -> Iterator[Episode]:
+    episodes = list(episodes)
+    frames = np.concatenate([episode.observation for episode in episodes])
+    latents = _encode(encode_fn, frames, batch_size)
+    if not np.isfinite(latents).all():
+      raise ValueError(f"The encoder makes NaN or infinity of frames in {folder_in}.")
+    ends = np.cumsum([len(episode.observation) for episode in episodes])[:-1]
+    for episode, observation in zip(episodes, np.split(latents, ends), strict=True):
+      yield episode._replace(observation=observation)
+
+  return _write(folder_in, folder_out, encoded, fingerprint, on_progress)
+
+
+def cache_frames(
+  folder_in: str | os.PathLike,
+  folder_out: str | os.PathLike,
+  *,
+  on_progress: Callable[[int, int], None] | None = None,
+) -> Manifest:
+  """Copies a dataset folder with its frames decoded: 12 KB each, to be removed after use.
+
+  Args:
+    folder_in: dataset folder with frames.
+    folder_out: where to write; what it holds is treated as by `write_latents`.
+    on_progress: called with (episodes decoded, episodes in all).
+
+  Returns:
+    The manifest of `folder_out`.
+
+  Raises:
+    ValueError, CorruptShardError: as `write_latents`.
+  """
+  return _write(folder_in, folder_out, lambda episodes: episodes, "", on_progress)
+
+
+def _write(
+  folder_in: str | os.PathLike,
+  folder_out: str | os.PathLike,
+  convert_fn: Callable[[Iterator[Episode]], Iterator[Episode]],
+  fingerprint: str,
+  on_progress: Callable[[int, int], None] | None,
+) -> Manifest:
+  """Copies a dataset folder as rows; `convert_fn` makes of a shard's episodes what is written."""
+  source = rollouts.load_manifest(folder_in)
+  if source.observation_dtype != "uint8" or any(map(rows.is_rows, source.shards)):
+    raise ValueError(f"{folder_in} does not hold frames as they were collected: nothing to encode.")
+  folder_out = Path(folder_out)
+  folder_out.mkdir(parents=True, exist_ok=True)
+  with rollouts.locked(folder_out):
+    kept = _to_keep(source, folder_out, fingerprint)
+    made = source._replace(fingerprint=fingerprint, shards=kept, skipped=())
+    rollouts.remove_orphans(folder_out, made)
+    for shard in source.shards[len(made.shards) :]:
+      episodes = convert_fn(episode for episode, _ in rollouts.read_episodes(folder_in, [shard]))
+      first = next(episodes)
+      made = made._replace(
+        observation_shape=first.observation.shape[1:],
+        observation_dtype=str(first.observation.dtype),
+      )
+      written = rows.write_shard(
+        folder_out / Path(shard.file).with_suffix(rows.SUFFIX),
+        map(rows.align, itertools.chain([first], episodes)),
+        made,
+        shard._replace(source=shard.sha256),
+      )
+      made = made._replace(shards=(*made.shards, written))
+      rollouts.save_manifest(folder_out, made)
       if on_progress:
-        on_progress(num_done, len(manifest.episodes))
-  finally:
-    if writer is not None:
-      writer.close(discard=True)
+        on_progress(len(made.episodes), len(source.episodes))
   return rollouts.load_manifest(folder_out)
 
 
-def _latents_to_keep(manifest: Manifest, folder: Path, fingerprint: str) -> int:
-  """Returns how many shards of `folder` can stay, and forgets the rest of it."""
-  if not (folder / rollouts.MANIFEST).exists():
-    return 0
+def _to_keep(source: Manifest, folder: Path, fingerprint: str) -> tuple[Shard, ...]:
+  """Returns the shards of `folder` that can stay, and forgets the rest of it."""
   try:
     found = rollouts.load_manifest(folder)
-  except CorruptManifestError:
-    found = None
-  if found is None or found.fingerprint != fingerprint:
-    (folder / rollouts.MANIFEST).unlink()
-    return 0
-  kept = 0
-  for shard, latents in zip(manifest.shards, found.shards, strict=False):
+  except (FileNotFoundError, CorruptManifestError):
+    found = source._replace(shards=())
+  kept = []
+  for shard, made in zip(source.shards, found.shards, strict=False):
     try:
-      rollouts.check_size(folder, latents)
+      rollouts.check_size(folder, made)
     except rollouts.CorruptShardError:
       break
-    if latents.source != shard.sha256:
+    if found.fingerprint != fingerprint or made.source != shard.sha256 or not rows.is_rows(made):
       break
-    kept += 1
-  if kept < len(found.shards):
-    rollouts.save_manifest(folder, found._replace(shards=found.shards[:kept]))
-  return kept
+    kept.append(made)
+  if not kept:
+    (folder / rollouts.MANIFEST).unlink(missing_ok=True)
+  elif len(kept) < len(found.shards):
+    rollouts.save_manifest(folder, found._replace(shards=tuple(kept)))
+  return tuple(kept)
 
 
 def _encode(encode_fn, frames: np.ndarray, batch_size: int) -> np.ndarray:

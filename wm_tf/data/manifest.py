@@ -22,6 +22,24 @@ class CorruptManifestError(ValueError):
   """A manifest that cannot be read."""
 
 
+class CorruptShardError(RuntimeError):
+  """A shard is missing, truncated or damaged.
+
+  Attributes:
+    path: of the shard.
+    record: index of the first bad record (or row) in it.
+    offset: of that record, in bytes.
+  """
+
+  def __init__(self, path: Path, record: int, offset: int, reason: str):
+    self.path, self.record, self.offset, self.reason = Path(path), record, offset, reason
+    super().__init__(
+      f"{path}: record {record} at byte {offset}: {reason}. Remove the file and run the command "
+      "that made it (to collect, or to encode): it makes the same one again. Or drop its episodes "
+      f"by wm_tf.data.rollouts.repair({str(self.path.parent)!r})."
+    )
+
+
 class EpisodeInfo(NamedTuple):
   """What is known of an episode besides its steps.
 
@@ -50,6 +68,10 @@ class Shard(NamedTuple):
   sha256: str
   episodes: tuple[EpisodeInfo, ...]
   source: str = ""
+
+  @property
+  def num_steps(self) -> int:
+    return sum(info.steps for info in self.episodes)
 
 
 class Manifest(NamedTuple):
@@ -122,7 +144,7 @@ _IS_SOUND = {
   "observation_dtype": ("uint8", "float32").__contains__,
   "fingerprint": _is_text,
   "skipped": lambda value: all(map(_is_natural, value)),
-  "file": lambda value: _is_text(value) and re.fullmatch(r"shard-\d+\.tfrecord", value),
+  "file": lambda value: _is_text(value) and re.fullmatch(r"shard-\d+\.(tfrecord|rows)", value),
   "bytes": _is_natural,
   "sha256": _is_text,
   "episodes": lambda _: True,  # Each one is looked at by itself.
@@ -151,7 +173,7 @@ def save_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
       "sha256": shard.sha256,
       "source": shard.source,
       "num_episodes": len(shard.episodes),
-      "num_steps": sum(info.steps for info in shard.episodes),
+      "num_steps": shard.num_steps,
       "episodes": [info._asdict() for info in shard.episodes],
     }
     for shard in manifest.shards

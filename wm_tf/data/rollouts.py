@@ -26,32 +26,16 @@ import tensorflow as tf
 
 from wm_tf import files
 from wm_tf.core import Episode
+from wm_tf.data import rows
 from wm_tf.data.manifest import (
   MANIFEST,
+  CorruptShardError,
   EpisodeInfo,
   Manifest,
   Shard,
   load_manifest,
   save_manifest,
 )
-
-
-class CorruptShardError(RuntimeError):
-  """A shard is missing, truncated or damaged.
-
-  Attributes:
-    path: of the shard.
-    record: index of the first bad record in it.
-    offset: of that record, in bytes.
-  """
-
-  def __init__(self, path: Path, record: int, offset: int, reason: str):
-    self.path, self.record, self.offset, self.reason = Path(path), record, offset, reason
-    super().__init__(
-      f"{path}: record {record} at byte {offset}: {reason}. Remove the file and run the command "
-      "that made it (to collect, or to encode): it makes the same one again. Or drop its episodes "
-      f"by wm_tf.data.rollouts.repair({str(self.path.parent)!r})."
-    )
 
 
 def encode_episode(episode: Episode, info: EpisodeInfo) -> bytes:
@@ -154,7 +138,7 @@ class ShardWriter:
     self._episodes_per_shard = episodes_per_shard
     try:
       self.manifest = self._open(header)
-      _remove_orphans(self._folder, self.manifest)
+      remove_orphans(self._folder, self.manifest)
     except BaseException:
       os.close(self._lock)
       raise
@@ -315,18 +299,46 @@ def read_episodes(
 
   Raises:
     CorruptShardError: at the first bad record.
+    ValueError: if the folder holds rows; `datasets.episodes_dataset` reads those.
   """
   manifest = load_manifest(folder)
   for shard in manifest.shards if shards is None else shards:
     check_size(folder, shard)
+    if rows.is_rows(shard):
+      raise ValueError(f"{folder} holds rows made from rollouts, and no rollouts.")
     path = Path(folder) / shard.file
     for index, (offset, record) in enumerate(_read_records(path)):
-      try:
-        episode, info = _to_numpy(*parse_episode(tf.constant(record), manifest))
-      # A name, or a message of TensorFlow's that quotes the record, may be no text.
-      except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, UnicodeError) as error:
-        raise CorruptShardError(path, index, offset, f"not an episode ({error})") from error
-      yield episode, info
+      yield _parsed(record, manifest, path, index, offset)
+
+
+def read_episode(
+  folder: str | os.PathLike, manifest: Manifest, shard: Shard, index: int
+) -> tuple[Episode, EpisodeInfo]:
+  """Reads one episode of a shard.
+
+  Raises:
+    CorruptShardError: if the shard is damaged; it names the first bad record.
+  """
+  path = Path(folder) / shard.file
+  try:
+    (record,) = tf.data.TFRecordDataset(str(path)).skip(index).take(1).as_numpy_iterator()
+    episode, info = _parsed(record, manifest, path, index, 0)
+    if {len(field) for field in episode} != {shard.episodes[index].steps}:
+      raise CorruptShardError(path, index, 0, "not the episode that the manifest describes")
+  except (tf.errors.OpError, ValueError, CorruptShardError):
+    check_records(folder, shard)
+    raise
+  return episode, info
+
+
+def _parsed(
+  record: bytes, manifest: Manifest, path: Path, index: int, offset: int
+) -> tuple[Episode, EpisodeInfo]:
+  try:
+    return _to_numpy(*parse_episode(tf.constant(record), manifest))
+  # A name, or a message of TensorFlow's that quotes the record, may be no text.
+  except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, UnicodeError) as error:
+    raise CorruptShardError(path, index, offset, f"not an episode ({error})") from error
 
 
 def _to_numpy(episode: Episode, info: EpisodeInfo) -> tuple[Episode, EpisodeInfo]:
@@ -347,9 +359,11 @@ def check_size(folder: str | os.PathLike, shard: Shard) -> None:
   size = path.stat().st_size
   if size != shard.bytes:
     end, count = 0, 0
-    for offset, record in _read_records(path):  # Raises where a record is cut.
-      end, count = offset + len(record) + 16, count + 1
+    for offset, record in () if rows.is_rows(shard) else _read_records(path):
+      end, count = offset + len(record) + 16, count + 1  # Raised where a record is cut.
     raise CorruptShardError(path, count, end, f"the file has {size} bytes, not {shard.bytes}")
+  if size < shard.num_steps:
+    raise CorruptShardError(path, 0, 0, f"{size} bytes cannot be {shard.num_steps} steps")
 
 
 def shards_there(folder: str | os.PathLike, manifest: Manifest) -> tuple[Shard, ...]:
@@ -372,6 +386,9 @@ def check_records(folder: str | os.PathLike, shard: Shard) -> None:
   """
   path = Path(folder) / shard.file
   check_size(folder, shard)
+  if rows.is_rows(shard):
+    rows.check(folder, shard, load_manifest(folder))
+    return
   infos = tuple(info for _, info in read_episodes(folder, [shard]))
   if infos != shard.episodes or files.checksum(path) != shard.sha256:
     raise CorruptShardError(path, 0, 0, "the file is not the one that the manifest describes")
@@ -402,18 +419,15 @@ def verify(folder: str | os.PathLike) -> Manifest:
 
 def repair(folder: str | os.PathLike) -> list[CorruptShardError]:
   """Drops the bad shards of a dataset folder and keeps the good ones; returns what was wrong."""
-  lock = _lock(Path(folder))
-  try:
+  with locked(folder):
     errors = find_corrupt(folder)
     bad = {error.path.name for error in errors}
     manifest = load_manifest(folder)
     shards = tuple(shard for shard in manifest.shards if shard.file not in bad)
     if bad:
       save_manifest(folder, manifest._replace(shards=shards))
-    _remove_orphans(Path(folder), manifest._replace(shards=shards))
+    remove_orphans(folder, manifest._replace(shards=shards))
     return errors
-  finally:
-    os.close(lock)
 
 
 def _read_records(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -428,6 +442,20 @@ def _read_records(path: Path) -> Iterator[tuple[int, bytes]]:
     raise CorruptShardError(path, index, offset, reason) from error
 
 
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike) -> Iterator[None]:
+  """Keeps other processes from writing to a folder.
+
+  Raises:
+    RuntimeError: if one is writing.
+  """
+  lock = _lock(Path(folder))
+  try:
+    yield
+  finally:
+    os.close(lock)
+
+
 def _lock(folder: Path) -> int:
   """Takes the folder's lock, which ends with the process however that ends."""
   descriptor = os.open(folder, os.O_RDONLY)
@@ -439,8 +467,10 @@ def _lock(folder: Path) -> int:
   return descriptor
 
 
-def _remove_orphans(folder: Path, manifest: Manifest) -> None:
+def remove_orphans(folder: str | os.PathLike, manifest: Manifest) -> None:
+  """Removes what a killed writer left behind."""
+  folder = Path(folder)
   known = {shard.file for shard in manifest.shards}
-  for path in [*folder.glob("shard-*.tfrecord"), *folder.glob(".*.tmp")]:
+  for path in [*folder.glob("shard-*"), *folder.glob(".*.tmp")]:
     if path.name not in known:
       path.unlink()

@@ -1,0 +1,232 @@
+"""Batches of slices of episodes, in an order that is drawn before anything is read."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import threading
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from wm_tf.core import Batch
+from wm_tf.data import rollouts, rows
+from wm_tf.data.sources import Source
+
+_SHUFFLE_BYTES = 32 << 20
+_AHEAD = 2  # Batches that are read before they are asked for.
+
+
+class Windows(NamedTuple):
+  """N slices of episodes, `int32[N]` each."""
+
+  episode: np.ndarray  # Index among the episodes of a `Source`.
+  first: np.ndarray  # Step.
+  count: np.ndarray  # Of steps.
+
+
+def batched(
+  source: Source,
+  windows: Windows,
+  length: int | None,
+  *,
+  batch_size: int,
+  rng: np.random.Generator | None,
+  shuffle_buffer: int | None = None,
+  drop_remainder: bool = False,
+) -> tf.data.Dataset:
+  """Shuffles slices and reads them in batches.
+
+  Args:
+    source: where from.
+    windows: the slices, in the order of the source.
+    length: T, which slices are padded to: a dataset of `Batch`. None for single observations.
+    batch_size: B.
+    rng: draws the order; None for the order that there is.
+    shuffle_buffer: slices' worth of steps that are decoded at a time, if the source must be; None
+      for 32 MiB.
+    drop_remainder: whether to drop a last batch that is smaller.
+
+  Raises:
+    ValueError: if there is less than a batch.
+  """
+  num = len(windows.count)
+  num_batches = num // batch_size if drop_remainder else -(-num // batch_size)
+  if not num_batches:
+    raise ValueError(
+      f"{num} elements are less than a batch of {batch_size}; collect more, lower "
+      "batch_size, or pass drop_remainder=False."
+    )
+  size = rows.row_type(source.manifest).itemsize
+  max_decoded = (length or 1) * shuffle_buffer if shuffle_buffer else _SHUFFLE_BYTES // size
+  if rng is not None:
+    group = np.zeros(len(source.steps), np.int32)
+    if source.decodes:  # All slices of some episodes come before those of others.
+      order = rng.permutation(len(group))
+      group[order] = np.cumsum(source.steps[order], dtype=np.int64) // max(1, max_decoded)
+    order = np.lexsort((rng.random(num, np.float32), group[windows.episode]))
+    windows = Windows(*(values[order] for values in windows))
+  spec = _spec(source, length, batch_size if drop_remainder else None)
+  reader = _Reader(source, windows, length, batch_size, max_decoded)
+  return _Located(reader, spec, range(num_batches))
+
+
+def _spec(source: Source, length: int | None, batch_size: int | None) -> Any:
+  manifest = source.manifest
+  field = lambda dtype, *shape: tf.TensorSpec([batch_size, length, *shape], dtype)
+  if length is None:
+    return tf.TensorSpec([batch_size, *manifest.observation_shape], manifest.observation_dtype)
+  return Batch(
+    observation=field(manifest.observation_dtype, *manifest.observation_shape),
+    prev_action=field(tf.float32, manifest.action_size),
+    reward=field(tf.float32),
+    discount=field(tf.float32),
+    is_first=field(tf.bool),
+    mask=field(tf.bool),
+  )
+
+
+class _Reader:
+  """Reads batches of an epoch, each when it is asked for, into one buffer of rows."""
+
+  def __init__(
+    self, source: Source, windows: Windows, length: int | None, batch_size: int, max_decoded: int
+  ):
+    """Prepares to read; see `batched`.
+
+    Args:
+      source, windows, length, batch_size: what to read.
+      max_decoded: steps of decoded episodes to keep in memory, besides the longest one.
+    """
+    self._source, self._windows, self._length = source, windows, length
+    self._batch_size = batch_size
+    self._row = rows.row_type(source.manifest)
+    self._files = rows.RowFiles([folder / shard.file for folder, shard, _ in source.shards])
+    self._buffer = np.empty((min(batch_size, len(windows.count)), length or 1), self._row)
+    self._padding = np.zeros((), self._row)
+    self._padding["discount"] = 1.0
+    # Of each episode: its shard, its number there, and its first row.
+    self._where = [
+      (i, number, sum(info.steps for info in shard.episodes[:number]))
+      for i, (_, shard, keep) in enumerate(source.shards)
+      for number in np.flatnonzero(keep).tolist()
+    ]
+    self._is_rows = [rows.is_rows(shard) for _, shard, _ in source.shards]
+    self._decoded: dict[int, np.ndarray] = {}  # The episode used last at the end.
+    self._max_decoded = max_decoded + int(source.steps.max())
+    self._lock = threading.Lock()
+
+  def read(self, index: int, copy_fn: Callable[[np.ndarray], Any] = np.copy) -> list:
+    """Returns what `copy_fn` makes of the arrays of a batch, which live in the buffer."""
+    with self._lock:
+      return list(map(copy_fn, self._read(index)))
+
+  def _read(self, index: int) -> list[np.ndarray]:
+    part = slice(index * self._batch_size, (index + 1) * self._batch_size)
+    episode, first, count = (values[part] for values in self._windows)
+    buffer = self._buffer[: len(episode)]
+    places = []
+    for row, e, f, n in zip(buffer, episode.tolist(), first.tolist(), count.tolist(), strict=True):
+      shard, _, start = self._where[e]
+      if self._is_rows[shard]:
+        self._files.read(shard, start + f, row[:n])
+      else:
+        row[:n] = self._decode(e)[f : f + n]
+      if n < len(row):
+        row[n:] = self._padding
+      places.append(start + f)
+    mask = np.arange(buffer.shape[1]) < count[:, None]
+    if (bad := rows.find_bad(buffer, places, mask)) is not None:
+      i, step = bad
+      shard = self._where[episode[i]][0]
+      raise self._files.error(shard, places[i] + step, self._row, rows.MISMATCH)
+    if self._length is None:
+      return [buffer["observation"][:, 0]]
+    return [*(buffer[name] for name in Batch._fields if name != "mask"), mask]
+
+  def _decode(self, episode: int) -> np.ndarray:
+    found = self._decoded.pop(episode, None)
+    if found is None:
+      shard, number, start = self._where[episode]
+      folder, shard, _ = self._source.shards[shard]
+      room = self._max_decoded - shard.episodes[number].steps
+      while self._decoded and sum(map(len, self._decoded.values())) > room:
+        del self._decoded[next(iter(self._decoded))]
+      decoded, _ = rollouts.read_episode(folder, self._source.manifest, shard, number)
+      found = rows.pack(rows.align(decoded), self._row, start)
+    self._decoded[episode] = found
+    return found
+
+
+class _Located(tf.data.Dataset):
+  """A dataset whose errors name the file. `take` and `skip` keep that, and what is skipped is not
+  read.
+
+  Iterated by itself, it reads ahead in a thread and TensorFlow has no part in it; it becomes ops
+  of `tf.data` when others are put after it.
+  """
+
+  def __init__(self, reader: _Reader, spec: Any, batches: range):
+    self._reader, self._spec, self._batches = reader, spec, batches
+    super().__init__(None)
+
+  def _inputs(self):
+    return []
+
+  @property
+  def element_spec(self):
+    return self._spec
+
+  def cardinality(self):
+    return tf.constant(len(self._batches), tf.int64)
+
+  def take(self, count, name=None):
+    return self._part(self._batches[: count if count >= 0 else None])
+
+  def skip(self, count, name=None):
+    return self._part(self._batches[count if count >= 0 else len(self._batches) :])
+
+  def _part(self, batches: range) -> _Located:
+    return _Located(self._reader, self._spec, batches)
+
+  def __iter__(self) -> Iterator:
+    return self._iterate() if tf.executing_eagerly() else iter(self._ops)
+
+  def _iterate(self) -> Iterator:
+    pool = futures.ThreadPoolExecutor(1)
+    try:
+      ahead = collections.deque()
+      for index in self._batches:
+        ahead.append(pool.submit(self._read, index))
+        if len(ahead) > _AHEAD:
+          yield ahead.popleft().result()
+      while ahead:
+        yield ahead.popleft().result()
+    finally:
+      pool.shutdown(cancel_futures=True)
+
+  def _read(self, index: int) -> Any:
+    # `tf.constant` copies; `tf.convert_to_tensor` need not.
+    return tf.nest.pack_sequence_as(self._spec, self._reader.read(index, tf.constant))
+
+  @functools.cached_property
+  def _ops(self) -> tf.data.Dataset:
+    specs = tf.nest.flatten(self._spec)
+
+    def read(index):
+      values = tf.numpy_function(self._reader.read, [index], [s.dtype for s in specs])
+      values = [tf.ensure_shape(v, s.shape) for v, s in zip(values, specs, strict=True)]
+      return tf.nest.pack_sequence_as(self._spec, values)
+
+    options = tf.data.Options()
+    options.deterministic = True
+    options.autotune.enabled = False  # It would let buffers grow to half of the memory.
+    batches = tf.data.Dataset.range(self._batches.start, self._batches.stop)
+    return batches.map(read).prefetch(_AHEAD).with_options(options)
+
+  @property
+  def _variant_tensor(self):
+    return self._ops._variant_tensor
