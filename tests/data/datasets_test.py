@@ -166,10 +166,65 @@ def test_order_depends_on_seed_and_epoch_alone(noise):
   assert not np.array_equal(frames(1, 0), frames(1, 1))
 
 
-def test_the_rest_of_an_epoch(noise):
-  whole = _rows(_sequences(noise, 3, 4))
-  assert _equal(_rows(_sequences(noise, 3, 4).skip(2)), whole[8:])
-  assert _equal(_rows(_sequences(noise, 3, 4).take(2)), whole[:8])
+@pytest.fixture(params=["rollouts", "frames", "latents", "rollouts and frames"])
+def source(request, noise, tmp_path):
+  """The nine episodes as they were collected, decoded, and encoded; and the first two together."""
+  if request.param == "rollouts":
+    return noise
+  if request.param == "latents":
+    datasets.write_latents(noise, tmp_path, _encode, fingerprint="a")
+    return tmp_path
+  datasets.cache_frames(noise, tmp_path)
+  return [noise, tmp_path] if "and" in request.param else tmp_path
+
+
+def test_the_rest_of_an_epoch(source):
+  for options in ({}, {"shuffle_buffer": 2}):
+    make = lambda options=options: _sequences(source, 3, 4, epoch=3, **options)
+    whole = _rows(make())
+    for n in (0, 1, 2, 4):
+      assert _equal(_rows(make().skip(n)), whole[4 * n :])
+      assert _equal(_rows(make().take(n)), whole[: 4 * n])
+      assert int(make().skip(n).cardinality()) == len(make()) - n
+    assert _equal(_rows(make().skip(1).take(2).skip(1)), whole[8:12])
+    assert not _rows(make().skip(100)) and not _rows(make().take(0))
+
+
+def test_what_is_skipped_is_not_read(noise, tmp_path):
+  datasets.write_latents(noise, tmp_path, _encode, fingerprint="a")
+  data = datasets.episodes_dataset(tmp_path)
+  (tmp_path / "shard-00000.rows").unlink()
+  assert len(_rows(data.skip(3))) == 6
+  with pytest.raises(CorruptShardError, match=r"shard-00000\.rows.*missing"):
+    _rows(data.skip(2))
+
+
+def test_other_ops_may_follow(source):
+  """Then TensorFlow iterates, and gets the same."""
+  data = _sequences(source, 3, 4, drop_remainder=True)
+  mapped = data.skip(1).map(lambda batch: batch).repeat(2)
+  assert mapped.element_spec == data.element_spec
+  assert _equal(_rows(mapped), 2 * _rows(data)[4:])
+
+
+def test_iterated_twice_at_once(source):
+  data = _sequences(source, 3, 4)
+  for one, other in zip(data, data, strict=True):
+    assert _equal([one], [other])
+
+
+def test_decoded_frames_are_the_frames(noise, tmp_path):
+  frames = lambda folder, **options: np.concatenate(
+    [*datasets.frames_dataset(folder, batch_size=1, split="all", **options).as_numpy_iterator()]
+  )
+  manifest = datasets.cache_frames(noise, tmp_path)
+  assert manifest.episodes == rollouts.load_manifest(noise).episodes
+  decoded = frames(tmp_path, seed=None)
+  assert np.array_equal(decoded, frames(noise, seed=None))
+  shuffled = frames(tmp_path, seed=0)
+  assert not np.array_equal(decoded, shuffled)
+  assert {frame.tobytes() for frame in decoded} == {frame.tobytes() for frame in shuffled}
+  assert _equal(_rows(_sequences(tmp_path, seed=None)), _rows(_sequences(noise, seed=None)))
 
 
 def test_shuffling_mixes_episodes(folder):
@@ -288,12 +343,11 @@ def test_latents_keep_what_is_there(tmp_path):
   first = _Encoder()
   datasets.write_latents(frames, latents, first, fingerprint="a", batch_size=5)
   assert first.shapes == {(5, 64, 64, 3)} and first.num_frames == 2 * 15
-  for (episode, info), (source, source_info) in zip(
-    rollouts.read_episodes(latents), rollouts.read_episodes(frames), strict=True
-  ):
-    np.testing.assert_allclose(episode.observation, _encode(source.observation), rtol=1e-6)
-    assert info == source_info
-    assert _equal([episode[1:]], [source[1:]])
+  assert rollouts.load_manifest(latents).episodes == rollouts.load_manifest(frames).episodes
+  rows = _rows(datasets.episodes_dataset(latents))
+  for row, (source, _) in zip(rows, rollouts.read_episodes(frames), strict=True):
+    np.testing.assert_allclose(row.observation, _encode(source.observation), rtol=1e-6)
+    assert _equal([row[1:]], [datasets.align(source)[1:]])
 
   again = _Encoder()
   datasets.write_latents(frames, latents, again, fingerprint="a", batch_size=5)
@@ -313,6 +367,28 @@ def test_latents_keep_what_is_there(tmp_path):
   assert rollouts.verify(latents).fingerprint == "b"
 
 
+def test_latents_of_an_older_version(noise, tmp_path):
+  """Records: they are read as they are, and made anew as rows when that is next asked for."""
+  old, new = tmp_path / "old", tmp_path / "new"
+  header = rollouts.load_manifest(noise)._replace(
+    observation_shape=(4,), observation_dtype="float32", fingerprint="a"
+  )
+  with rollouts.ShardWriter(old, header, episodes_per_shard=100) as writer:
+    for shard in header.shards:
+      for episode, info in rollouts.read_episodes(noise, [shard]):
+        writer.add(episode._replace(observation=_encode(episode.observation)), info)
+      writer.flush(source=shard.sha256)
+  datasets.write_latents(noise, new, _encode, fingerprint="a")
+  assert _equal(_rows(_sequences(old, seed=None)), _rows(_sequences(new, seed=None)))
+  datasets.write_latents(noise, old, _encode, fingerprint="a")
+  assert helpers.contents(old) == helpers.contents(new)
+
+
+def test_an_encoder_that_makes_nan(noise, tmp_path):
+  with pytest.raises(ValueError, match=f"NaN or infinity of frames in {noise}"):
+    datasets.write_latents(noise, tmp_path, lambda x: _encode(x) * np.nan, fingerprint="a")
+
+
 def test_latents_follow_their_frames(tmp_path):
   """Shards dropped on either side, and a writer that was killed."""
   frames, latents = tmp_path / "frames", tmp_path / "latents"
@@ -323,7 +399,7 @@ def test_latents_follow_their_frames(tmp_path):
   def stop(done, total):
     raise KeyboardInterrupt
 
-  (latents / "shard-00001.tfrecord").write_bytes(b"")
+  (latents / "shard-00001.rows").write_bytes(b"")
   with pytest.raises(KeyboardInterrupt):
     datasets.write_latents(frames, latents, _encode, fingerprint="a", on_progress=stop)
   assert len(rollouts.verify(latents).shards) == 2
@@ -344,17 +420,20 @@ def _resident_bytes():
 
 def test_memory_stays_flat_as_data_grows(tmp_path):
   """Ten times the data, 240 MB, must not need more than a fraction of it."""
-  manifest = helpers.write_noise(tmp_path, num_episodes=20, steps=100, episodes_per_shard=4)
+  source, decoded = tmp_path / "rollouts", tmp_path / "frames"
+  manifest = helpers.write_noise(source, num_episodes=20, steps=100, episodes_per_shard=4)
+  datasets.cache_frames(source, decoded)
 
-  def peak(folders):
+  def peak(times):
     highest = 0
-    frames = datasets.frames_dataset(folders, batch_size=50, seed=0, shuffle_buffer=100)
-    sequences = _sequences(folders, 11, 8, shuffle_buffer=8)
-    for data in (frames, sequences):
-      for _ in data:
-        highest = max(highest, _resident_bytes())
+    for folder in (source, decoded):
+      common = dict(seed=0, shuffle_buffer=100)
+      frames = datasets.frames_dataset([folder] * times, batch_size=50, **common)
+      for data in (frames, _sequences([folder] * times, 11, 8, **common)):
+        for _ in data:
+          highest = max(highest, _resident_bytes())
     return highest
 
   size = sum(info.steps for info in manifest.episodes) * 64 * 64 * 3
-  once = max(peak([tmp_path]) for _ in range(2))
-  assert peak([tmp_path] * 10) - once < 2 * size  # Of the 9 that it grew by.
+  once = max(peak(1) for _ in range(2))
+  assert peak(10) - once < 2 * size  # Of the 9 that it grew by.

@@ -22,7 +22,8 @@ from tests.faults.suite import Suite, Task
 from tests.training import small_run
 from wm_tf.config import make_config
 from wm_tf.controllers import exploration
-from wm_tf.data import collect, datasets, rollouts
+from wm_tf.core import Batch
+from wm_tf.data import collect, datasets, rollouts, rows
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.envs import make_env
 
@@ -179,19 +180,15 @@ def _plant_nan(suite: Suite, where: str) -> None:
 def _plant(folder: Path, frames_fn: Callable[[rollouts.EpisodeInfo], Sequence[int]]) -> None:
   """Puts a NaN into some frames of each episode, as if the encoder had: checksums and all."""
   manifest = rollouts.load_manifest(folder)
-  shards = [(shard, list(rollouts.read_episodes(folder, [shard]))) for shard in manifest.shards]
-  for path in folder.iterdir():
-    path.unlink()
-  with (
-    mock.patch.object(rollouts.ShardWriter, "_check"),  # It would refuse them.
-    rollouts.ShardWriter(folder, manifest, episodes_per_shard=len(manifest.episodes) + 1) as writer,
-  ):
-    for shard, episodes in shards:
-      for episode, info in episodes:
-        observation = episode.observation.copy()
-        observation[list(frames_fn(info)), 0] = np.nan
-        writer.add(episode._replace(observation=observation), info)
-      writer.flush(source=shard.source)
+  row, shards = rows.row_type(manifest), []
+  for shard in manifest.shards:
+    episodes, found = [], np.fromfile(folder / shard.file, row)
+    for info in shard.episodes:
+      episode, found = found[: info.steps], found[info.steps :]
+      episode["observation"][list(frames_fn(info)), 0] = np.nan
+      episodes.append(Batch(*(episode[name] for name in Batch._fields[:-1]), mask=None))
+    shards.append(rows.write_shard(folder / shard.file, episodes, manifest, shard))
+  rollouts.save_manifest(folder, manifest._replace(shards=tuple(shards)))
 
 
 def _wait_until(condition, timeout: float = 120.0) -> None:

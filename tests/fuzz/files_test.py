@@ -141,6 +141,26 @@ def test_damaged_shards(folder, sound, data):
 
 
 @given(data=st.data())
+def test_damaged_rows(folder, tmp_path_factory, data):
+  made = tmp_path_factory.getbasetemp() / "rows"
+  (shard, *_) = datasets.cache_frames(folder, made).shards
+  sound = (made / shard.file).read_bytes()
+  after = data.draw(damaged(sound))
+  (made / shard.file).write_bytes(after)
+  frames = lambda: list(datasets.frames_dataset(made, batch_size=1, seed=0, split="all"))
+  try:
+    if after == sound:
+      rollouts.verify(made)
+      frames()
+      return
+    for read in (lambda: rollouts.verify(made), frames):
+      with pytest.raises(CorruptShardError, match=shard.file):
+        read()
+  finally:
+    (made / shard.file).write_bytes(sound)
+
+
+@given(data=st.data())
 def test_records_of_something_else(folder, sound, data):
   """Records whose checksums hold, of bytes that are not, or not quite, an episode."""
   path = folder / "shard-00000.tfrecord"
