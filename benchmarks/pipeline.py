@@ -102,6 +102,7 @@ def _measure(model, make_data, steps: int, rounds: int) -> dict:
 
 def measure_decoding(folder: Path, cache: Path) -> dict[str, float]:
   """Milliseconds per batch: of decoding frames into a cache, once; and of an epoch without one."""
+  datasets.cache_frames(folder, cache.with_name("warm"))  # The first decoding takes longer.
   started = time.monotonic()
   num_frames = sum(info.steps for info in datasets.cache_frames(folder, cache).episodes)
   once = time.monotonic() - started

@@ -4,7 +4,7 @@ workdir/
   run.json               configuration and seed; another configuration is refused
   seconds.json           time spent, by stage, over all restarts
   data/000, 000_random   rollouts of iteration 0, from official and from random starts
-  vae/000                fits; `weights.npz` in each
+  vae/000                fits; `weights.npz` in each; while it runs, `frames`: data/ decoded
   latents/000            all rollouts so far, as posteriors of the VAE of iteration 0
   dynamics/000
   controller/000         trained in the dream of iteration 0, and its validation returns

@@ -117,7 +117,7 @@ class Episode(NamedTuple):
 
 
 class Batch(NamedTuple):
-  """Sequences in arrival alignment, made in one place (`data/datasets.py`).
+  """Sequences in arrival alignment, made in one place (`data/rows.py`).
 
   Column `t` holds a frame, the action that *led to* it, and the reward that *came with* it.
 

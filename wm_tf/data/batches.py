@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import itertools
 import threading
 from collections.abc import Callable, Iterator
 from concurrent import futures
@@ -109,11 +110,11 @@ class _Reader:
     self._padding = np.zeros((), self._row)
     self._padding["discount"] = 1.0
     # Of each episode: its shard, its number there, and its first row.
-    self._where = [
-      (i, number, sum(info.steps for info in shard.episodes[:number]))
-      for i, (_, shard, keep) in enumerate(source.shards)
-      for number in np.flatnonzero(keep).tolist()
-    ]
+    self._where = []
+    for i, (_, shard, keep) in enumerate(source.shards):
+      starts = itertools.accumulate((info.steps for info in shard.episodes), initial=0)
+      numbered = zip(itertools.count(), starts, keep, strict=False)
+      self._where += [(i, number, start) for number, start, keeps in numbered if keeps]
     self._is_rows = [rows.is_rows(shard) for _, shard, _ in source.shards]
     self._decoded: dict[int, np.ndarray] = {}  # The episode used last at the end.
     self._max_decoded = max_decoded + int(source.steps.max())

@@ -8,7 +8,8 @@
 A shard belongs to the dataset once the manifest names it; both appear whole (temporary name, then
 `os.replace`). What a killed writer leaves behind is not in the manifest, and the next writer
 removes it. The record framing is not compressed, so that damage stays local and has an offset; the
-observations inside are (zlib, level 1).
+observations inside are (zlib, level 1). What is made of rollouts lies in such folders too, with
+`shard-00000.rows` (`rows`) in place of the records.
 """
 
 from __future__ import annotations
