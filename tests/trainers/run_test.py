@@ -337,7 +337,7 @@ def test_a_failed_quality_gate_ends_a_run_unless_forced(launcher, finished, copy
   ("damaged", "command", "missing"),
   [
     ("data/000/shard-00001.tfrecord", "train_vae", "vae"),
-    ("latents/000/000/shard-00000.tfrecord", "train_controller", "controller"),
+    ("latents/000/000/shard-00000.rows", "train_controller", "controller"),
     ("vae/000/weights.npz", "train_dynamics", "dynamics"),
     ("dynamics/000/weights.npz", "train_controller", "controller"),
     ("controller/000/controller.npz", "collect --iteration=1", "data/001"),
