@@ -11,7 +11,7 @@ from wm_tf import rng
 from wm_tf.checks import check_counts
 from wm_tf.controllers.linear import LinearController
 from wm_tf.core import Nest
-from wm_tf.imagination import imagine_returns, repeat_rows
+from wm_tf.imagination import imagine_returns, in_blocks, repeat_rows
 from wm_tf.models.world_model import WorldModel
 from wm_tf.search.strategy import Strategy
 
@@ -48,10 +48,15 @@ class Generation(NamedTuple):
   alive: tf.Tensor  # float32[], mean probability that a dream goes on after its last step
 
 
-class DreamES:
-  """One compiled `tf.function` a generation, over the whole population and its rollouts.
+# Rows of a block of candidates that dream together. Of 512, with 256 LSTM units, what a step writes
+# (its gates are 2 MB) is about what a core keeps near.
+_BLOCK_ROWS = 512
 
-  The dream runs under XLA with noise that is drawn once and shared by all candidates.
+
+class DreamES:
+  """One `tf.function` a generation, over the whole population and its rollouts.
+
+  The dream runs under XLA, in blocks of candidates, with noise that all candidates share.
   """
 
   def __init__(
@@ -65,7 +70,9 @@ class DreamES:
   ):
     self._world_model, self._controller = world_model, controller
     self._strategy, self._config = strategy, config
-    self.score = tf.function(self._score, jit_compile=jit_compile)
+    compiled = lambda fn: tf.function(fn, jit_compile=jit_compile)
+    self._draw_noise, self._dream = compiled(self._drawn), compiled(self._dreamed)
+    self.score = tf.function(self._score)
     self.generation = tf.function(self._generation)
 
   def _score(self, parameters: tf.Tensor, starts: Nest, seed: tf.Tensor):
@@ -76,15 +83,29 @@ class DreamES:
       starts: R states; every candidate dreams from all of them.
       seed: `int32[2]`.
     """
-    model, config = self._world_model, self._config
+    noise = self._draw_noise(starts, seed)
+    return in_blocks(
+      lambda parameters: self._dream(parameters, starts, noise),
+      _num_blocks(parameters.shape[0], tf.nest.flatten(starts)[0].shape[0]),
+      parameters,
+    )
+
+  def _drawn(self, starts: Nest, seed: tf.Tensor) -> Nest:
+    num_rollouts = tf.nest.flatten(starts)[0].shape[0]
+    return self._world_model.draw_noise(num_rollouts, self._config.horizon, seed)
+
+  def _dreamed(self, parameters: tf.Tensor, starts: Nest, noise: Nest):
+    """`_score` of a block, with the noise of its R rollouts."""
+    model, controller, config = self._world_model, self._controller, self._config
     num_candidates = parameters.shape[0]
     num_rollouts = tf.nest.flatten(starts)[0].shape[0]
+    controllers = controller.folded(parameters)
 
     def action_fn(t, state, memory):
       features = tf.reshape(
         model.features(state), [num_candidates, num_rollouts, model.feature_size]
       )
-      actions = self._controller.actions(parameters, features)
+      actions = controller.actions_of(controllers, features)
       return tf.reshape(actions, [num_candidates * num_rollouts, model.action_size]), memory
 
     returns = imagine_returns(
@@ -92,9 +113,10 @@ class DreamES:
       action_fn,
       repeat_rows(starts, num_candidates),
       config.horizon,
-      seed,
+      None,
       temperature=config.temperature,
       num_copies=num_candidates,
+      noise=noise,
     )
     mean = lambda x: tf.reduce_mean(tf.reshape(x, [num_candidates, num_rollouts]), axis=1)
     return mean(returns.imagined_return), mean(returns.unfamiliarity), mean(returns.alive)
@@ -128,3 +150,9 @@ class DreamES:
     )
     state = self._strategy.tell(state, parameters, fitness[tf.newaxis])
     return state, Generation(tf.reduce_max(returns), tf.reduce_mean(returns), tf.reduce_mean(alive))
+
+
+def _num_blocks(num_candidates: int, num_rollouts: int) -> int:
+  """The most equal blocks of at least `_BLOCK_ROWS` rows: one program serves all of them."""
+  most = max(num_candidates * num_rollouts // _BLOCK_ROWS, 1)
+  return max(n for n in range(1, min(most, num_candidates) + 1) if num_candidates % n == 0)

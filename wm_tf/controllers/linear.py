@@ -46,6 +46,19 @@ class LinearController(tf.Module):
     """`float32[..., F]` to `float32[..., G]`."""
     return tf.linalg.matmul(features - self.loc, self.matrix)
 
+  def folded(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Many controllers as they are on the features themselves, without a basis between.
+
+    Args:
+      parameters: `float32[N, D]`.
+
+    Returns:
+      Weights `float32[N, F, A]` and biases `float32[N, 1, A]`.
+    """
+    rows = tf.reshape(parameters, [-1, self.basis_size + 1, self.action_size])
+    weights = tf.linalg.matmul(self.matrix, rows[:, :-1])
+    return weights, rows[:, -1:] - tf.linalg.matmul(self.loc[tf.newaxis], weights)
+
   def actions(self, parameters: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
     """Actions of many controllers at once.
 
@@ -56,8 +69,12 @@ class LinearController(tf.Module):
     Returns:
       `float32[N, R, A]` in [-1, 1].
     """
-    weights = tf.reshape(parameters, [-1, self.basis_size + 1, self.action_size])
-    return tf.tanh(tf.linalg.matmul(self.basis(features), weights[:, :-1]) + weights[:, -1:])
+    return self.actions_of(self.folded(parameters), features)
+
+  def actions_of(self, folded: tuple[tf.Tensor, tf.Tensor], features: tf.Tensor) -> tf.Tensor:
+    """`actions` of what `folded` gave."""
+    weights, bias = folded
+    return tf.tanh(tf.linalg.matmul(features, weights) + bias)
 
   def initial_memory(self, batch_size):
     return ()

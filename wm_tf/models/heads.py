@@ -6,6 +6,7 @@ states that it takes, and what it answers, then have a leading M.
 
 from __future__ import annotations
 
+import functools
 import math
 
 import keras
@@ -23,6 +24,12 @@ def soft_bound(x: tf.Tensor, low: float, high: float) -> tf.Tensor:
   """Squeezes `x` smoothly into (low, high), so that a gradient remains at the bounds."""
   x = high - tf.math.softplus(high - x)
   return low + tf.math.softplus(x - low)
+
+
+def _bounded_scale(x: tf.Tensor) -> tf.Tensor:
+  """`exp(soft_bound(x))` within the log-scale's bounds, in closed form: one sigmoid for it all."""
+  low, high = _LOG_SCALE_BOUNDS
+  return math.exp(low) + math.exp(high) * tf.sigmoid(x - high)
 
 
 @tf.custom_gradient
@@ -103,7 +110,11 @@ class MixtureHead(keras.layers.Layer):
 
     `loc` and `log_scale` are `[..., Z, K]`; `logits` too, or `[..., 1, K]` for a joint mixture.
     """
-    logits, loc, unbounded = self.projected(h)
+    lead = tf.shape(h)[:-1]
+    logits, loc, unbounded = (
+      tf.reshape(x, tf.concat([lead, [x.shape[-1] // self.num_mixtures, self.num_mixtures]], 0))
+      for x in tf.split(self.projection(h), self._sizes, axis=-1)
+    )
     return logits, loc, soft_bound(unbounded, *_LOG_SCALE_BOUNDS)
 
   def distribution(self, h: tf.Tensor) -> tfd.Distribution:
@@ -128,7 +139,7 @@ class MixtureHead(keras.layers.Layer):
 
   def mean(self, h: tf.Tensor) -> tf.Tensor:
     """The mean of the mixture, `float32[..., Z]`."""
-    return self.mean_of(self.projected(h))
+    return self.mean_of(self.projected(h, self.by_component()))
 
   def sample(self, h: tf.Tensor, choice: tf.Tensor, noise: tf.Tensor, temperature) -> tf.Tensor:
     """Samples `float32[..., Z]` from given noise; the same noise gives the same sample.
@@ -141,47 +152,69 @@ class MixtureHead(keras.layers.Layer):
       temperature: scalar or `float32[B]`. Logits are divided by it and variances multiplied by it
         (Ha & Schmidhuber 2018, appendix A.2); towards 0 the sample is the heaviest component's loc.
     """
-    return self.sample_of(self.projected(h), choice, noise, temperature)
+    return self.sample_of(self.projected(h, self.by_component()), choice, noise, temperature)
 
-  def mean_of(self, projected: tuple[tf.Tensor, ...]) -> tf.Tensor:
+  def by_component(self) -> tuple[tf.Tensor, tf.Tensor]:
+    """The projection's kernel and bias with the columns of one component side by side.
+
+    So laid out, a dreamed step reads and writes contiguous `[..., Z]` rather than every K-th
+    number. It is for a rollout to do once, before its loop.
+    """
+
+    def swap(x):
+      parts = []
+      for part in tf.split(x, self._sizes, axis=-1):
+        apart = tf.reshape(part, [*part.shape[:-1], -1, self.num_mixtures])
+        parts.append(tf.reshape(tf.linalg.matrix_transpose(apart), part.shape))
+      return tf.concat(parts, axis=-1)
+
+    kernel, bias = map(tf.convert_to_tensor, (self.projection.kernel, self.projection.bias))
+    return swap(kernel), swap(bias)
+
+  def projected(self, h: tf.Tensor, weights: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+    """`float32[..., S]` of hidden states `[..., U]`, for `mean_of` and `sample_of`.
+
+    Args:
+      h: `float32[M, B, U]` if there are members.
+      weights: from `by_component`.
+    """
+    kernel, bias = weights
+    return tf.linalg.matmul(h, kernel) + bias
+
+  def mean_of(self, projected: tf.Tensor) -> tf.Tensor:
     """`mean` of what `projected` gave."""
-    logits, loc, _ = projected
-    return _expected(logits, loc)
+    logits, loc, _ = self._components(projected)
+    weights = _exponentials(logits)
+    return sum(w * x for w, x in zip(weights, loc, strict=True)) / sum(weights)
 
-  def sample_of(self, projected: tuple[tf.Tensor, ...], choice, noise, temperature) -> tf.Tensor:
+  def sample_of(self, projected: tf.Tensor, choice, noise, temperature) -> tf.Tensor:
     """`sample` from what `projected` gave."""
-    logits, loc, unbounded = projected
-    temperature = tf.reshape(tf.maximum(tf.cast(temperature, tf.float32), 1e-6), [-1, 1, 1])
+    logits, loc, unbounded = self._components(projected)
+    temperature = tf.reshape(tf.maximum(tf.cast(temperature, tf.float32), 1e-6), [-1, 1])
     if self.kind == "joint":
       choice = choice[:, :1]
-    top = tf.reduce_max(logits, axis=-1, keepdims=True)
-    weights = tf.exp((logits - top) / temperature)
-    threshold = choice * tf.reduce_sum(weights, axis=-1)
-    # The component is the number of cumulative weights below the draw, summed up along the way: XLA
-    # makes one loop of that, and a slow one of `tf.cumsum`. Only K - 1 of them are compared, since
-    # rounding can leave the last one under the draw.
-    below = 0.0
-    parts = [tf.unstack(x, axis=-1) for x in (weights, loc, unbounded)]
-    picked_loc, picked = parts[1][0], parts[2][0]
-    for weight, next_loc, following in zip(parts[0][:-1], parts[1][1:], parts[2][1:], strict=True):
+    weights = _exponentials(logits, temperature)
+    threshold = choice * sum(weights)
+    # The component is the number of cumulative weights below the draw, summed up along the way. Only
+    # K - 1 of them are compared, since rounding can leave the last one under the draw.
+    below, picked_loc, picked = 0.0, loc[0], unbounded[0]
+    for weight, next_loc, following in zip(weights[:-1], loc[1:], unbounded[1:], strict=True):
       below += weight
       further = below <= threshold
       picked_loc = tf.where(further, next_loc, picked_loc)
       picked = tf.where(further, following, picked)
-    scale = tf.exp(soft_bound(picked, *_LOG_SCALE_BOUNDS))
-    return picked_loc + scale * tf.sqrt(temperature[..., 0]) * noise
+    return picked_loc + _bounded_scale(picked) * tf.sqrt(temperature) * noise
 
-  def projected(self, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """As `parameters`, with the log-scales before they are bounded."""
-    logits, loc, unbounded = tf.split(self.projection(h), self._sizes, axis=-1)
-    lead = tf.shape(h)[:-1]
-    shape = lambda rows: tf.concat([lead, [rows, self.num_mixtures]], 0)
-    rows = self.event_size if self.kind == "per_dimension" else 1
-    return (
-      tf.reshape(logits, shape(rows)),
-      tf.reshape(loc, shape(self.event_size)),
-      tf.reshape(unbounded, shape(self.event_size)),
-    )
+  def _components(self, projected: tf.Tensor) -> list[list[tf.Tensor]]:
+    """K logits, locs and log-scales before they are bounded, each `[..., Z]` (or joint `[..., 1]`)."""
+    parts = tf.split(projected, self._sizes, axis=-1)
+    return [tf.split(part, self.num_mixtures, axis=-1) for part in parts]
+
+
+def _exponentials(logits: list[tf.Tensor], temperature=1.0) -> list[tf.Tensor]:
+  """The softmax's numerators of K logits that lie in tensors of their own."""
+  top = functools.reduce(tf.maximum, logits)
+  return [tf.exp((x - top) / temperature) for x in logits]
 
 
 def check_reward_bins(bins) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import NamedTuple
 
 import keras
@@ -135,6 +136,16 @@ class LatentDynamics(WorldModel):
   def decode(self, state) -> tf.Tensor:
     return self.vae.decode(state.z)
 
+  def imaginer(self):
+    return functools.partial(self._imagine, self.mixture.by_component())
+
+  def imagine_with_noise(self, state, action, noise, temperature=1.0) -> Prediction:
+    return self.imaginer()(state, action, noise, temperature)
+
+  def _imagine(self, weights, state, action, noise, temperature=1.0) -> Prediction:
+    """`imagine_with_noise`, with the mixture's weights laid out `by_component`."""
+    raise NotImplementedError
+
   def _standardise(self, z: tf.Tensor) -> tf.Tensor:
     return (z - self.latent_loc) / self.latent_scale
 
@@ -261,11 +272,11 @@ class MDNRNN(LatentDynamics):
     shape = [batch_size, num_steps, self.latent_size]
     return rng.uniform(shape, choice_seed), rng.normal(shape, normal_seed)
 
-  def imagine_with_noise(self, state, action, noise, temperature=1.0) -> Prediction:
+  def _imagine(self, weights, state, action, noise, temperature=1.0) -> Prediction:
     inputs = self._inputs(state.z, action)
     _, (h, c) = self.lstm.cell(inputs, [state.h, state.c])
-    choice, normal = noise
-    sample = self.mixture.sample(self._mixture_inputs(h, inputs), choice, normal, temperature)
+    projected = self.mixture.projected(self._mixture_inputs(h, inputs), weights)
+    sample = self.mixture.sample_of(projected, *noise, temperature)
     return Prediction(
       state=MDNRNNState(self._moved(state.z, sample), h, c),
       reward=self.reward.mean(h),

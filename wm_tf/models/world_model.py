@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -77,6 +78,13 @@ class WorldModel(keras.Model):
   ) -> Prediction:
     """As `imagine`, with one step of `draw_noise` (a nest of `float32[B, ...]`) for a seed."""
     raise NotImplementedError
+
+  def imaginer(self) -> Callable[..., Prediction]:
+    """Returns `imagine_with_noise` with all done that need be done only once for many steps.
+
+    A rollout asks for it before its loop, while the weights are what they are.
+    """
+    return self.imagine_with_noise
 
   def imagine(
     self, state: Nest, action: tf.Tensor, seed: tf.Tensor, temperature: Any = 1.0
