@@ -26,25 +26,6 @@ def repeat_rows(nest: Nest, num: int) -> Nest:
   return tf.nest.map_structure(lambda x: tf.tile(x, [num] + [1] * (x.shape.rank - 1)), nest)
 
 
-def in_blocks(fn: Callable[..., Nest], num_blocks: int, *args: Nest) -> Nest:
-  """`fn` over rows in `num_blocks` parts that do not wait for each other, as equal as may be.
-
-  A dreamed step is a chain of small operations of which each leaves the processor's cores idle for
-  a moment, and two chains fill that; and what a step of fewer rows writes stays in the caches.
-
-  Args:
-    fn: maps nests of `[N, ...]` to a nest of `[N, ...]`, row by row.
-    num_blocks: how many parts.
-    *args: what `fn` takes; their number of rows must be known when the graph is made.
-  """
-  num_rows = tf.nest.flatten(args)[0].shape[0]
-  ends = [i * num_rows // num_blocks for i in range(num_blocks + 1)]
-  parts = [
-    fn(*tf.nest.map_structure(lambda x, a=a, b=b: x[a:b], args)) for a, b in zip(ends, ends[1:])
-  ]
-  return tf.nest.map_structure(lambda *xs: tf.concat(xs, axis=0), *parts)
-
-
 class Returns(NamedTuple):
   """Sums over an imagined rollout, each `float32[B]`, and the state in which it ended."""
 
@@ -59,13 +40,14 @@ def imagine_returns(
   action_fn: ActionFn,
   state: Nest,
   horizon,
-  seed: tf.Tensor,
+  seed: tf.Tensor | None,
   *,
   memory: Nest = (),
   temperature: Any = 1.0,
   num_copies: int = 1,
   discount: float = 1.0,
   noise: Nest | None = None,
+  imagine_with_noise: Callable[..., Prediction] | None = None,
 ) -> Returns:
   """Rolls out and keeps only the sums: the inner loop of evolution and of planning.
 
@@ -80,12 +62,15 @@ def imagine_returns(
     num_copies: noise is drawn for `B / num_copies` rows and shared by the copies, so that
       candidates meet the same luck: a comparison of lower variance at a fraction of the cost.
     discount: factor per step on top of the model's own discount.
-    noise: of the `B / num_copies` rows, if it was drawn before; then `seed` is not used.
+    noise: what `draw_noise` gave for the `B / num_copies` rows, if that was asked before, as when
+      several rollouts share it; then `seed` is not used.
+    imagine_with_noise: what `imaginer` gave, if that was asked before.
   """
   batch_size = tf.shape(tf.nest.flatten(state)[0])[0]
   if noise is None:
     noise = world_model.draw_noise(batch_size // num_copies, horizon, seed)
-  imagine_with_noise = world_model.imaginer()
+  if imagine_with_noise is None:
+    imagine_with_noise = world_model.imaginer()
   # Time-major inside the scan only: a step then reads one contiguous slice.
   noise = tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), noise)
 
@@ -131,10 +116,11 @@ def imagine(
     `Imagined`, and the states `[B, H, ...]` reached after each step (decode them to look at it).
   """
   noise = world_model.draw_noise(tf.shape(tf.nest.flatten(state)[0])[0], horizon, seed)
+  imagine_with_noise = world_model.imaginer()
   columns, states = [], []
   for t in range(horizon):
     action, memory = action_fn(tf.constant(t), state, memory)
-    prediction = world_model.imagine_with_noise(
+    prediction = imagine_with_noise(
       state, action, tf.nest.map_structure(lambda x, t=t: x[:, t], noise), temperature
     )
     columns.append(Imagined(world_model.features(state), action, *prediction[1:]))

@@ -11,7 +11,7 @@ from wm_tf import rng
 from wm_tf.checks import check_counts
 from wm_tf.controllers.linear import LinearController
 from wm_tf.core import Nest
-from wm_tf.imagination import imagine_returns, in_blocks, repeat_rows
+from wm_tf.imagination import imagine_returns, repeat_rows
 from wm_tf.models.world_model import WorldModel
 from wm_tf.search.strategy import Strategy
 
@@ -48,8 +48,9 @@ class Generation(NamedTuple):
   alive: tf.Tensor  # float32[], mean probability that a dream goes on after its last step
 
 
-# Rows of a block of candidates that dream together. Of 512, with 256 LSTM units, what a step writes
-# (its gates are 2 MB) is about what a core keeps near.
+# Rows of a block of candidates that dream together. Blocks do not wait for each other, which fills
+# the moments in which one step leaves cores idle; and of so few rows (with 256 LSTM units the gates
+# are 2 MB) what a step writes stays near the core.
 _BLOCK_ROWS = 512
 
 
@@ -84,11 +85,9 @@ class DreamES:
       seed: `int32[2]`.
     """
     noise = self._draw_noise(starts, seed)
-    return in_blocks(
-      lambda parameters: self._dream(parameters, starts, noise),
-      _num_blocks(parameters.shape[0], tf.nest.flatten(starts)[0].shape[0]),
-      parameters,
-    )
+    num_blocks = _num_blocks(parameters.shape[0], tf.nest.flatten(starts)[0].shape[0])
+    blocks = [self._dream(x, starts, noise) for x in tf.split(parameters, num_blocks)]
+    return tuple(tf.concat(parts, axis=0) for parts in zip(*blocks, strict=True))
 
   def _drawn(self, starts: Nest, seed: tf.Tensor) -> Nest:
     num_rollouts = tf.nest.flatten(starts)[0].shape[0]

@@ -9,7 +9,7 @@ import tensorflow as tf
 from wm_tf import rng
 from wm_tf.checks import check_choice, check_counts
 from wm_tf.controllers.actor_critic import Critic
-from wm_tf.core import Policy
+from wm_tf.core import Nest, Policy
 from wm_tf.imagination import imagine_returns, repeat_rows
 from wm_tf.models.world_model import WorldModel
 from wm_tf.search.cem import CEM
@@ -123,18 +123,21 @@ class Planner(tf.Module):
     flat_size = config.horizon * size
     num_iterations = 1 if config.optimiser == "random_shooting" else config.num_iterations
     noise_seed, search_seed = rng.split(seed, 2)
+    imagine_with_noise = self._world_model.imaginer()
     flat = lambda plan: tf.reshape(plan, [-1, flat_size])
     shifted = flat(tf.concat([memory[:, 1:], memory[:, -1:]], axis=1))
     starts = [shifted]
     if self._proposal is not None:
-      starts.insert(0, flat(self._propose(state, noise_seed)))
+      starts.insert(0, flat(self._propose(state, noise_seed, imagine_with_noise)))
     extra = tf.stack(starts, axis=1)
+    # The same noise in every iteration: plans of different iterations stay comparable.
+    noise = self._draw_noise(state, noise_seed)
 
     def iteration(i, search):
       x = self._strategy.ask(search, rng.fold_in(search_seed, i))
       x = tf.concat([extra, x], axis=1)
-      # The same noise in every iteration: plans of different iterations stay comparable.
-      return i + 1, self._strategy.tell(search, x, self._evaluate(state, x, noise_seed))
+      found = self._evaluate(state, x, noise, imagine_with_noise)
+      return i + 1, self._strategy.tell(search, x, found)
 
     _, search = tf.while_loop(
       lambda i, _: i < num_iterations, iteration, (0, self._strategy.init(starts[0]))
@@ -143,7 +146,15 @@ class Planner(tf.Module):
     plan = best.x if config.answer == "best" else self._strategy.mean(search)
     return tf.reshape(plan, [-1, config.horizon, size]), best.fitness
 
-  def _evaluate(self, state, x, seed) -> tf.Tensor:
+  def _draw_noise(self, state, seed) -> Nest:
+    """The noise of B rows, or of each of their particles: `P * B`, in the order particle, batch."""
+    num_particles = self.config.num_particles
+    if num_particles > 1 and seed.shape.rank > 1:
+      seed = tf.concat([rng.fold_in(seed, p) for p in range(num_particles)], axis=0)
+    rows = num_particles * tf.shape(tf.nest.flatten(state)[0])[0]
+    return self._world_model.draw_noise(rows, self.config.horizon, seed)
+
+  def _evaluate(self, state, x, noise, imagine_with_noise) -> tf.Tensor:
     """Imagined returns `float32[B, N]` of plans `float32[B, N, H * A]`."""
     config, size = self.config, self._world_model.action_size
     batch_size, num_candidates = tf.shape(x)[0], tf.shape(x)[1]
@@ -160,10 +171,12 @@ class Planner(tf.Module):
       lambda t, state, memory: (plans[t], memory),
       repeat_rows(state, num_candidates * config.num_particles),
       config.horizon,
-      self._particle_seeds(seed),
+      None,
       temperature=config.temperature,
       num_copies=num_candidates,
       discount=self._critic.discount if self._critic else config.discount,
+      noise=noise,
+      imagine_with_noise=imagine_with_noise,
     )
     total = returns.imagined_return - config.disagreement_penalty * returns.unfamiliarity
     if self._critic:
@@ -171,7 +184,7 @@ class Planner(tf.Module):
     total = tf.reshape(total, [num_candidates, config.num_particles, batch_size])
     return tf.transpose(tf.reduce_mean(total, axis=1))
 
-  def _propose(self, state, seed) -> tf.Tensor:
+  def _propose(self, state, seed, imagine_with_noise) -> tf.Tensor:
     """The actions `float32[B, H, A]` that the proposal takes in a dream of its own."""
     model, config = self._world_model, self.config
     noise = model.draw_noise(tf.shape(tf.nest.flatten(state)[0])[0], config.horizon, seed)
@@ -180,10 +193,5 @@ class Planner(tf.Module):
       action, _ = self._proposal.act(state, (), seed)
       actions.append(action)
       step_noise = tf.nest.map_structure(lambda x, t=t: x[:, t], noise)
-      state = model.imagine_with_noise(state, action, step_noise, config.temperature).state
+      state = imagine_with_noise(state, action, step_noise, config.temperature).state
     return tf.stack(actions, axis=1)
-
-  def _particle_seeds(self, seed):
-    if seed.shape.rank == 1 or self.config.num_particles == 1:
-      return seed
-    return tf.concat([rng.fold_in(seed, p) for p in range(self.config.num_particles)], axis=0)

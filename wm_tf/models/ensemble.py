@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
@@ -117,20 +118,21 @@ class Ensemble(LatentDynamics):
       rng.uniform([batch_size, num_steps, 1], member_seed),
     )
 
-  def _imagine(self, weights, state, action, noise, temperature=1.0) -> Prediction:
+  def imaginer(self):
+    return functools.partial(self._imagine, self.mixture.by_component())
+
+  def _imagine(self, mixture, state, action, noise, temperature=1.0) -> Prediction:
     num_members = self.config.ensemble_size
     choice, normal, member = noise
     inputs = self._inputs(state.z, action)
     h, c = self._step(state, inputs)
-    projected = self.mixture.projected(
-      self._mixture_inputs(h, self._for_each(inputs)), weights
-    )
+    projected = self.mixture.projected(self._mixture_inputs(h, self._for_each(inputs)), mixture)
     index = tf.minimum(tf.cast(member[:, 0] * num_members, tf.int32), num_members - 1)
     share = tf.one_hot(index, num_members, axis=0)
     sample_of = lambda projected: self.mixture.sample_of(projected, choice, normal, temperature)
     number = tf.get_static_value(temperature)
     if number is not None and np.all(number > 0.0):  # Of the others nothing need be sampled.
-      sample = sample_of(_blend(projected, share))
+      sample = sample_of([_blend(x, share) for x in projected])
     else:
       temperature = tf.reshape(tf.cast(temperature, tf.float32), [-1])
       share = tf.where(temperature > 0.0, share, 1.0 / num_members)

@@ -154,40 +154,40 @@ class MixtureHead(keras.layers.Layer):
     """
     return self.sample_of(self.projected(h, self.by_component()), choice, noise, temperature)
 
-  def by_component(self) -> tuple[tf.Tensor, tf.Tensor]:
-    """The projection's kernel and bias with the columns of one component side by side.
+  def by_component(self) -> list[tuple[tf.Tensor, tf.Tensor]]:
+    """Kernel and bias of the logits, the locs and the log-scales, each by component.
 
     So laid out, a dreamed step reads and writes contiguous `[..., Z]` rather than every K-th
-    number. It is for a rollout to do once, before its loop.
+    number, and products of few rows, for which TensorFlow takes one core, share all of them. It is
+    for a rollout to do once, before its loop.
     """
 
     def swap(x):
-      parts = []
-      for part in tf.split(x, self._sizes, axis=-1):
-        apart = tf.reshape(part, [*part.shape[:-1], -1, self.num_mixtures])
-        parts.append(tf.reshape(tf.linalg.matrix_transpose(apart), part.shape))
-      return tf.concat(parts, axis=-1)
+      apart = tf.reshape(x, [*x.shape[:-1], x.shape[-1] // self.num_mixtures, self.num_mixtures])
+      return tf.reshape(tf.linalg.matrix_transpose(apart), x.shape)
 
-    kernel, bias = map(tf.convert_to_tensor, (self.projection.kernel, self.projection.bias))
-    return swap(kernel), swap(bias)
+    thirds = lambda x: map(swap, tf.split(x, self._sizes, axis=-1))
+    return list(zip(thirds(self.projection.kernel), thirds(self.projection.bias), strict=True))
 
-  def projected(self, h: tf.Tensor, weights: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
-    """`float32[..., S]` of hidden states `[..., U]`, for `mean_of` and `sample_of`.
+  def projected(self, h: tf.Tensor, weights: list[tuple[tf.Tensor, tf.Tensor]]) -> list[tf.Tensor]:
+    """Logits, locs and unbounded log-scales of `h` for `mean_of` and `sample_of`.
 
     Args:
-      h: `float32[M, B, U]` if there are members.
+      h: `float32[..., U]`; `[M, B, U]` if there are members.
       weights: from `by_component`.
-    """
-    kernel, bias = weights
-    return tf.linalg.matmul(h, kernel) + bias
 
-  def mean_of(self, projected: tf.Tensor) -> tf.Tensor:
+    Returns:
+      Three `float32[..., K * Z]` (the logits of a joint mixture: `[..., K]`).
+    """
+    return [tf.linalg.matmul(h, kernel) + bias for kernel, bias in weights]
+
+  def mean_of(self, projected: list[tf.Tensor]) -> tf.Tensor:
     """`mean` of what `projected` gave."""
     logits, loc, _ = self._components(projected)
     weights = _exponentials(logits)
     return sum(w * x for w, x in zip(weights, loc, strict=True)) / sum(weights)
 
-  def sample_of(self, projected: tf.Tensor, choice, noise, temperature) -> tf.Tensor:
+  def sample_of(self, projected: list[tf.Tensor], choice, noise, temperature) -> tf.Tensor:
     """`sample` from what `projected` gave."""
     logits, loc, unbounded = self._components(projected)
     temperature = tf.reshape(tf.maximum(tf.cast(temperature, tf.float32), 1e-6), [-1, 1])
@@ -195,8 +195,8 @@ class MixtureHead(keras.layers.Layer):
       choice = choice[:, :1]
     weights = _exponentials(logits, temperature)
     threshold = choice * sum(weights)
-    # The component is the number of cumulative weights below the draw, summed up along the way. Only
-    # K - 1 of them are compared, since rounding can leave the last one under the draw.
+    # The component is the number of cumulative weights below the draw, summed up along the way.
+    # Only K - 1 of them are compared, since rounding can leave the last one under the draw.
     below, picked_loc, picked = 0.0, loc[0], unbounded[0]
     for weight, next_loc, following in zip(weights[:-1], loc[1:], unbounded[1:], strict=True):
       below += weight
@@ -205,10 +205,9 @@ class MixtureHead(keras.layers.Layer):
       picked = tf.where(further, following, picked)
     return picked_loc + _bounded_scale(picked) * tf.sqrt(temperature) * noise
 
-  def _components(self, projected: tf.Tensor) -> list[list[tf.Tensor]]:
-    """K logits, locs and log-scales before they are bounded, each `[..., Z]` (or joint `[..., 1]`)."""
-    parts = tf.split(projected, self._sizes, axis=-1)
-    return [tf.split(part, self.num_mixtures, axis=-1) for part in parts]
+  def _components(self, projected: list[tf.Tensor]) -> list[list[tf.Tensor]]:
+    """K each of logits, locs and unbounded log-scales, `[..., Z]` (or joint logits `[..., 1]`)."""
+    return [tf.split(x, self.num_mixtures, axis=-1) for x in projected]
 
 
 def _exponentials(logits: list[tf.Tensor], temperature=1.0) -> list[tf.Tensor]:

@@ -21,6 +21,7 @@ from wm_tf.models.heads import (
   check_reward_bins,
 )
 from wm_tf.models.recurrence import lstm
+from wm_tf.models.stacked import lstm_step
 from wm_tf.models.vae import VAE
 from wm_tf.models.world_model import WorldModel
 
@@ -136,15 +137,8 @@ class LatentDynamics(WorldModel):
   def decode(self, state) -> tf.Tensor:
     return self.vae.decode(state.z)
 
-  def imaginer(self):
-    return functools.partial(self._imagine, self.mixture.by_component())
-
   def imagine_with_noise(self, state, action, noise, temperature=1.0) -> Prediction:
     return self.imaginer()(state, action, noise, temperature)
-
-  def _imagine(self, weights, state, action, noise, temperature=1.0) -> Prediction:
-    """`imagine_with_noise`, with the mixture's weights laid out `by_component`."""
-    raise NotImplementedError
 
   def _standardise(self, z: tf.Tensor) -> tf.Tensor:
     return (z - self.latent_loc) / self.latent_scale
@@ -272,10 +266,17 @@ class MDNRNN(LatentDynamics):
     shape = [batch_size, num_steps, self.latent_size]
     return rng.uniform(shape, choice_seed), rng.normal(shape, normal_seed)
 
-  def _imagine(self, weights, state, action, noise, temperature=1.0) -> Prediction:
+  def imaginer(self):
+    cell = self.lstm.cell
+    kernel = tf.concat([cell.recurrent_kernel, cell.kernel], axis=0)
+    gates = zip(tf.split(kernel, 4, axis=-1), tf.split(cell.bias, 4), strict=True)
+    return functools.partial(self._imagine, list(gates), self.mixture.by_component())
+
+  def _imagine(self, gates, mixture, state, action, noise, temperature=1.0) -> Prediction:
     inputs = self._inputs(state.z, action)
-    _, (h, c) = self.lstm.cell(inputs, [state.h, state.c])
-    projected = self.mixture.projected(self._mixture_inputs(h, inputs), weights)
+    seen = tf.concat([state.h, inputs], axis=-1)
+    h, c = lstm_step([tf.linalg.matmul(seen, kernel) + bias for kernel, bias in gates], state.c)
+    projected = self.mixture.projected(self._mixture_inputs(h, inputs), mixture)
     sample = self.mixture.sample_of(projected, *noise, temperature)
     return Prediction(
       state=MDNRNNState(self._moved(state.z, sample), h, c),

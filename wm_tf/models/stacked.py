@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import tensorflow as tf
@@ -79,10 +79,14 @@ class StackedLSTM(keras.layers.Layer):
     return lstm(x, *map(tf.convert_to_tensor, weights))
 
   def _gates(self, projected, h, c):
-    gates = projected + tf.matmul(h, self.recurrent_kernel)
-    write, keep, new, show = tf.split(gates, 4, axis=-1)
-    c = tf.sigmoid(keep) * c + tf.sigmoid(write) * tf.tanh(new)
-    return tf.sigmoid(show) * tf.tanh(c), c
+    return lstm_step(tf.split(projected + tf.matmul(h, self.recurrent_kernel), 4, axis=-1), c)
+
+
+def lstm_step(gates: Sequence[tf.Tensor], c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+  """The next `(h, c)` from `c` and the four gates in Keras' order, before their nonlinearities."""
+  write, keep, new, show = gates
+  c = tf.sigmoid(keep) * c + tf.sigmoid(write) * tf.tanh(new)
+  return tf.sigmoid(show) * tf.tanh(c), c
 
 
 def make_dense(units: int, input_size: int, num_members: int | None, activation=None, name=None):
