@@ -138,7 +138,11 @@ class LatentDynamics(WorldModel):
     return self.vae.decode(state.z)
 
   def imagine_with_noise(self, state, action, noise, temperature=1.0) -> Prediction:
-    return self.imaginer()(state, action, noise, temperature)
+    return self._imagine(None, state, action, noise, temperature)
+
+  def _imagine(self, weights, state, action, noise, temperature=1.0) -> Prediction:
+    """`imagine_with_noise` with what `imaginer` has laid out, or None if nothing is."""
+    raise NotImplementedError
 
   def _standardise(self, z: tf.Tensor) -> tf.Tensor:
     return (z - self.latent_loc) / self.latent_scale
@@ -270,12 +274,16 @@ class MDNRNN(LatentDynamics):
     cell = self.lstm.cell
     kernel = tf.concat([cell.recurrent_kernel, cell.kernel], axis=0)
     gates = zip(tf.split(kernel, 4, axis=-1), tf.split(cell.bias, 4), strict=True)
-    return functools.partial(self._imagine, list(gates), self.mixture.by_component())
+    return functools.partial(self._imagine, (list(gates), self.mixture.by_component()))
 
-  def _imagine(self, gates, mixture, state, action, noise, temperature=1.0) -> Prediction:
+  def _imagine(self, weights, state, action, noise, temperature=1.0) -> Prediction:
+    gates, mixture = weights or (None, None)
     inputs = self._inputs(state.z, action)
-    seen = tf.concat([state.h, inputs], axis=-1)
-    h, c = lstm_step([tf.linalg.matmul(seen, kernel) + bias for kernel, bias in gates], state.c)
+    if gates is None:
+      _, (h, c) = self.lstm.cell(inputs, [state.h, state.c])
+    else:
+      seen = tf.concat([state.h, inputs], axis=-1)
+      h, c = lstm_step([tf.linalg.matmul(seen, kernel) + bias for kernel, bias in gates], state.c)
     projected = self.mixture.projected(self._mixture_inputs(h, inputs), mixture)
     sample = self.mixture.sample_of(projected, *noise, temperature)
     return Prediction(
