@@ -78,16 +78,20 @@ def test_nll_against_numpy(kind, lead):
 
 
 def test_the_gradient_of_the_nll_is_that_of_the_density():
-  """Written out against automatic differentiation of tfp's; one target lies far out."""
+  """Written out against automatic differentiation of tfp's; some far out, some at the bounds."""
   generator = np.random.default_rng(0)
-  arrays = [generator.normal(size=(6, _Z, 5)) for _ in range(3)] + [generator.normal(size=(6, _Z))]
+  arrays = [generator.normal(size=(6, 5 * _Z)) for _ in range(3)] + [generator.normal(size=(6, _Z))]
   arrays[3][0, 0] = 40.0
+  arrays[2][1], arrays[2][2] = -8.0, 5.0
   arguments = [tf.constant(x, tf.float32) for x in arrays]
-  weight = tf.constant(generator.normal(size=(6, _Z)), tf.float32)
+  weight = tf.constant(generator.normal(size=6), tf.float32)
 
-  def density(logits, loc, log_scale, x):
-    components = tfd.Normal(loc, tf.exp(log_scale))
-    return -tfd.MixtureSameFamily(tfd.Categorical(logits=logits), components).log_prob(x)
+  def density(logits, loc, unbounded, x):
+    parts = (tf.reshape(y, [-1, 5, _Z]) for y in (logits, loc, unbounded))
+    logits, loc, unbounded = map(tf.linalg.matrix_transpose, parts)
+    components = tfd.Normal(loc, tf.exp(soft_bound(unbounded, -5.0, 2.0)))
+    mixture = tfd.MixtureSameFamily(tfd.Categorical(logits=logits), components)
+    return -tf.reduce_sum(mixture.log_prob(x), axis=-1)
 
   found = []
   for function in (mixture_nll, density):
