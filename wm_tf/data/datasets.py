@@ -122,12 +122,15 @@ def sequences_dataset(
   source = Source.open(folders, split, held_out_fraction)
   rng = None if seed is None else np.random.default_rng([seed, epoch])
   stride = sequence_length - 1
-  parts = []
-  for episode, steps in enumerate(source.steps.tolist()):
-    cut = stride if rng is None else int(rng.integers(1, stride + 1))
-    cuts = np.array([0, *range(min(cut, steps - 1), steps - 1, stride), steps - 1], np.int32)
-    parts.append((np.full(len(cuts) - 1, episode, np.int32), cuts[:-1], np.diff(cuts) + 1))
-  windows = Windows(*map(np.concatenate, zip(*parts, strict=True)))
+  last = source.steps - 1
+  cut = np.full_like(last, stride) if rng is None else rng.integers(1, stride + 1, len(last))
+  # As many as there are cuts before the last step, and one.
+  num_windows = 1 - np.minimum(0, (cut - last) // stride)
+  episode = np.repeat(np.arange(len(last)), num_windows)
+  number = np.arange(len(episode)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
+  begin = np.maximum(0, cut[episode] + (number - 1) * stride) * (number > 0)
+  end = np.minimum(last[episode], cut[episode] + number * stride)
+  windows = Windows(episode, begin, end - begin + 1)
   return batched(
     source,
     windows,

@@ -46,7 +46,8 @@ class Source(NamedTuple):
       raise ValueError(f'split must be "train", "held_out" or "all", not {split!r}.')
     if isinstance(folders, (str, os.PathLike)):
       folders = [folders]
-    manifests = [rollouts.load_manifest(folder) for folder in folders]
+    loaded = {folder: rollouts.load_manifest(folder) for folder in dict.fromkeys(folders)}
+    manifests = [loaded[folder] for folder in folders]
     for folder, manifest in zip(folders, manifests, strict=True):
       for name in ("action_size", "observation_shape", "observation_dtype", "fingerprint"):
         one, other = getattr(manifests[0], name), getattr(manifest, name)
