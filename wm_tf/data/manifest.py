@@ -139,7 +139,7 @@ _is_text = lambda value: isinstance(value, str)
 _is_natural = lambda value: type(value) is int and value >= 0
 _IS_SOUND = {
   "environment": lambda value: isinstance(value, dict) and {"name", "options"} <= value.keys(),
-  "action_size": _is_natural,
+  "action_size": lambda value: _is_natural(value) and value > 0,  # 0 ends TensorFlow's parser.
   "observation_shape": lambda value: all(map(_is_natural, value)),
   "observation_dtype": ("uint8", "float32").__contains__,
   "fingerprint": _is_text,
