@@ -23,10 +23,10 @@ def _outputs_and_gradients(function, *arguments):
   return h, *tape.gradient(total, arguments)
 
 
-@pytest.mark.parametrize("num_steps", [1, 2, 7])
+@pytest.mark.parametrize(("num_rows", "num_steps"), [(5, 1), (5, 2), (5, 7), (33, 4)])
 @pytest.mark.parametrize("compiled", [False, True])
-def test_outputs_and_gradients_are_those_of_keras(num_steps, compiled):
-  inputs = tf.constant(np.random.default_rng(0).normal(size=(5, num_steps, 3)), tf.float32)
+def test_outputs_and_gradients_are_those_of_keras(num_rows, num_steps, compiled):
+  inputs = tf.constant(np.random.default_rng(0).normal(size=(num_rows, num_steps, 3)), tf.float32)
   weights = _weights(3, 4, seed=1)
   layer = keras.layers.LSTM(4, return_sequences=True)
   layer.build((None, None, 3))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+_LEAST_ROWS = 16  # Of a block that steps by itself.
+
 
 @tf.custom_gradient
 def lstm(
@@ -32,10 +34,16 @@ def lstm(
   )
   rows = _rows(_time_major(inputs))
   num_steps = tf.shape(inputs)[-2]
-  gates, c, h = _forward(_steps(tf.matmul(rows, kernel) + bias, num_steps), recurrent_kernel)
+  projected = _steps(tf.matmul(rows, kernel) + bias, num_steps)
+  blocks = [_forward(block, recurrent_kernel) for block in _blocks(projected)]
+  h = tf.concat([block[-1] for block in blocks], axis=-2)
 
   def gradient(upstream):
-    d_gates = _rows(_backward(_time_major(upstream), gates, c, recurrent_kernel))
+    d_blocks = [
+      _backward(d_h, gates, c, recurrent_kernel)
+      for d_h, (gates, c, _) in zip(_blocks(_time_major(upstream)), blocks, strict=True)
+    ]
+    d_gates = _rows(tf.concat(d_blocks, axis=-2))
     d_inputs = _steps(tf.matmul(d_gates, kernel, transpose_b=True), num_steps)
     # What every weight was multiplied with, the bias too: one product for all of them.
     before = _rows(_shifted(h))
@@ -101,6 +109,17 @@ def _backward(upstream: tf.Tensor, gates: tf.Tensor, c: tf.Tensor, recurrent_ker
   zeros = tf.zeros_like(upstream[0])
   *_, d_gates = _loop(step, num_steps, (zeros, zeros, _sequence(gates[0], num_steps)))
   return d_gates.stack()
+
+
+def _blocks(steps: tf.Tensor) -> list[tf.Tensor]:
+  """`[T, ..., B, W]` in halves of B, if they are worth a processor's core each.
+
+  A loop is a chain of small operations that leave the cores idle for a moment; two fill that.
+  """
+  size = steps.shape[-2]
+  if size is None or size < 2 * _LEAST_ROWS:
+    return [steps]
+  return tf.split(steps, [size // 2, size - size // 2], axis=-2)
 
 
 def _loop(step, num_steps, state):
