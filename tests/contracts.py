@@ -112,6 +112,8 @@ class WorldModelContract:
     noise = model.draw_noise(_B, 1, _SEED)
     step = tf.nest.map_structure(lambda x: x[:, 0], noise)
     together = model.imagine_with_noise(state, action, step)
+    # A rollout's way to the same.
+    assert_same(model.imaginer()(state, action, step), together)
     inputs = batch.prev_action[:, 3], batch.observation[:, 3], batch.is_first[:, 3]
     observed = model.observe(state, *inputs, _ROW_SEEDS)
     for row in range(_B):

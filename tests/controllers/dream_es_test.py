@@ -13,6 +13,7 @@ from tests.worlds import (
   state_at,
 )
 from wm_tf import rng
+from wm_tf.controllers import dream_es
 from wm_tf.controllers.dream_es import DreamES, DreamESConfig
 from wm_tf.controllers.linear import LinearController
 from wm_tf.imagination import imagine_returns, policy_action_fn
@@ -84,6 +85,18 @@ def test_scores_are_those_of_each_controller_alone(kind):
     alone = imagine_returns(model, policy_action_fn(controller, _SEED), starts.state, 4, _SEED)
     expected = tuple(tf.reduce_mean(x) for x in alone[:1] + alone[1:3])
     assert_same(tuple(x[n] for x in scores), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_blocks_of_candidates_dream_as_all_together(jit_compile, monkeypatch):
+  model = small_mdn_rnn()
+  parameters = _random_parameters(LinearController(model), 6).numpy()
+  score = lambda: _score(model, parameters, model.initial_state(2), jit_compile=jit_compile)
+  together = score()
+  # Of 12 rows: three blocks of two candidates; four would not be equal.
+  monkeypatch.setattr(dream_es, "_BLOCK_ROWS", 3)
+  assert dream_es._num_blocks(6, 2) == 3
+  assert_same(score(), together)
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -11,6 +11,7 @@ from wm_tf.models.heads import (
   MixtureHead,
   RewardHead,
   TerminationHead,
+  bounded_scale,
   mixture_nll,
   soft_bound,
 )
@@ -244,6 +245,9 @@ def test_soft_bound():
   at = lambda value: slope[np.argmin(np.abs(x - value))]
   np.testing.assert_allclose([at(-5.0), at(2.0)], 0.5, atol=0.01)
   assert np.all(slope[np.abs(x) < 12] > 1e-5)  # Nowhere near the bounds is it lost.
+  scale, scale_slope = bounded_scale(x)
+  np.testing.assert_allclose(scale, np.exp(y.astype(np.float64)), rtol=2e-5)
+  np.testing.assert_allclose(scale_slope, np.exp(y) * slope, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("lead", [(), (4,), (2, 3)])

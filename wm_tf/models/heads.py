@@ -28,7 +28,7 @@ def soft_bound(x: tf.Tensor, low: float, high: float) -> tf.Tensor:
   return low + tf.math.softplus(x - low)
 
 
-def _bounded_scale(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+def bounded_scale(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
   """`exp(soft_bound(x))` within the bounds of log-scales, and its derivative: one sigmoid."""
   low, high = _LOG_SCALE_BOUNDS
   sigmoid = tf.sigmoid(x - high)
@@ -59,7 +59,7 @@ def _nll_and_slopes(logits, loc, unbounded, x):
   """`mixture_nll`, and its derivatives by each argument."""
   rows, size = tf.shape(x)[0], x.shape[-1]
   logits, loc, unbounded = (tf.reshape(y, [rows, -1, size]) for y in (logits, loc, unbounded))
-  scale, scale_slope = _bounded_scale(unbounded)
+  scale, scale_slope = bounded_scale(unbounded)
   deviation = (x[:, tf.newaxis] - loc) / scale
   joint = logits - 0.5 * tf.square(deviation) - tf.math.log(scale)
   top, joint_top = (tf.reduce_max(y, axis=1, keepdims=True) for y in (logits, joint))
@@ -225,7 +225,7 @@ class MixtureHead(keras.layers.Layer):
       further = below <= threshold
       picked_loc = tf.where(further, next_loc, picked_loc)
       picked = tf.where(further, following, picked)
-    scale, _ = _bounded_scale(picked)
+    scale, _ = bounded_scale(picked)
     return picked_loc + scale * tf.sqrt(temperature) * noise
 
   def _components(self, projected: list[tf.Tensor]) -> list[list[tf.Tensor]]:
