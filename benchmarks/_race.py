@@ -234,7 +234,8 @@ def print_standings(title: str, found: dict[str, Any], unit: str) -> None:
 
 def best_alternative(found: dict[str, Any]) -> dict[str, Any] | None:
   """The alternative that comes nearest: `{"name", "ours_is_times"}`; None without any."""
-  ratios = {k: row["ours_is_times"]["median"] for k, row in found.items() if "ours_is_times" in row}
+  others = {name: row for name, row in found.items() if not name.startswith("ours")}
+  ratios = {name: row["ours_is_times"]["median"] for name, row in others.items()}
   if not ratios:
     return None
   name = min(ratios, key=ratios.get)
