@@ -31,7 +31,8 @@ def export(base: Path) -> Path:
   from wm_tf.export import export_agent
 
   model = ours.make_dynamics()
-  return export_agent(Agent(env_spec("car_racing"), model, Planner(model, PlannerConfig())), base)
+  planner = Planner(model, PlannerConfig(), fixed=True)
+  return export_agent(Agent(env_spec("car_racing"), model, planner), base)
 
 
 class _Served:

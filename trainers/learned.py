@@ -104,7 +104,7 @@ class LearnedRun(RunFolder):
     if policy == "controller":
       return Agent(self.spec, model, learner.policy)
     if policy == "planner":
-      planner = Planner(model, self.config.planner, learner.policy, learner.critic)
+      planner = Planner(model, self.config.planner, learner.policy, learner.critic, fixed=True)
       return Agent(self.spec, model, planner)
     raise ValueError(f"Unknown agent {policy!r}: it must be controller or planner.")
 

@@ -111,7 +111,7 @@ class Table:
     if row.plans:
       config = dataclasses.replace(self._run.config.planner, **dict(row.changes))
       proposal = policy if row.proposal else None
-      policy = Planner(self._model, config, proposal, self._learner.critic)
+      policy = Planner(self._model, config, proposal, self._learner.critic, fixed=True)
     return Agent(self._run.spec, self._model, policy)
 
   def measure(self, name: str, num_decisions: int) -> None:

@@ -317,6 +317,14 @@ def test_plans_with_an_mdn_rnn(ensemble_size):
   assert np.all(fitness > still)
 
 
+@pytest.mark.parametrize("options", [{}, {"head_hidden_size": 0}, {"ensemble_size": 2}])
+def test_a_fixed_planner_plans_the_same(options):
+  model = small_mdn_rnn(**options)
+  planner, fixed = (Planner(model, _SMALL, fixed=fixed) for fixed in (False, True))
+  inputs = model.initial_state(2), planner.initial_memory(2), _ROW_SEEDS
+  assert_same(tf.function(fixed.plan)(*inputs), planner.plan(*inputs))
+
+
 def test_disagreement_costs_what_the_penalty_says():
   """One step: minus (distance - |a|)^2 - 2 p |a|, a soft threshold in each dimension."""
   world, penalty = AdditiveWorld(goal=0.5), 0.4

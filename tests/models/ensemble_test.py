@@ -124,7 +124,7 @@ def test_disagreement_is_the_spread_of_what_members_expect(kind, change, skip):
     _, (h, _) = member.lstm.cell(inputs, [states.h[:, k], states.c[:, k]])
     mean = member.mixture.mean(tf.concat([h, inputs], axis=-1) if skip else h)
     expected.append(mean * (member.change_scale / member.latent_scale if change else 1.0))
-    rewards.append(member.reward.mean(h) / 0.5)
+    rewards.append(member.reward.mean(member.reward.network(h)) / 0.5)
   spread = np.sqrt(np.square(np.std(expected, axis=0)).mean(-1)) + np.std(rewards, axis=0)
   for temperature in (0.0, 1.5):  # It does not depend on what is drawn.
     found = ensemble.imagine(states, action, _SEED, temperature).disagreement

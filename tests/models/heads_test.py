@@ -9,10 +9,12 @@ from tests.worlds import set_mixture
 from wm_tf.models.heads import (
   MIXTURE_KINDS,
   MixtureHead,
+  Network,
   RewardHead,
   TerminationHead,
   bounded_scale,
   mixture_nll,
+  side_by_side,
   soft_bound,
 )
 
@@ -263,11 +265,11 @@ def test_reward_head_against_numpy(lead):
   hidden = np.maximum(h @ head.network.hidden.kernel.numpy() + head.network.hidden.bias, 0)
   logits = hidden @ head.network.output_layer.kernel.numpy() + head.network.output_layer.bias
   p = np.exp(logits) / np.exp(logits).sum(-1, keepdims=True)
-  np.testing.assert_allclose(head.mean(h), p @ bins, rtol=1e-4, atol=1e-5)
+  np.testing.assert_allclose(head.mean(head.network(h)), p @ bins, rtol=1e-4, atol=1e-5)
   # 2.0 is 2/5 of 0.5 and 3/5 of 3.0.
   reward = tf.fill(h.shape[:-1], 2.0)
   expected = -(0.4 * np.log(p[..., 2]) + 0.6 * np.log(p[..., 3]))
-  np.testing.assert_allclose(head.loss(h, reward), expected, rtol=1e-4)
+  np.testing.assert_allclose(head.loss(head.network(h), reward), expected, rtol=1e-4)
 
 
 def test_two_hot():
@@ -315,9 +317,9 @@ def test_termination_is_a_probability_whatever_the_weight(weight, ends):
   h = tf.random.stateless_normal([100, _U], [0, 1])
   discount = tf.constant(np.arange(100) >= 100 * ends, tf.float32)
   with tf.GradientTape() as tape:
-    loss = tf.reduce_mean(head.loss(h, discount))
+    loss = tf.reduce_mean(head.loss(head.network(h), discount))
   np.testing.assert_allclose(tape.gradient(loss, bias.value), [0.0], atol=1e-5)
-  np.testing.assert_allclose(head.discount(h), np.full(100, 1 - ends), rtol=1e-4)
+  np.testing.assert_allclose(head.discount(head.network(h)), np.full(100, 1 - ends), rtol=1e-4)
   p = weight * ends / (1 - ends + weight * ends)
   expected = -weight * ends * np.log(p) - (1 - ends) * np.log(1 - p)
   np.testing.assert_allclose(loss, expected, rtol=1e-4)
@@ -326,10 +328,23 @@ def test_termination_is_a_probability_whatever_the_weight(weight, ends):
 def test_termination_head_has_a_hidden_layer():
   head = TerminationHead(_U, 10.0, hidden_size=7)
   assert [w.shape for w in head.weights] == [(_U, 7), (7,), (7, 1), (1,)]
-  assert head.discount(tf.zeros([2, 3, _U])).shape == (2, 3)
+  assert head.discount(head.network(tf.zeros([2, 3, _U]))).shape == (2, 3)
 
 
 @pytest.mark.parametrize("weight", [0.0, -1.0])
 def test_a_weight_that_is_not_positive_is_an_error(weight):
   with pytest.raises(ValueError, match="positive_weight must be positive"):
     TerminationHead(_U, weight)
+
+
+@pytest.mark.parametrize("hidden_size", [0, 7])
+def test_networks_side_by_side_answer_as_each_alone(hidden_size):
+  generator = np.random.default_rng(0)
+  networks = [Network(size, _U, hidden_size, None) for size in (4, 1, 2)]
+  for network in networks:
+    for weight in network.weights:
+      weight.assign(generator.normal(size=weight.shape))
+  h = tf.constant(generator.normal(size=(6, _U)), tf.float32)
+  (kernel, bias), finish = side_by_side(networks)
+  for network, found in zip(networks, finish(h @ kernel + bias), strict=True):
+    np.testing.assert_allclose(found, network(h), rtol=1e-4, atol=1e-5)

@@ -117,8 +117,9 @@ def test_the_loss_is_of_what_is_imagined(kind, change, skip):
     np.testing.assert_allclose(prediction.state.h, h[:, t], atol=1e-6)
     rewards.append(prediction.reward)
     discounts.append(prediction.discount)
-  reward = model.reward.loss(h, batch.reward[:, 1:]).numpy()[mask].mean()
-  np.testing.assert_allclose(model.reward.mean(h), np.stack(rewards, 1), rtol=1e-5, atol=1e-6)
+  logits = model.reward.network(h)
+  reward = model.reward.loss(logits, batch.reward[:, 1:]).numpy()[mask].mean()
+  np.testing.assert_allclose(model.reward.mean(logits), np.stack(rewards, 1), rtol=1e-5, atol=1e-6)
   np.testing.assert_allclose(metrics["reward_loss"], reward, rtol=1e-5)
   odds = np.log(10.0) + np.log(1 / np.stack(discounts, 1) - 1)  # As the weighted loss has them.
   ends = 1 - batch.discount[:, 1:].numpy()

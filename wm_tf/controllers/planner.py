@@ -27,7 +27,7 @@ class PlannerConfig:
   Attributes:
     optimiser: `cem`, `mppi`, or `random_shooting` (CEM with one iteration).
     horizon: H, decisions looked ahead.
-    num_candidates: N action sequences per iteration.
+    num_candidates: N action sequences per iteration, the last plan and the proposal among them.
     num_iterations: refinements per decision.
     num_elites: sequences that CEM refits to.
     initial_scale: standard deviation of the first candidates around the warm start.
@@ -91,6 +91,7 @@ class Planner(tf.Module):
     config: PlannerConfig,
     proposal: Policy | None = None,
     critic: Critic | None = None,
+    fixed: bool = False,
     name: str = "planner",
   ):
     """Makes a planner.
@@ -101,12 +102,15 @@ class Planner(tf.Module):
       proposal: a policy without memory, such as the evolved controller.
       critic: what the state after the last planned step is still worth; its discount takes the
         place of the configuration's.
+      fixed: whether the model's weights stay as they are now; they are then laid out here and not
+        at each decision. A planner that is exported so has them as constants.
       name: module name.
     """
     super().__init__(name=name)
     self._world_model, self.config = world_model, config
     self._proposal, self._critic = proposal, critic
     self._strategy = config.strategy(world_model.action_size)
+    self._imagine_with_noise = world_model.imaginer() if fixed else None
 
   def initial_memory(self, batch_size):
     """An empty plan, `float32[B, H, A]`."""
@@ -123,19 +127,21 @@ class Planner(tf.Module):
     flat_size = config.horizon * size
     num_iterations = 1 if config.optimiser == "random_shooting" else config.num_iterations
     noise_seed, search_seed = rng.split(seed, 2)
-    imagine_with_noise = self._world_model.imaginer()
+    search_seeds = tf.stack(rng.split(search_seed, num_iterations))
+    imagine_with_noise = self._imagine_with_noise or self._world_model.imaginer()
     flat = lambda plan: tf.reshape(plan, [-1, flat_size])
     shifted = flat(tf.concat([memory[:, 1:], memory[:, -1:]], axis=1))
     starts = [shifted]
     if self._proposal is not None:
       starts.insert(0, flat(self._propose(state, noise_seed, imagine_with_noise)))
+    # Candidates themselves, in the places of some that are drawn.
     extra = tf.stack(starts, axis=1)
     # The same noise in every iteration: plans of different iterations stay comparable.
     noise = self._draw_noise(state, noise_seed)
 
     def iteration(i, search):
-      x = self._strategy.ask(search, rng.fold_in(search_seed, i))
-      x = tf.concat([extra, x], axis=1)
+      x = self._strategy.ask(search, search_seeds[i])
+      x = tf.concat([extra, x[:, len(starts) :]], axis=1)
       found = self._evaluate(state, x, noise, imagine_with_noise)
       return i + 1, self._strategy.tell(search, x, found)
 
@@ -165,10 +171,9 @@ class Planner(tf.Module):
     plans = tf.reshape(
       tf.tile(plans, [1, config.num_particles, 1, 1, 1]), [-1, config.horizon, size]
     )
-    plans = tf.transpose(plans, [1, 0, 2])
     returns = imagine_returns(
       self._world_model,
-      lambda t, state, memory: (plans[t], memory),
+      lambda t, state, memory: (plans[:, t], memory),
       repeat_rows(state, num_candidates * config.num_particles),
       config.horizon,
       None,

@@ -118,6 +118,9 @@ class Ensemble(LatentDynamics):
       rng.uniform([batch_size, num_steps, 1], member_seed),
     )
 
+  def imagine_with_noise(self, state, action, noise, temperature=1.0) -> Prediction:
+    return self._imagine(None, state, action, noise, temperature)
+
   def imaginer(self):
     return functools.partial(self._imagine, self.mixture.by_component())
 
@@ -129,7 +132,9 @@ class Ensemble(LatentDynamics):
     projected = self.mixture.projected(self._mixture_inputs(h, self._for_each(inputs)), mixture)
     index = tf.minimum(tf.cast(member[:, 0] * num_members, tf.int32), num_members - 1)
     share = tf.one_hot(index, num_members, axis=0)
-    sample_of = lambda projected: self.mixture.sample_of(projected, choice, normal, temperature)
+    sample_of = lambda projected: self.mixture.sample_of(
+      self.mixture.components(projected), choice, normal, temperature
+    )
     number = tf.get_static_value(temperature)
     if number is not None and np.all(number > 0.0):  # Of the others nothing need be sampled.
       sample = sample_of([_blend(x, share) for x in projected])
@@ -137,11 +142,11 @@ class Ensemble(LatentDynamics):
       temperature = tf.reshape(tf.cast(temperature, tf.float32), [-1])
       share = tf.where(temperature > 0.0, share, 1.0 / num_members)
       sample = _blend(sample_of(projected), share)
-    reward = self.reward.mean(h)
+    reward = self.reward.mean(self.reward.network(h))
     return Prediction(
-      state=EnsembleState(self._moved(state.z, sample), _swap(h), _swap(c)),
+      state=EnsembleState(self._mover()(state.z, sample), _swap(h), _swap(c)),
       reward=tf.reduce_mean(reward, axis=0),
-      discount=tf.reduce_mean(self.termination.discount(h), axis=0),
+      discount=tf.reduce_mean(self.termination.discount(self.termination.network(h)), axis=0),
       disagreement=self._disagreement(self.mixture.mean_of(projected), reward),
     )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -169,7 +170,7 @@ class MixtureHead(keras.layers.Layer):
       temperature: scalar or `float32[B]`. Logits are divided by it and variances multiplied by it
         (Ha & Schmidhuber 2018, appendix A.2); towards 0 the sample is the heaviest component's loc.
     """
-    return self.sample_of(self.projected(h), choice, noise, temperature)
+    return self.sample_of(self.components(self.projected(h)), choice, noise, temperature)
 
   def by_component(self) -> Weights:
     """Kernel and bias of the logits, the locs and the log-scales, each by component.
@@ -196,6 +197,10 @@ class MixtureHead(keras.layers.Layer):
       return [self._swap(x) for x in tf.split(self.projection(h), self._sizes, axis=-1)]
     return [tf.linalg.matmul(h, kernel) + bias for kernel, bias in weights]
 
+  def components(self, projected: list[tf.Tensor]) -> list[list[tf.Tensor]]:
+    """K each of logits, locs and unbounded log-scales, `[..., Z]` (or joint logits `[..., 1]`)."""
+    return [tf.split(x, self.num_mixtures, axis=-1) for x in projected]
+
   def _swap(self, x: tf.Tensor) -> tf.Tensor:
     """`[..., Z * K]` to `[..., K * Z]`."""
     lead, size = tf.shape(x)[:-1], x.shape[-1]
@@ -205,13 +210,13 @@ class MixtureHead(keras.layers.Layer):
 
   def mean_of(self, projected: list[tf.Tensor]) -> tf.Tensor:
     """`mean` of what `projected` gave."""
-    logits, loc, _ = self._components(projected)
+    logits, loc, _ = self.components(projected)
     weights = _exponentials(logits)
     return sum(w * x for w, x in zip(weights, loc, strict=True)) / sum(weights)
 
-  def sample_of(self, projected: list[tf.Tensor], choice, noise, temperature) -> tf.Tensor:
-    """`sample` from what `projected` gave."""
-    logits, loc, unbounded = self._components(projected)
+  def sample_of(self, components: list[list[tf.Tensor]], choice, noise, temperature) -> tf.Tensor:
+    """`sample` from what `components` gave."""
+    logits, loc, unbounded = components
     temperature = tf.reshape(tf.maximum(tf.cast(temperature, tf.float32), 1e-6), [-1, 1])
     if self.kind == "joint":
       choice = choice[:, :1]
@@ -227,10 +232,6 @@ class MixtureHead(keras.layers.Layer):
       picked = tf.where(further, following, picked)
     scale, _ = bounded_scale(picked)
     return picked_loc + scale * tf.sqrt(temperature) * noise
-
-  def _components(self, projected: list[tf.Tensor]) -> list[list[tf.Tensor]]:
-    """K each of logits, locs and unbounded log-scales, `[..., Z]` (or joint logits `[..., 1]`)."""
-    return [tf.split(x, self.num_mixtures, axis=-1) for x in projected]
 
 
 def _exponentials(logits: list[tf.Tensor], temperature=1.0) -> list[tf.Tensor]:
@@ -264,15 +265,12 @@ class RewardHead(keras.layers.Layer):
   ):
     super().__init__(name=name)
     self.bins = tf.constant(check_reward_bins(bins))
-    self.network = _Network(self.bins.shape[0], input_size, hidden_size, num_members)
+    self.network = Network(self.bins.shape[0], input_size, hidden_size, num_members)
     self.built = True
 
-  def logits(self, h: tf.Tensor) -> tf.Tensor:
-    return self.network(h)
-
-  def mean(self, h: tf.Tensor) -> tf.Tensor:
-    """Expected reward, `float32[...]`."""
-    return _expected(self.logits(h), self.bins)
+  def mean(self, logits: tf.Tensor) -> tf.Tensor:
+    """Expected reward, `float32[...]`, of what `network` answers."""
+    return _expected(logits, self.bins)
 
   def two_hot(self, reward: tf.Tensor) -> tf.Tensor:
     """`float32[..., num_bins]` weights whose mean is `reward`, clipped to the bins' range."""
@@ -284,9 +282,9 @@ class RewardHead(keras.layers.Layer):
     weight = ((reward - low) / (high - low))[..., tf.newaxis]
     return (1.0 - weight) * tf.one_hot(above - 1, num_bins) + weight * tf.one_hot(above, num_bins)
 
-  def loss(self, h: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
+  def loss(self, logits: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
     """Cross-entropy in nats, `float32[...]`."""
-    return tf.nn.softmax_cross_entropy_with_logits(self.two_hot(reward), self.logits(h))
+    return tf.nn.softmax_cross_entropy_with_logits(self.two_hot(reward), logits)
 
 
 class TerminationHead(keras.layers.Layer):
@@ -294,7 +292,8 @@ class TerminationHead(keras.layers.Layer):
 
   Terminations are rare, so positives are weighted (`positive_weight`, 10 in the paper's Doom
   experiment). The weight inflates the odds by the same factor, which `discount` takes out again,
-  so that what the dream uses is a probability.
+  so that what the dream uses is a probability. What `network` answers are log-odds of an end under
+  the weighted loss, `float32[..., 1]`.
   """
 
   def __init__(
@@ -309,25 +308,21 @@ class TerminationHead(keras.layers.Layer):
     if positive_weight <= 0:
       raise ValueError(f"positive_weight must be positive, got {positive_weight}.")
     self.positive_weight = positive_weight
-    self.network = _Network(1, input_size, hidden_size, num_members)
+    self.network = Network(1, input_size, hidden_size, num_members)
     self.built = True
 
-  def logits(self, h: tf.Tensor) -> tf.Tensor:
-    """Log-odds under the weighted loss, `float32[...]`."""
-    return self.network(h)[..., 0]
-
-  def discount(self, h: tf.Tensor) -> tf.Tensor:
+  def discount(self, logits: tf.Tensor) -> tf.Tensor:
     """`1 - P(terminal)`, `float32[...]`."""
-    return tf.sigmoid(float(np.log(self.positive_weight)) - self.logits(h))
+    return tf.sigmoid(float(np.log(self.positive_weight)) - logits[..., 0])
 
-  def loss(self, h: tf.Tensor, discount: tf.Tensor) -> tf.Tensor:
+  def loss(self, logits: tf.Tensor, discount: tf.Tensor) -> tf.Tensor:
     """Weighted binary cross-entropy in nats against a real `discount` of 0 or 1."""
     return tf.nn.weighted_cross_entropy_with_logits(
-      1.0 - discount, self.logits(h), self.positive_weight
+      1.0 - discount, logits[..., 0], self.positive_weight
     )
 
 
-class _Network(keras.layers.Layer):
+class Network(keras.layers.Layer):
   """A dense layer, after a hidden one if `hidden_size` is not 0; for inputs of any rank."""
 
   def __init__(self, output_size: int, input_size: int, hidden_size: int, num_members: int | None):
@@ -340,3 +335,30 @@ class _Network(keras.layers.Layer):
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
     return self.output_layer(self.hidden(x) if self.hidden else x)
+
+
+def side_by_side(
+  networks: Sequence[Network],
+) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable[[tf.Tensor], list[tf.Tensor]]]:
+  """Networks as one, for a rollout to lay out before its loop.
+
+  Args:
+    networks: all with a hidden layer, or all without; of no members.
+
+  Returns:
+    Kernel and bias of all their first layers; and what maps the product with them,
+    `float32[B, W]`, to each network's answer.
+  """
+  aside = lambda xs: tf.concat([tf.convert_to_tensor(x) for x in xs], axis=-1)
+  last = [network.output_layer for network in networks]
+  sizes, bias = [layer.units for layer in last], aside(layer.bias for layer in last)
+  if not networks[0].hidden:
+    return (aside(layer.kernel for layer in last), bias), lambda x: tf.split(x, sizes, axis=-1)
+  hidden = [network.hidden for network in networks]
+  first = aside(layer.kernel for layer in hidden), aside(layer.bias for layer in hidden)
+  # Each reads only its own columns.
+  above = np.cumsum([0] + [layer.units for layer in hidden])
+  pads = [[[above[i], above[-1] - above[i + 1]], [0, 0]] for i in range(len(last))]
+  kernel = aside(tf.pad(layer.kernel, pad) for layer, pad in zip(last, pads, strict=True))
+  finish = lambda x: tf.split(tf.linalg.matmul(tf.nn.relu(x), kernel) + bias, sizes, axis=-1)
+  return first, finish

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
+from collections.abc import Callable
 from typing import NamedTuple
 
 import keras
@@ -19,6 +19,7 @@ from wm_tf.models.heads import (
   RewardHead,
   TerminationHead,
   check_reward_bins,
+  side_by_side,
 )
 from wm_tf.models.recurrence import lstm
 from wm_tf.models.stacked import lstm_step
@@ -137,27 +138,23 @@ class LatentDynamics(WorldModel):
   def decode(self, state) -> tf.Tensor:
     return self.vae.decode(state.z)
 
-  def imagine_with_noise(self, state, action, noise, temperature=1.0) -> Prediction:
-    return self._imagine(None, state, action, noise, temperature)
-
-  def _imagine(self, weights, state, action, noise, temperature=1.0) -> Prediction:
-    """`imagine_with_noise` with what `imaginer` has laid out, or None if nothing is."""
-    raise NotImplementedError
-
   def _standardise(self, z: tf.Tensor) -> tf.Tensor:
     return (z - self.latent_loc) / self.latent_scale
 
   def _inputs(self, z: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
     return tf.concat([self._standardise(z), action], axis=-1)
 
-  def _moved(self, z: tf.Tensor, sample: tf.Tensor) -> tf.Tensor:
-    """The latent after `z`, given a sample of what the mixture is over; within the data's range."""
-    if self.config.predict_change:
-      z = z + sample * self.change_scale
-    else:
-      z = self.latent_loc + sample * self.latent_scale
-    bound = _LATENT_BOUND * self.latent_scale
-    return tf.clip_by_value(z, self.latent_loc - bound, self.latent_loc + bound)
+  def _mover(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
+    """Returns what maps `z` and a sample of the mixture to the next latent, in the data's range."""
+    loc, scale = tf.convert_to_tensor(self.latent_loc), tf.convert_to_tensor(self.latent_scale)
+    change_scale = tf.convert_to_tensor(self.change_scale)
+    low, high = loc - _LATENT_BOUND * scale, loc + _LATENT_BOUND * scale
+
+    def move(z, sample):
+      z = z + sample * change_scale if self.config.predict_change else loc + sample * scale
+      return tf.clip_by_value(z, low, high)
+
+    return move
 
   def _sequence_loss(self, z: tf.Tensor, inputs: tf.Tensor, batch: Batch):
     """The loss, and metrics, of predicting `z[..., T, Z]` from `inputs[..., T - 1, Z + A]`."""
@@ -172,8 +169,8 @@ class LatentDynamics(WorldModel):
     mean = lambda x: tf.reduce_sum(x * mask, axis=[-2, -1]) / count
     nll = mean(self.mixture.nll(self._mixture_inputs(h, inputs), target)) / self.latent_size
     came = lambda x: tf.broadcast_to(x[:, 1:], tf.shape(h)[:-1])
-    reward = mean(self.reward.loss(h, came(batch.reward)))
-    termination = mean(self.termination.loss(h, came(batch.discount)))
+    reward = mean(self.reward.loss(self.reward.network(h), came(batch.reward)))
+    termination = mean(self.termination.loss(self.termination.network(h), came(batch.discount)))
     loss = nll + self.config.reward_weight * reward + self.config.termination_weight * termination
     # Of an ensemble, the sum of the members' losses: each learns as if it were alone.
     return tf.reduce_sum(loss), {
@@ -270,27 +267,64 @@ class MDNRNN(LatentDynamics):
     shape = [batch_size, num_steps, self.latent_size]
     return rng.uniform(shape, choice_seed), rng.normal(shape, normal_seed)
 
-  def imaginer(self):
-    cell = self.lstm.cell
-    kernel = tf.concat([cell.recurrent_kernel, cell.kernel], axis=0)
-    gates = zip(tf.split(kernel, 4, axis=-1), tf.split(cell.bias, 4), strict=True)
-    return functools.partial(self._imagine, (list(gates), self.mixture.by_component()))
-
-  def _imagine(self, weights, state, action, noise, temperature=1.0) -> Prediction:
-    gates, mixture = weights or (None, None)
+  def imagine_with_noise(self, state, action, noise, temperature=1.0) -> Prediction:
     inputs = self._inputs(state.z, action)
-    if gates is None:
-      _, (h, c) = self.lstm.cell(inputs, [state.h, state.c])
-    else:
-      seen = tf.concat([state.h, inputs], axis=-1)
-      h, c = lstm_step([tf.linalg.matmul(seen, kernel) + bias for kernel, bias in gates], state.c)
-    projected = self.mixture.projected(self._mixture_inputs(h, inputs), mixture)
-    sample = self.mixture.sample_of(projected, *noise, temperature)
+    _, (h, c) = self.lstm.cell(inputs, [state.h, state.c])
+    sample = self.mixture.sample(self._mixture_inputs(h, inputs), *noise, temperature)
+    return self._prediction(
+      MDNRNNState(self._mover()(state.z, sample), h, c),
+      self.reward.network(h),
+      self.termination.network(h),
+    )
+
+  def imaginer(self):
+    cell, skip = self.lstm.cell, self.config.skip_connection
+    gates = self._of_seen(tf.concat([cell.recurrent_kernel, cell.kernel], axis=0), cell.bias)
+    gates = tf.split(gates, 4, axis=-1)
+    logits, *normals = (self._of_seen(*pair) for pair in self.mixture.by_component())
+    networks = [self.reward.network, self.termination.network]
+    first, finish = side_by_side(networks)
+    first = self._of_seen(*first)
+    first = tf.pad(first, [[0, logits.shape[0] - first.shape[0]], [0, 0]])
+    # Two products of about the same width: TensorFlow gives so few rows to one core each.
+    weighing, normals = tf.concat([logits, first], axis=-1), tf.concat(normals, axis=-1)
+    num_mixtures, move = self.mixture.num_mixtures, self._mover()
+    sizes = [logits.shape[-1] // num_mixtures] * num_mixtures + [first.shape[-1]]
+
+    def imagine(state, action, noise, temperature=1.0) -> Prediction:
+      ones = tf.ones_like(action[:, :1])
+      beside = [ones, state.z, action]
+      seen = tf.concat([state.h, *beside], axis=-1)
+      h, c = lstm_step([tf.linalg.matmul(seen, gate) for gate in gates], state.c)
+      seen = tf.concat([h, *(beside if skip else [ones])], axis=-1)
+      *logits, outcomes = tf.split(tf.linalg.matmul(seen, weighing), sizes, axis=-1)
+      parts = tf.split(tf.linalg.matmul(seen, normals), 2 * num_mixtures, axis=-1)
+      components = logits, parts[:num_mixtures], parts[num_mixtures:]
+      sample = self.mixture.sample_of(components, *noise, temperature)
+      return self._prediction(MDNRNNState(move(state.z, sample), h, c), *finish(outcomes))
+
+    return imagine
+
+  def _of_seen(self, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    """A kernel for `[h, 1, z, action]` of one for `[h, standardised z, action]`, or for `h` alone.
+
+    The bias and what the standardisation takes away are the row of the 1: TensorFlow fuses a bias
+    that is added into the product, and for a planner's few rows that takes a third longer.
+    """
+    kernel, bias = tf.convert_to_tensor(kernel), tf.convert_to_tensor(bias)[tf.newaxis]
+    h_rows, rest = kernel[: self.config.hidden_size], kernel[self.config.hidden_size :]
+    if not rest.shape[0]:
+      return tf.concat([h_rows, bias], axis=0)
+    z_rows = rest[: self.latent_size] / self.latent_scale[:, tf.newaxis]
+    bias -= tf.linalg.matmul(self.latent_loc[tf.newaxis], z_rows)
+    return tf.concat([h_rows, bias, z_rows, rest[self.latent_size :]], axis=0)
+
+  def _prediction(self, state, reward_logits, termination_logits) -> Prediction:
     return Prediction(
-      state=MDNRNNState(self._moved(state.z, sample), h, c),
-      reward=self.reward.mean(h),
-      discount=self.termination.discount(h),
-      disagreement=tf.zeros_like(h[:, 0]),
+      state=state,
+      reward=self.reward.mean(reward_logits),
+      discount=self.termination.discount(termination_logits),
+      disagreement=tf.zeros_like(state.h[:, 0]),
     )
 
   def loss(self, batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
