@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from serving import process
 from trainers.stages import Run
@@ -22,7 +23,8 @@ def export_run(run: Run, version: int = 1, finished: bool = False) -> None:
     finished: whether to take the controller as it was finished in the real environment.
 
   Raises:
-    WorkdirError: if the version holds the other one of the two controllers.
+    WorkdirError: if the version holds the other one of the two controllers, or not all there was.
+    DamagedFileError: if a file of the version is not as it was written.
   """
   best = run.best_iteration()
   folder = run.workdir / "export"
@@ -31,7 +33,7 @@ def export_run(run: Run, version: int = 1, finished: bool = False) -> None:
   for name in ("controller", "planner"):
     there = folder / name / str(version)
     if there.exists():
-      if read_json(there / "config.json").get("finished", False) != finished:
+      if _config(there).get("finished", False) != finished:
         raise WorkdirError(
           f"{there} is {'not ' if finished else ''}of the finished controller; choose another "
           "--version."
@@ -40,11 +42,23 @@ def export_run(run: Run, version: int = 1, finished: bool = False) -> None:
       agent = run.agent(name, best, finished)
       path = export.export_agent(agent, folder / name, version, config=details)
       say(f"Exported {path}.")
-  if not (folder / "world_model" / str(version)).exists():
+  if (there := folder / "world_model" / str(version)).exists():
+    _config(there)
+  else:
     path = export.export_world_model(
       run.world_model(best), run.spec, folder / "world_model", version, config=details
     )
     say(f"Exported {path}.")
+
+
+def _config(there: Path) -> dict[str, Any]:
+  """What a version that is there was exported with, if all of it is as it was written."""
+  remedy = f"Remove {there}; the same command exports it again."
+  for path in (there / "saved_model.pb", there / "config.json"):
+    if not path.exists():
+      raise WorkdirError(f"{path} is missing. {remedy}")
+  export.version_folder(there)
+  return read_json(there / "config.json")
 
 
 @contextlib.contextmanager

@@ -342,6 +342,8 @@ def test_a_failed_quality_gate_ends_a_run_unless_forced(launcher, finished, copy
     ("dynamics/000/weights.npz", "train_controller", "controller"),
     ("controller/000/controller.npz", "collect --iteration=1", "data/001"),
     ("controller/001/validation.json", "export", "export"),
+    ("export/controller/1/config.json", "export", "export/planner"),
+    ("export/planner/1/saved_model.pb", "export", "export/world_model"),
     ("data/000_random/manifest.json", "train_vae", "vae"),
     ("run.json", "iterate", "vae"),
   ],
