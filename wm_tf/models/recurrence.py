@@ -7,7 +7,6 @@ import tensorflow as tf
 _LEAST_ROWS = 16  # Of a block that steps by itself.
 
 
-@tf.custom_gradient
 def lstm(
   inputs: tf.Tensor, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor
 ) -> tf.Tensor:
@@ -28,22 +27,23 @@ def lstm(
   References:
     Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
   """
+  blocks = [_lstm(block, kernel, recurrent_kernel, bias) for block in _blocks(inputs)]
+  return tf.concat(blocks, axis=-3)
+
+
+@tf.custom_gradient
+def _lstm(inputs, kernel, recurrent_kernel, bias):
+  """`lstm` of a block of the batch."""
   # An eager tape would look for a gradient of the compiled loops themselves.
   inputs, kernel, recurrent_kernel, bias = map(
     tf.stop_gradient, (inputs, kernel, recurrent_kernel, bias)
   )
   rows = _rows(_time_major(inputs))
   num_steps = tf.shape(inputs)[-2]
-  projected = _steps(tf.matmul(rows, kernel) + bias, num_steps)
-  blocks = [_forward(block, recurrent_kernel) for block in _blocks(projected)]
-  h = tf.concat([block[-1] for block in blocks], axis=-2)
+  gates, c, h = _forward(_steps(tf.matmul(rows, kernel) + bias, num_steps), recurrent_kernel)
 
   def gradient(upstream):
-    d_blocks = [
-      _backward(d_h, gates, c, recurrent_kernel)
-      for d_h, (gates, c, _) in zip(_blocks(_time_major(upstream)), blocks, strict=True)
-    ]
-    d_gates = _rows(tf.concat(d_blocks, axis=-2))
+    d_gates = _rows(_backward(_time_major(upstream), gates, c, recurrent_kernel))
     d_inputs = _steps(tf.matmul(d_gates, kernel, transpose_b=True), num_steps)
     # What every weight was multiplied with, the bias too: one product for all of them.
     before = _rows(_shifted(h))
@@ -111,15 +111,15 @@ def _backward(upstream: tf.Tensor, gates: tf.Tensor, c: tf.Tensor, recurrent_ker
   return d_gates.stack()
 
 
-def _blocks(steps: tf.Tensor) -> list[tf.Tensor]:
-  """`[T, ..., B, W]` in halves of B, if they are worth a processor's core each.
+def _blocks(inputs: tf.Tensor) -> list[tf.Tensor]:
+  """`[..., B, T, I]` in halves of B, if they are worth a processor's core each.
 
   A loop is a chain of small operations that leave the cores idle for a moment; two fill that.
   """
-  size = steps.shape[-2]
+  size = inputs.shape[-3]
   if size is None or size < 2 * _LEAST_ROWS:
-    return [steps]
-  return tf.split(steps, [size // 2, size - size // 2], axis=-2)
+    return [inputs]
+  return tf.split(inputs, [size // 2, size - size // 2], axis=-3)
 
 
 def _loop(step, num_steps, state):
