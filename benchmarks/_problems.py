@@ -53,6 +53,12 @@ def frames(num: int, seed: int = 0) -> np.ndarray:
   return np.clip(coarse + generator.normal(0, 8, coarse.shape), 0, 255).astype(np.uint8)
 
 
+def epoch(num: int, batch: int, seed: int, number: int) -> np.ndarray:
+  """The frames of every batch of an epoch: `int[num // batch, batch]`."""
+  order = np.random.default_rng([seed, number]).permutation(num)
+  return order[: num // batch * batch].reshape(-1, batch)
+
+
 def vae_weights(latent: int = 32, seed: int = 0) -> Arrays:
   """Kernels `[h, w, in, out]` and, transposed, `[h, w, out, in]`; dense ones `[in, out]`."""
   generator = np.random.default_rng(seed)

@@ -22,9 +22,9 @@ from wm_tf.training.steps import make_train_step
 _SEED = 3
 
 
-def make_vae(latent: int = 32) -> VAE:
+def make_vae(latent: int = 32, seed: int = 0) -> VAE:
   """The paper's VAE with the common weights."""
-  vae, arrays = VAE(VAEConfig(latent_size=latent)), problems.vae_weights(latent)
+  vae, arrays = VAE(VAEConfig(latent_size=latent)), problems.vae_weights(latent, seed)
   convolutions = [x for x in vae.encoder.layers if isinstance(x, keras.layers.Conv2D)]
   deconvolutions = [x for x in vae.decoder.layers if isinstance(x, keras.layers.Conv2DTranspose)]
   layers = {f"encoder{i}": layer for i, layer in enumerate(convolutions)}
@@ -99,6 +99,26 @@ def vae(batch: int, steps: int, latent: int = 32, precision: str = "float32") ->
   noise = np.random.default_rng(1).normal(0, 1, (batch, latent)).astype(np.float32)
   frames = tf.constant(problems.frames(batch))
   return _training(make_vae(latent), frames, noise, steps, precision)
+
+
+def vae_epochs(data: str, batch: int, epochs: int, seed: int) -> Task:
+  """The held-out squared error of a frame after each epoch."""
+  frames, model = np.load(data), make_vae(seed=seed)
+  optimizer = FusedAdam(problems.LEARNING_RATE)
+  optimizer.build(model.trainable_variables)
+  spec = tf.TensorSpec([batch, 64, 64, 3], tf.uint8)
+  step = make_train_step(model, optimizer, problems.CLIP_NORM, rng.make_seed(seed), spec)
+  train, held_out = frames["train"], tf.constant(frames["held_out"])
+  error = tf.function(
+    lambda x: tf.reduce_sum(tf.square(model(x) - tf.cast(x, tf.float32) / 255.0), axis=[1, 2, 3])
+  )
+  errors, count = [], 0
+  for number in range(epochs):
+    for rows in problems.epoch(len(train), batch, seed, number):
+      float(step(tf.constant(train[rows]), count)[0]["loss"])
+      count += 1
+    errors.append(float(tf.reduce_mean(error(held_out))))
+  return Task(lambda: None, {"squared_error": errors})
 
 
 def dynamics(
@@ -180,6 +200,7 @@ def matrix_product(size: int) -> Task:
 
 TASKS = {
   "vae": vae,
+  "vae_epochs": vae_epochs,
   "dynamics": dynamics,
   "dream": dream,
   "generation": generation,

@@ -31,9 +31,9 @@ def _load_dense(layer: nn.Linear, arrays, name: str) -> None:
 class VAE(nn.Module):
   """The paper's VAE, loss included."""
 
-  def __init__(self, latent: int):
+  def __init__(self, latent: int, seed: int = 0):
     super().__init__()
-    arrays, channels, filters = problems.vae_weights(latent), 3, problems.ENCODER_FILTERS
+    arrays, channels, filters = problems.vae_weights(latent, seed), 3, problems.ENCODER_FILTERS
     self.encoder = nn.ModuleList()
     for i, num in enumerate(filters):
       self.encoder.append(nn.Conv2d(channels, num, 4, stride=2))
@@ -52,20 +52,29 @@ class VAE(nn.Module):
       _parameter(self.decoder[-1], "bias", arrays[f"decoder{i}/bias"])
       channels = num
 
-  def loss(self, frames, noise):
-    x = target = frames.permute(0, 3, 1, 2).to(torch.float32) * (1.0 / 255.0)
+  def encode(self, x):
     for layer in self.encoder:
       x = F.relu(layer(x))
     x = x.permute(0, 2, 3, 1).flatten(1)  # As TensorFlow flattens; free in channels-last memory.
     loc, log_scale = self.posterior(x).float().chunk(2, dim=-1)
-    log_scale = log_scale.clamp(-7.0, 2.0)
-    x = self.expand(loc + log_scale.exp() * noise)[:, :, None, None]
+    return loc, log_scale.clamp(-7.0, 2.0)
+
+  def decode(self, z):
+    x = self.expand(z)[:, :, None, None]
     for layer in self.decoder[:-1]:
       x = F.relu(layer(x))
-    mean = torch.sigmoid(self.decoder[-1](x).float())
+    return torch.sigmoid(self.decoder[-1](x).float())
+
+  def loss(self, frames, noise):
+    target = self.as_input(frames)
+    loc, log_scale = self.encode(target)
+    mean = self.decode(loc + log_scale.exp() * noise)
     squared = (mean - target).square().sum((1, 2, 3))
     kl = (0.5 * (loc.square() + (2 * log_scale).exp() - 1) - log_scale).sum(-1)
     return (squared + kl.clamp(min=0.5 * loc.shape[1])).mean()
+
+  def as_input(self, frames):
+    return frames.permute(0, 3, 1, 2).to(torch.float32) * (1.0 / 255.0)
 
   def draw_noise(self, frames):
     return torch.randn(frames.shape[0], self.posterior.out_features // 2)
@@ -189,19 +198,28 @@ def _training(model, batch, noise, steps: int, compiled: bool, bfloat16: bool) -
     "gradient_norm": float(norm),
     "parameters": sum(p.numel() for p in parameters),
   }
-  optimizer = torch.optim.Adam(parameters, problems.LEARNING_RATE, fused=True)
-  loss_of = torch.compile(loss_of) if compiled else loss_of
+  step = _make_step(model, torch.compile(loss_of) if compiled else loss_of)
 
   def run():
     for _ in range(steps):
-      optimizer.zero_grad(set_to_none=True)
-      loss = loss_of(batch, model.draw_noise(batch))
-      loss.backward()
-      nn.utils.clip_grad_norm_(parameters, problems.CLIP_NORM)
-      optimizer.step()
-      loss.item()
+      step(batch)
 
   return Task(run, check)
+
+
+def _make_step(model, loss_of):
+  parameters = [p for p in model.parameters() if p.requires_grad]
+  optimizer = torch.optim.Adam(parameters, problems.LEARNING_RATE, fused=True)
+
+  def step(batch):
+    optimizer.zero_grad(set_to_none=True)
+    loss = loss_of(batch, model.draw_noise(batch))
+    loss.backward()
+    nn.utils.clip_grad_norm_(parameters, problems.CLIP_NORM)
+    optimizer.step()
+    loss.item()
+
+  return step
 
 
 def vae(batch: int, steps: int, latent: int = 32, compiled=False, bfloat16=False) -> Task:
@@ -210,6 +228,23 @@ def vae(batch: int, steps: int, latent: int = 32, compiled=False, bfloat16=False
   model = VAE(latent).to(memory_format=torch.channels_last)
   frames = torch.from_numpy(problems.frames(batch))
   return _training(model, frames, noise, steps, compiled, bfloat16)
+
+
+def vae_epochs(data: str, batch: int, epochs: int, seed: int) -> Task:
+  """The held-out squared error of a frame after each epoch."""
+  frames = np.load(data)
+  train, held_out = (torch.from_numpy(frames[name]) for name in ("train", "held_out"))
+  torch.manual_seed(seed)
+  model = VAE(32, seed).to(memory_format=torch.channels_last)
+  step, errors = _make_step(model, model.loss), []
+  for number in range(epochs):
+    for rows in problems.epoch(len(train), batch, seed, number):
+      step(train[rows])
+    with torch.inference_mode():
+      target = model.as_input(held_out)
+      squared = (model.decode(model.encode(target)[0]) - target).square()
+    errors.append(float(squared.sum((1, 2, 3)).mean()))
+  return Task(lambda: None, {"squared_error": errors})
 
 
 def dynamics(
@@ -301,6 +336,7 @@ def matrix_product(size: int) -> Task:
 
 TASKS = {
   "vae": vae,
+  "vae_epochs": vae_epochs,
   "dynamics": dynamics,
   "dream": dream,
   "generation": generation,
