@@ -46,7 +46,7 @@ def speeds(results: dict[str, Any]) -> Figure:
       [row["median"] - row["q25"] for row in rows.values()],
       [row["q75"] - row["median"] for row in rows.values()],
     ]
-    colors = [_OURS] + [_OTHER] * (len(rows) - 1)
+    colors = [_OURS if name.startswith("ours") else _OTHER for name in rows]
     places = range(len(rows))
     panel.barh(places, medians, xerr=whiskers, color=colors, height=0.7, ecolor=_INK)
     panel.set_yticks(places, list(rows), fontsize=8)
@@ -74,6 +74,7 @@ def scaling(results: dict[str, Any]) -> Figure:
     panel.loglog(curve["x"], curve["seconds"], "o-", color=_OURS, markersize=3.5, linewidth=1.2)
     panel.set_title(f"{title}\nslope {curve['slope']:.2f}", fontsize=8)
     panel.set_xticks(curve["x"], [str(x) for x in curve["x"]])
+    panel.set_yticks(curve["seconds"], [f"{seconds:.2g}" for seconds in curve["seconds"]])
     panel.minorticks_off()
     panel.tick_params(labelsize=7)
     panel.set_ylabel("seconds", fontsize=7)
