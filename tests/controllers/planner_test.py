@@ -360,6 +360,14 @@ def test_bad_configuration_is_named(options, message):
     PlannerConfig(**options)
 
 
+@pytest.mark.parametrize(("num", "proposal"), [(1, None), (2, Greedy())])
+def test_a_search_that_would_draw_nothing_is_an_error(num, proposal):
+  config = PlannerConfig(optimiser="mppi", num_candidates=num)
+  with pytest.raises(ValueError, match=f"num_candidates must be above {num}, .* got {num}"):
+    Planner(AdditiveWorld(), config, proposal)
+  Planner(AdditiveWorld(), dataclasses.replace(config, num_candidates=num + 1), proposal)
+
+
 class Attraction:
   """A critic that values being at `place`, and nothing else."""
 

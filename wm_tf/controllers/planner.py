@@ -105,8 +105,17 @@ class Planner(tf.Module):
       fixed: whether the model's weights stay as they are now; they are then laid out here and not
         at each decision. A planner that is exported so has them as constants.
       name: module name.
+
+    Raises:
+      ValueError: if the last plan and the proposal leave no candidate to be drawn.
     """
     super().__init__(name=name)
+    num_starts = 1 if proposal is None else 2
+    if config.num_candidates <= num_starts:
+      raise ValueError(
+        f"planner.num_candidates must be above {num_starts}, since the last plan"
+        f"{'' if proposal is None else ' and the proposal'} count; got {config.num_candidates}."
+      )
     self._world_model, self.config = world_model, config
     self._proposal, self._critic = proposal, critic
     self._strategy = config.strategy(world_model.action_size)
