@@ -13,7 +13,7 @@ from wm_tf.controllers.dream_es import DreamES, DreamESConfig
 from wm_tf.controllers.linear import LinearController
 from wm_tf.core import Batch
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig, MDNRNNState
-from wm_tf.models.vae import VAE, VAEConfig
+from wm_tf.models.vae import VAE, VAEConfig, to_float
 from wm_tf.search.cma_es import CMAES
 from wm_tf.training.adam import FusedAdam
 from wm_tf.training.precision import computing_in
@@ -77,11 +77,8 @@ def _check_loss(model, batch, noise) -> dict:
 def _training(model, batch, noise, steps: int, precision: str) -> Task:
   """`steps` steps as `fit` takes them: clipped Adam, a step that is not finite changes nothing."""
   check = _check_loss(model, batch, noise)
-  optimizer = FusedAdam(problems.LEARNING_RATE)
-  optimizer.build(model.trainable_variables)
   spec = tf.nest.map_structure(lambda x: tf.TensorSpec(x.shape, x.dtype), batch)
-  step = make_train_step(model, optimizer, problems.CLIP_NORM, rng.make_seed(_SEED), spec)
-  count = 0
+  step, count = _make_step(model, spec, _SEED), 0
 
   def run():
     nonlocal count
@@ -94,6 +91,12 @@ def _training(model, batch, noise, steps: int, precision: str) -> Task:
   return Task(run, check)
 
 
+def _make_step(model, spec, seed: int):
+  optimizer = FusedAdam(problems.LEARNING_RATE)
+  optimizer.build(model.trainable_variables)
+  return make_train_step(model, optimizer, problems.CLIP_NORM, rng.make_seed(seed), spec)
+
+
 def vae(batch: int, steps: int, latent: int = 32, precision: str = "float32") -> Task:
   """VAE training."""
   noise = np.random.default_rng(1).normal(0, 1, (batch, latent)).astype(np.float32)
@@ -104,14 +107,9 @@ def vae(batch: int, steps: int, latent: int = 32, precision: str = "float32") ->
 def vae_epochs(data: str, batch: int, epochs: int, seed: int) -> Task:
   """The held-out squared error of a frame after each epoch."""
   frames, model = np.load(data), make_vae(seed=seed)
-  optimizer = FusedAdam(problems.LEARNING_RATE)
-  optimizer.build(model.trainable_variables)
-  spec = tf.TensorSpec([batch, 64, 64, 3], tf.uint8)
-  step = make_train_step(model, optimizer, problems.CLIP_NORM, rng.make_seed(seed), spec)
+  step = _make_step(model, tf.TensorSpec([batch, 64, 64, 3], tf.uint8), seed)
   train, held_out = frames["train"], tf.constant(frames["held_out"])
-  error = tf.function(
-    lambda x: tf.reduce_sum(tf.square(model(x) - tf.cast(x, tf.float32) / 255.0), axis=[1, 2, 3])
-  )
+  error = tf.function(lambda x: tf.reduce_sum(tf.square(model(x) - to_float(x)), axis=[1, 2, 3]))
   errors, count = [], 0
   for number in range(epochs):
     for rows in problems.epoch(len(train), batch, seed, number):

@@ -57,7 +57,10 @@ def main() -> None:
   numbers = ", ".join(f"{len(x)} {name.replace('_', '-')}" for name, x in frames.items())
   print(f"\nSquared error of a held-out frame after each epoch ({numbers} frames);")
   print(f"mean and standard deviation of {options.rounds} rounds:")
-  results = {"frames": {name: len(x) for name, x in frames.items()}, "seeds": options.rounds}
+  results = {
+    "frames": {name: len(x) for name, x in frames.items()},
+    "seeds": [*range(options.rounds)],
+  }
   for label, errors in found.items():
     mean, std = np.mean(errors, axis=0), np.std(errors, axis=0, ddof=min(1, len(errors) - 1))
     print(
