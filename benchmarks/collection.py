@@ -50,7 +50,7 @@ def measure_ours(pool: EnvPool, folder: Path, seeds: range) -> Rate:
   header = rollouts.Manifest(
     environment={"name": pool.spec.name, "options": {}},
     action_size=pool.spec.action_size,
-    observation_shape=pool.spec.observation_shape,
+    observation_shape=pool.spec.observation.parts[0].shape,
   )
   begun, cpu = time.perf_counter(), _cpu_seconds(pool.pids)
   episodes = run_episodes(pool, Brownian(pool.spec.action_size), seeds)

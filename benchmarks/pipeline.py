@@ -41,7 +41,7 @@ def collect(folder: Path, num_episodes: int) -> None:
     header = rollouts.Manifest(
       environment={"name": pool.spec.name, "options": {}},
       action_size=pool.spec.action_size,
-      observation_shape=pool.spec.observation_shape,
+      observation_shape=pool.spec.observation.parts[0].shape,
     )
     episodes = run_episodes(pool, Brownian(pool.spec.action_size), range(num_episodes))
     rollouts.write_dataset(folder, episodes, header, episodes_per_shard=4)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from wm_tf.core import ActionSpace, EnvSpec
+from wm_tf.core import ActionSpace, EnvSpec, image_observation
 
 
 class CountingEnv:
@@ -123,9 +123,7 @@ def make_spec() -> EnvSpec:
   return EnvSpec(
     name="counting",
     env_id="Counting-v0",
-    observation_shape=(64, 64, 3),
-    native_shape=(64, 64, 3),
-    crop=(0, 0, 64, 64),
+    observation=image_observation((64, 64, 3), (64, 64, 3)),
     action_space=ActionSpace(
       names=("steer", "pedal"),
       env_names=("steer", "pedal"),

@@ -68,7 +68,7 @@ class Examination:
       self._folders, batch_size=64, seed=0, drop_remainder=False, **self._split
     )
     vae = evaluation.vae_quality(run.vae(self.iteration), frames.take(32))
-    pixels = math.prod(run.spec.observation_shape)
+    pixels = math.prod(run.spec.observation.parts[0].shape)
     say("One step ahead ...")
     observed = [diagnosis.as_observed(model, batch) for batch in episodes]
     outcomes = diagnosis.outcomes(model, observed)

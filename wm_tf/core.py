@@ -14,6 +14,7 @@ F features, Z latent size, K mixtures, M members of an ensemble, E episodes. Bat
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -21,38 +22,198 @@ import numpy as np
 Nest = Any  # An arbitrarily nested structure of tensors, opaque to whoever only carries it.
 
 
-class ActionSpace(NamedTuple):
-  """How an agent's action `a` (`[A]`, in [-1, 1]) becomes an action of the environment itself.
+ACTION_KINDS = ("continuous", "discrete", "multi_discrete", "multi_binary")
 
-  Continuous: `clip(a @ matrix, low, high)`. Discrete: `argmax(a)`, and `matrix` is the identity.
-  Kept as plain numbers so that an exported graph can do exactly what the Python adapter does.
+
+class ActionSpace(NamedTuple):
+  """How an agent's action `a` (`float32[A]`) becomes an action of the environment itself.
+
+  A continuous agent's action lies in [-1, 1]; the environment's is
+  `clip(a @ matrix + offset, low, high)`. A categorical one is a one-hot vector for each of G groups
+  of choices, one after another (A is the sum of `num_choices`); the environment's is the index of
+  each group's largest number plus `start`. Kept as plain numbers so that an exported graph can do
+  exactly what the Python adapter does.
 
   Attributes:
     names: A names of the agent's own action dimensions, such as `("steer", "pedal")`.
     env_names: names of the environment's action dimensions (A_env of them), or of its choices.
-    matrix: `float32[A, A_env]`.
+    kind: one of `ACTION_KINDS`.
+    matrix: `float32[A, A_env]`; continuous only.
+    offset: `float32[A_env]`; continuous only; None for zeros.
     low: `float32[A_env]`, lower bound of the environment's action.
     high: `float32[A_env]`, upper bound of the environment's action.
-    discrete: whether the environment takes one integer.
+    num_choices: choices of each of G groups; empty if continuous. One group if discrete, 2 choices
+      in each group if multi-binary.
+    start: the environment's number of each group's first choice; None for zeros.
+    env_shape: shape of the environment's action; `(A_env,)` or `(G,)` if None, `()` if discrete.
+    env_dtype: its dtype; float32, int64, or int8 (multi-binary) if None.
   """
 
   names: tuple[str, ...]
   env_names: tuple[str, ...]
-  matrix: np.ndarray
-  low: np.ndarray
-  high: np.ndarray
-  discrete: bool = False
+  kind: str = "continuous"
+  matrix: np.ndarray | None = None
+  offset: np.ndarray | None = None
+  low: np.ndarray | None = None
+  high: np.ndarray | None = None
+  num_choices: tuple[int, ...] = ()
+  start: tuple[int, ...] | None = None
+  env_shape: tuple[int, ...] | None = None
+  env_dtype: str | None = None
 
   @property
   def size(self) -> int:
+    """A."""
     return len(self.names)
 
-  def to_env(self, action: np.ndarray) -> np.ndarray | int:
-    """Maps `float32[A]` to the environment's action (`float32[A_env]`, or an int if discrete)."""
+  @property
+  def is_categorical(self) -> bool:
+    """Whether an action is a choice rather than numbers."""
+    return self.kind != "continuous"
+
+  @property
+  def shape(self) -> tuple[int, ...]:
+    """The shape of the environment's action."""
+    if self.env_shape is not None:
+      return tuple(self.env_shape)
+    if self.kind == "discrete":
+      return ()
+    return (len(self.num_choices) if self.is_categorical else len(self.env_names),)
+
+  @property
+  def dtype(self) -> np.dtype:
+    """The dtype of the environment's action."""
+    defaults = {"continuous": "float32", "multi_binary": "int8"}
+    return np.dtype(self.env_dtype or defaults.get(self.kind, "int64"))
+
+  def canonical(self, action: np.ndarray) -> np.ndarray:
+    """The action that is recorded: clipped to [-1, 1], or one-hot in each group.
+
+    Args:
+      action: `float32[..., A]`.
+
+    Returns:
+      `float32[..., A]`.
+    """
     action = np.asarray(action, np.float32)
-    if self.discrete:
-      return int(np.argmax(action))
-    return np.clip(action @ self.matrix, self.low, self.high).astype(np.float32)
+    if not self.is_categorical:
+      return np.clip(action, -1.0, 1.0)
+    groups = np.split(action, np.cumsum(self.num_choices)[:-1], axis=-1)
+    one_hot = [np.eye(x.shape[-1], dtype=np.float32)[x.argmax(-1)] for x in groups]
+    return np.concatenate(one_hot, axis=-1)
+
+  def to_env(self, action: np.ndarray) -> np.ndarray | int:
+    """Maps one agent's action `float32[A]` to the environment's.
+
+    Returns:
+      An array of `shape` and `dtype`, or an int if the space is discrete.
+    """
+    action = np.asarray(action, np.float32)
+    if self.is_categorical:
+      groups = np.split(action, np.cumsum(self.num_choices)[:-1])
+      chosen = np.array([group.argmax() for group in groups], np.int64)
+      if self.start is not None:
+        chosen += np.asarray(self.start, np.int64)
+      return int(chosen[0]) if self.kind == "discrete" else self._shaped(chosen)
+    found = action @ self.matrix
+    if self.offset is not None:
+      found = found + self.offset
+    return self._shaped(np.clip(found, self.low, self.high))
+
+  def _shaped(self, action: np.ndarray) -> np.ndarray:
+    return action.reshape(self.shape).astype(self.dtype)
+
+
+class ObservationPart(NamedTuple):
+  """One array of an observation: how the environment has it, and how the agent sees it.
+
+  Attributes:
+    name: its key in the environment's Dict; empty if the observation is this array alone.
+    kind: `image` (the agent sees `uint8[H, W, C]`) or `vector` (it sees `float32[D]`).
+    shape: what the agent sees, `(H, W, C)` or `(D,)`.
+    native_shape: the environment's own array, such as `(96, 96, 3)`; `()` for one number.
+    native_dtype: its dtype.
+    crop: image: `(top, left, height, width)` of the native image that is kept before resizing.
+    axes: image: order in which the native axes are transposed to (height, width, channels...),
+      trailing axes being merged into the channels; None if the native image is `[H, W, C]`.
+    frame_channels: image: channels of one frame; fewer than C where frames are stacked, the
+      newest last.
+    low, high: `float32[D]`, range of a vector, perhaps infinite; or of a float image's pixels.
+    num_choices: vector: of integers that become one-hot vectors, one after another, how many
+      values each can have; empty for numbers that stay as they are.
+    start: vector: the lowest value of each such integer; None for zeros.
+  """
+
+  name: str
+  kind: str
+  shape: tuple[int, ...]
+  native_shape: tuple[int, ...]
+  native_dtype: str
+  crop: tuple[int, int, int, int] | None = None
+  axes: tuple[int, ...] | None = None
+  frame_channels: int = 3
+  low: np.ndarray | None = None
+  high: np.ndarray | None = None
+  num_choices: tuple[int, ...] = ()
+  start: tuple[int, ...] | None = None
+
+  @property
+  def dtype(self) -> str:
+    """Of what the agent sees."""
+    return "uint8" if self.kind == "image" else "float32"
+
+
+class ObservationSpec(NamedTuple):
+  """What an agent observes: one array, or a dict of arrays by name.
+
+  An observation of one part without a name is that array itself; any other is a dict.
+
+  Attributes:
+    parts: in the order of their names.
+  """
+
+  parts: tuple[ObservationPart, ...]
+
+  @property
+  def is_array(self) -> bool:
+    """Whether an observation is one array rather than a dict of arrays."""
+    return len(self.parts) == 1 and not self.parts[0].name
+
+  @property
+  def images(self) -> tuple[ObservationPart, ...]:
+    return tuple(part for part in self.parts if part.kind == "image")
+
+  @property
+  def vectors(self) -> tuple[ObservationPart, ...]:
+    return tuple(part for part in self.parts if part.kind == "vector")
+
+  def pack(self, values: Sequence[Any]) -> Nest:
+    """An observation of one value for each part, in order."""
+    if self.is_array:
+      (value,) = values
+      return value
+    return {part.name: value for part, value in zip(self.parts, values, strict=True)}
+
+  def unpack(self, observation: Nest) -> list[Any]:
+    """The values of an observation's parts, in order: the inverse of `pack`."""
+    return [observation] if self.is_array else [observation[part.name] for part in self.parts]
+
+
+def image_observation(
+  shape: tuple[int, int, int],
+  native_shape: tuple[int, int, int],
+  crop: tuple[int, int, int, int] | None = None,
+) -> ObservationSpec:
+  """The specification of observations that are one image.
+
+  Args:
+    shape: `(H, W, C)` that the agent sees.
+    native_shape: of the environment's own frame, uint8.
+    crop: `(top, left, height, width)` that is kept of it; all of it if None.
+  """
+  crop = (0, 0, *native_shape[:2]) if crop is None else crop
+  part = ObservationPart("", "image", shape, native_shape, "uint8", crop, None, shape[-1])
+  return ObservationSpec((part,))
 
 
 class EnvSpec(NamedTuple):
@@ -61,22 +222,18 @@ class EnvSpec(NamedTuple):
   Attributes:
     name: the name `make_env` takes.
     env_id: the gymnasium id it wraps.
-    observation_shape: `(64, 64, 3)`, what the agent sees; uint8.
-    native_shape: the environment's own frame, such as `(96, 96, 3)`; uint8.
-    crop: `(top, left, height, width)` of the native frame that is kept before resizing.
+    observation: see `ObservationSpec`.
     action_space: see `ActionSpace`.
     action_repeat: environment frames per decision.
     frames_to_skip: frames passed at the start of an episode with `idle_action`, before the first
       observation. Their reward counts in the official return.
-    idle_action: `float32[A_env]` action (or an int) sent during `frames_to_skip`.
+    idle_action: the environment's own action that is sent during `frames_to_skip`.
     max_steps: frames (not decisions) after which an episode is truncated, skipped ones included.
   """
 
   name: str
   env_id: str
-  observation_shape: tuple[int, int, int]
-  native_shape: tuple[int, int, int]
-  crop: tuple[int, int, int, int]
+  observation: ObservationSpec
   action_space: ActionSpace
   action_repeat: int
   frames_to_skip: int
@@ -85,6 +242,7 @@ class EnvSpec(NamedTuple):
 
   @property
   def action_size(self) -> int:
+    """A."""
     return self.action_space.size
 
   @property
@@ -100,20 +258,30 @@ class Episode(NamedTuple):
   action. The last row carries the final frame with a zero action and a zero reward.
 
   Attributes:
-    observation: `uint8[T, 64, 64, 3]`.
-    action: `float32[T, A]`, in [-1, 1].
+    observation: as an `ObservationSpec` says, with a leading T, such as `uint8[T, 64, 64, 3]`; a
+      dict of such arrays where it has several parts.
+    action: `float32[T, A]`, in [-1, 1] or one-hot.
     reward: `float32[T]`, summed over the repeated frames.
     is_first: `bool[T]`, true in row 0 only.
     is_last: `bool[T]`, true in the last row only.
     is_terminal: `bool[T]`, true in the last row if the environment terminated (not truncated).
   """
 
-  observation: np.ndarray
+  observation: Nest
   action: np.ndarray
   reward: np.ndarray
   is_first: np.ndarray
   is_last: np.ndarray
   is_terminal: np.ndarray
+
+
+class Embedded(NamedTuple):
+  """What a world model has made of observations beforehand, for `observe` and `loss` to take.
+
+  The two-stage family caches the posteriors of its VAE: `loc` and `log_scale`, concatenated.
+  """
+
+  value: Any  # float32[..., E]
 
 
 class Batch(NamedTuple):
@@ -122,8 +290,7 @@ class Batch(NamedTuple):
   Column `t` holds a frame, the action that *led to* it, and the reward that *came with* it.
 
   Attributes:
-    observation: `uint8[B, T, 64, 64, 3]` frames, or `float32[B, T, 2 Z]` cached posteriors
-      (`loc` and `log_scale`, concatenated).
+    observation: as of an `Episode`, with leading B and T; or `Embedded`.
     prev_action: `float32[B, T, A]`; zero where `is_first`.
     reward: `float32[B, T]`; zero where `is_first`.
     discount: `float32[B, T]`; 0 where the episode terminated on arriving here, else 1.

@@ -99,7 +99,7 @@ def export_agent(
   state = {name: x.numpy() for name, x in flatten_state(initial).items()}
   seed = np.zeros((1, 2), np.int32)
   warmup = [("initial_state", {"seed": seed}), ("spec", {"seed": seed})]
-  for shape in {spec.observation_shape, spec.native_shape}:
+  for shape in {spec.observation.parts[0].shape, spec.observation.parts[0].native_shape}:
     inputs = {"frame": np.zeros((1, *shape), np.uint8), "seed": seed, **state}
     # A server compiles each signature for itself, also one that is another's double.
     warmup += [("act", inputs), ("serving_default", inputs)]
@@ -212,7 +212,7 @@ def export_world_model(
   for name, (_, specs) in signatures.items():
     inputs = {key: zeros(value) for key, value in specs.items()}
     if "frame" in inputs:
-      inputs["frame"] = np.zeros((1, *spec.native_shape), np.uint8)
+      inputs["frame"] = np.zeros((1, *spec.observation.parts[0].native_shape), np.uint8)
     warmup += [
       (key, inputs) for key in ((name, "serving_default") if name == "imagine" else (name,))
     ]
@@ -280,7 +280,8 @@ def observation_of(frame: tf.Tensor, spec: EnvSpec) -> tf.Tensor:
   Returns:
     `uint8[B, 64, 64, 3]`.
   """
-  small, native = spec.observation_shape, spec.native_shape
+  part = spec.observation.parts[0]
+  small, native = part.shape, part.native_shape
   # The server does not hold a request to the signature: frames of any rank get here.
   has_shape = lambda shape: tf.reduce_all(
     tf.reshape(
@@ -293,7 +294,7 @@ def observation_of(frame: tf.Tensor, spec: EnvSpec) -> tf.Tensor:
     [f"frame must have shape {accepted} ({spec.env_id}), not", tf.shape(frame)],
     summarize=8,
   )
-  rows, cols, total = resize_matrices(spec.crop, native, small[:2])
+  rows, cols, total = resize_matrices(part.crop, native, small[:2])
 
   def shrink():
     x = tf.einsum("hH,bHWc->bhWc", tf.constant(rows), tf.cast(frame, tf.float64))
@@ -310,7 +311,7 @@ def observation_of(frame: tf.Tensor, spec: EnvSpec) -> tf.Tensor:
 def to_env_action(action: tf.Tensor, spec: EnvSpec) -> tf.Tensor:
   """`ActionSpace.to_env` for `float32[B, A]`: `float32[B, A_env]`, or `int64[B]` if discrete."""
   space = spec.action_space
-  if space.discrete:
+  if space.kind == "discrete":
     return tf.argmax(action, axis=-1)
   return tf.clip_by_value(
     tf.linalg.matmul(action, tf.constant(space.matrix)), space.low, space.high
@@ -319,10 +320,14 @@ def to_env_action(action: tf.Tensor, spec: EnvSpec) -> tf.Tensor:
 
 def _spec_signature(spec: EnvSpec, state_specs, config, **more) -> _Signature:
   """Answers an `EnvSpec`, the state's tensors and what more there is, in every row."""
-  space = spec.action_space
+  space, part = spec.action_space, spec.observation.parts[0]
   plain = lambda x: np.asarray(x).tolist()
   everything = {
     **spec._asdict(),
+    "observation": None,
+    "observation_shape": part.shape,
+    "native_shape": part.native_shape,
+    "crop": part.crop,
     "idle_action": plain(spec.idle_action),
     "action_space": {key: plain(value) for key, value in space._asdict().items()},
     "state": {
@@ -332,21 +337,21 @@ def _spec_signature(spec: EnvSpec, state_specs, config, **more) -> _Signature:
     "versions": {"tensorflow": tf.__version__, "keras": keras.__version__},
     **more,
   }
-  idle_type = np.int64 if space.discrete else np.float32
+  idle_type = np.int64 if space.is_categorical else np.float32
   answer = {
     "name": spec.name,
     "env_id": spec.env_id,
-    "frame_size": np.array(spec.native_shape[:2], np.int32),
-    "observation_size": np.array(spec.observation_shape[:2], np.int32),
+    "frame_size": np.array(part.native_shape[:2], np.int32),
+    "observation_size": np.array(part.shape[:2], np.int32),
     "action_repeat": np.int32(spec.action_repeat),
     "frames_to_skip": np.int32(spec.frames_to_skip),
     "idle_action": np.asarray(spec.idle_action, idle_type),
     "max_steps": np.int32(spec.max_steps),
     "action_names": list(space.env_names),
-    "action_low": np.asarray(space.low, np.float32),
-    "action_high": np.asarray(space.high, np.float32),
+    "action_low": np.asarray(() if space.low is None else space.low, np.float32),
+    "action_high": np.asarray(() if space.high is None else space.high, np.float32),
     "agent_action_names": list(space.names),
-    "discrete": np.bool_(space.discrete),
+    "discrete": np.bool_(space.kind == "discrete"),
     "state_names": list(state_specs),
     "json": json.dumps(everything),
   }

@@ -5,6 +5,7 @@ import pytest
 
 from tests.envs.toy import Counter, ToyEnv
 from wm_tf import envs
+from wm_tf.core import image_observation
 from wm_tf.envs.adapter import PixelEnv
 
 STILL = np.zeros(2, np.float32)
@@ -165,6 +166,8 @@ def test_a_spec_that_does_not_fit_the_environment_is_named():
   with pytest.raises(ValueError, match="action matrix"):
     space = ToyEnv.make_spec().action_space._replace(matrix=np.eye(3))
     PixelEnv(Counter(), ToyEnv.make_spec()._replace(action_space=space))
-  wrong = PixelEnv(Counter(), ToyEnv.make_spec()._replace(native_shape=(96, 96, 3)))
+  wrong = PixelEnv(
+    Counter(), ToyEnv.make_spec()._replace(observation=image_observation((64, 64, 3), (96, 96, 3)))
+  )
   with pytest.raises(ValueError, match=r"\(96, 96, 3\).*\(10, 12, 3\)"):
     wrong.reset(seed=0)

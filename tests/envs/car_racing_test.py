@@ -88,7 +88,8 @@ def test_spec_is_the_same_without_building(name):
   env, spec = envs.make_env(name, action_repeat=2), envs.env_spec(name, action_repeat=2)
   np.testing.assert_equal(env.spec_._asdict(), spec._asdict())
   assert spec.name == name and spec.action_repeat == 2 and spec.max_steps == 1000
-  assert spec.crop == (0, 0, 96, 96) and spec.native_shape == (96, 96, 3)
+  (part,) = spec.observation.parts
+  assert part.crop == (0, 0, 96, 96) and part.native_shape == (96, 96, 3)
   assert env.observation_space.contains(env.reset(seed=0)[0])
 
 

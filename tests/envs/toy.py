@@ -3,7 +3,7 @@
 import gymnasium as gym
 import numpy as np
 
-from wm_tf.core import ActionSpace, EnvSpec
+from wm_tf.core import ActionSpace, EnvSpec, image_observation
 from wm_tf.envs.adapter import PixelEnv
 
 
@@ -53,15 +53,11 @@ class ToyEnv(PixelEnv):
       low=np.array([-1.5, -1.5], np.float32),
       high=np.array([1.5, 1.5], np.float32),
     )
-    choices = ActionSpace(
-      names, names, np.eye(3, dtype=np.float32), np.zeros(3), np.ones(3), discrete=True
-    )
+    choices = ActionSpace(names, names, kind="discrete", num_choices=(3,))
     return EnvSpec(
       name="toy",
       env_id="Counter",
-      observation_shape=(64, 64, 3),
-      native_shape=(10, 12, 3),
-      crop=(0, 0, 8, 12),
+      observation=image_observation((64, 64, 3), (10, 12, 3), (0, 0, 8, 12)),
       action_space=choices if discrete else continuous,
       action_repeat=action_repeat,
       frames_to_skip=frames_to_skip,

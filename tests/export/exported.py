@@ -31,4 +31,4 @@ def frames(seed, *lead, size=96):
 
 def small(native):
   """What the agent sees of the environment's own frames."""
-  return np.stack([resize(f, SPEC.crop, SPEC.observation_shape[:2]) for f in native])
+  return np.stack([resize(f, SPEC.observation.parts[0].crop, (64, 64)) for f in native])

@@ -14,7 +14,7 @@ from serving.errors import ServingError
 from serving.model import Servable
 from tests.export.exported import SPEC
 from wm_tf import export
-from wm_tf.core import ActionSpace
+from wm_tf.core import ActionSpace, image_observation
 from wm_tf.envs.frames import resize
 from wm_tf.files import DamagedFileError
 
@@ -23,7 +23,7 @@ from wm_tf.files import DamagedFileError
   "native, crop", [((96, 96, 3), (0, 0, 84, 96)), ((60, 80, 3), (3, 5, 50, 70))]
 )
 def test_the_graph_resizes_as_the_adapter_does_bit_for_bit(native, crop):
-  spec = SPEC._replace(native_shape=native, crop=crop)
+  spec = SPEC._replace(observation=image_observation((64, 64, 3), native, crop))
   random = np.random.default_rng(0)
   batch = random.integers(0, 256, (40, *native), np.uint8)
   batch[:20] //= 85  # Few values make many ties to round.

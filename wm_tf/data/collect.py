@@ -326,7 +326,7 @@ def collect(
     header = Manifest(
       environment={"name": pool.spec.name, "options": options},
       action_size=pool.spec.action_size,
-      observation_shape=pool.spec.observation_shape,
+      observation_shape=pool.spec.observation.parts[0].shape,
     )
     play = functools.partial(
       run_episodes,

@@ -46,7 +46,7 @@ class PixelEnv(gym.Env):
     _check_spec(spec)
     self.env = env
     self.spec_ = spec
-    self.observation_space = gym.spaces.Box(0, 255, spec.observation_shape, np.uint8)
+    self.observation_space = gym.spaces.Box(0, 255, spec.observation.parts[0].shape, np.uint8)
     self.action_space = gym.spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
     self._over = True
     self._frames = 0
@@ -139,12 +139,13 @@ class PixelEnv(gym.Env):
 
   def _view(self, observation) -> np.ndarray:
     self._native = self.frame(observation)
-    if self._native.shape != tuple(self.spec_.native_shape):
+    part = self.spec_.observation.parts[0]
+    if self._native.shape != tuple(part.native_shape):
       raise ValueError(
-        f"{self.spec_.name}: native_shape is {tuple(self.spec_.native_shape)} in the EnvSpec, but "
+        f"{self.spec_.name}: native_shape is {tuple(part.native_shape)} in the EnvSpec, but "
         f"the environment shows frames of shape {self._native.shape}."
       )
-    return frames.resize(self._native, self.spec_.crop, self.spec_.observation_shape[:2])
+    return frames.resize(self._native, part.crop, part.shape[:2])
 
   def _info(self, info: dict) -> dict:
     return {
@@ -164,7 +165,7 @@ def _check_spec(spec: EnvSpec) -> None:
       f"max_steps ({spec.max_steps})."
     )
   space, size = spec.action_space, len(spec.action_space.env_names)
-  if np.shape(space.matrix) != (space.size, size):
+  if not space.is_categorical and np.shape(space.matrix) != (space.size, size):
     raise ValueError(
       f"{spec.name}: the action matrix must have shape [{space.size}, {size}] (agent's actions, "
       f"environment's actions), not {list(np.shape(space.matrix))}."

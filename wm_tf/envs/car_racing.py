@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from wm_tf.core import ActionSpace, EnvSpec
+from wm_tf.core import ActionSpace, EnvSpec, image_observation
 from wm_tf.envs.adapter import PixelEnv
 from wm_tf.envs.car_driver import CarDriver
 from wm_tf.envs.car_simulator import CarSimulator
@@ -70,9 +70,7 @@ class CarRacing(PixelEnv):
     return EnvSpec(
       name=cls.NAME,
       env_id="CarRacing-v3",
-      observation_shape=(64, 64, 3),
-      native_shape=(96, 96, 3),
-      crop=(0, 0, 96, 96),
+      observation=image_observation((64, 64, 3), (96, 96, 3)),
       action_space=ActionSpace(
         names=cls.ACTION_NAMES,
         env_names=("steer", "gas", "brake"),
