@@ -18,11 +18,11 @@ import dataclasses
 from absl import flags
 
 from trainers import common
-from trainers.finishing import Finish, chosen
-from trainers.run_folder import no_run, read_description
-from trainers.stages import Run
-from trainers.workdir import WorkdirError
 from wm_tf import config as config_lib
+from wm_tf.runs.finish import Finish, chosen
+from wm_tf.runs.folder import no_run, read_description
+from wm_tf.runs.stages import Run
+from wm_tf.runs.workdir import WorkdirError
 
 _ITERATION = flags.DEFINE_integer(
   "iteration", None, "Whose controller; by default that of the best iteration.", lower_bound=0

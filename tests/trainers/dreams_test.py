@@ -15,15 +15,15 @@ from gymnasium.utils.env_checker import check_env
 import wm_tf  # noqa: F401  Registers the environment.
 from tests.data.helpers import noise_episode, write_noise
 from tests.worlds import randomize
-from trainers.dreams import load_dream
-from trainers.learned import LearnedRun
-from trainers.run_folder import read_description
-from trainers.workdir import WorkdirError
 from wm_tf import config as config_lib
 from wm_tf import export
 from wm_tf.data import datasets
 from wm_tf.dream_env import DreamVectorEnv
 from wm_tf.imagination import observe_sequence
+from wm_tf.runs.dreams import load_dream
+from wm_tf.runs.folder import read_description
+from wm_tf.runs.learned import LearnedRun
+from wm_tf.runs.workdir import WorkdirError
 from wm_tf.training import checkpoints
 
 _NAME = "wm_tf/Dream-v0"

@@ -10,12 +10,12 @@ import pytest
 
 from tests import fakes
 from tests.trainers.untrained import OVERRIDES, make_config, make_run
-from trainers import finishing
-from trainers.playing import episode_seeds
-from trainers.stages import Run
-from trainers.workdir import WorkdirError, read_json
 from wm_tf import config as config_lib
 from wm_tf.agent import AgentActor
+from wm_tf.runs import finish as finishing
+from wm_tf.runs.playing import episode_seeds
+from wm_tf.runs.stages import Run
+from wm_tf.runs.workdir import WorkdirError, read_json
 from wm_tf.training.loggers import read_jsonl
 
 pytestmark = pytest.mark.timeout(600)

@@ -102,7 +102,7 @@ def test_runs_by_python_m():
     ("ablate --variants=z_onyl", "there is no such variant; did you mean z_only?"),
     ("doctor --num_controllers=3", "num_controllers"),
     ("doctor --episodes=0", "0 is not a positive integer"),
-    ("evaluate --agent=heurstic", "holds no SavedModel.* Did you mean --agent=heuristic"),
+    ("evaluate --agent=heurstic", "holds no SavedModel.* Did you mean agent=heuristic"),
     ("evaluate --agent=grpc://nowhere", "'grpc://nowhere' is not of the form grpc://"),
     ("evaluate --agent=random --seeds=1,two", "it takes distinct whole numbers"),
     ("evaluate --agent=random --seeds=²", "it takes distinct whole numbers"),

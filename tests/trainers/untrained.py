@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 
 from tests.worlds import randomize
-from trainers.learners import make_learner
-from trainers.stages import Run
-from trainers.workdir import write_json
 from wm_tf import config as config_lib
+from wm_tf.learners.learner import make_learner
+from wm_tf.runs.stages import Run
+from wm_tf.runs.workdir import write_json
 from wm_tf.training import checkpoints
 
 OVERRIDES = (
