@@ -16,10 +16,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from wm_tf.learners.evolution import make_strategy
-from wm_tf.learners.policy_gradients import check_method
 from wm_tf.runs.learned import LearnedRun
-from wm_tf.learners.learner import Learner, make_learner
+from wm_tf.learners.learner import Learner, check_learner, make_learner
 from wm_tf.runs.playing import episode_seeds, explorers, num_workers
 from wm_tf.runs.workdir import WorkdirError, read_json, say, write_json
 from wm_tf import config as config_lib
@@ -70,7 +68,6 @@ class Run(LearnedRun):
     action_size = self.spec.action_size
     for group, check in (  # What would otherwise fail after hours fails now.
       ("collect", self._explorers),
-      ("controller", lambda: make_strategy(config.controller)),
       ("planner", lambda: config.planner.strategy(action_size)),
     ):
       try:
@@ -80,7 +77,8 @@ class Run(LearnedRun):
 
   def iterate(self) -> list[dict[str, Any]]:
     """Collects, refits and dreams `num_iterations` times after the first; returns validations."""
-    check_method(self.config.controller)  # Before hours of collecting and fitting.
+    # Before hours of collecting and fitting.
+    check_learner(self.config.controller, self._learner_model)
     history = []
     for iteration in range(self.config.num_iterations + 1):
       for stage in (self.collect, self.train_vae, self.train_dynamics, self.train_controller):
@@ -319,7 +317,7 @@ class Run(LearnedRun):
       _seal_controller(folder)
       saved.clear()
       return
-    check_method(self.config.controller)
+    check_learner(self.config.controller, self._learner_model)
     self._encode_missing(iteration)
     model = self.load_world_model(self._learner_model, iteration)
     seed = self._dream_seed(iteration)
@@ -327,7 +325,7 @@ class Run(LearnedRun):
     previous = None
     if iteration and self.vae_iteration(iteration) == self.vae_iteration(iteration - 1):
       previous = self.load_policy(learner, iteration - 1)
-    num_steps = learner.begin(features, previous)
+    num_steps = learner.begin(features, previous, self._rewards(iteration))
     history = folder / "metrics.jsonl"
     checkpoint = lambda: {"learner": learner.state(), "history": read_history(history) or ""}
     restored = saved.restore(checkpoint())
@@ -371,6 +369,15 @@ class Run(LearnedRun):
     states, *starts = draw_states(model, episodes, draws)
     starts = tf.nest.map_structure(lambda *x: tf.concat(x, axis=0), *starts)
     return model.features(states).numpy(), starts
+
+  def _rewards(self, iteration: int) -> list[np.ndarray]:
+    """Returns the rewards of all real episodes so far, each `float32[T]`."""
+    episodes = datasets.episodes_dataset(self.latent_folders(iteration), batch_size=16)
+    return [
+      reward[mask]
+      for batch in episodes
+      for reward, mask in zip(batch.reward.numpy(), batch.mask.numpy(), strict=True)
+    ]
 
   def _dream_seed(self, iteration: int) -> int:
     return episode_seeds("dream", self.seed, 1, iteration)[0]
