@@ -6,7 +6,7 @@ import dataclasses
 from typing import Any
 
 from wm_tf.checks import check_at_least
-from wm_tf.config.overrides import complete, from_plain
+from wm_tf.config.overrides import from_plain
 from wm_tf.learners.config import ControllerConfig
 from wm_tf.learners.real_evolution import FinishConfig
 from wm_tf.models.mdn_rnn import MDNRNNConfig
@@ -61,7 +61,7 @@ class CollectConfig:
 
   def __post_init__(self):
     check_at_least(1, self, "num_episodes", "episodes_per_iteration", "episodes_per_shard")
-    check_at_least(1, self, "stop_after_idle_decisions")
+    check_at_least(0, self, "stop_after_idle_decisions")
     check_at_least(0, self, "uniform", "held", "brownian", "heuristic", "controller_noise")
     check_at_least(0, self, "random_start", "num_workers", "interruption_rate")
     if self.interruption_rate > 1:
@@ -124,6 +124,8 @@ class ExperimentConfig:
   Attributes:
     preset: the name it started from.
     environment: a name that `make_env` takes.
+    environment_options: options of `make_env`, by name.
+    family: the kind of world model; see `wm_tf.runs.families`.
     num_iterations: rounds of collecting with the controller, refitting and dreaming anew.
     num_vae_refits: the VAE is refitted in the first of these rounds only, since every refit means
       encoding all frames again.
@@ -134,6 +136,8 @@ class ExperimentConfig:
 
   preset: str = "default"
   environment: str = "car_racing"
+  environment_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+  family: str = "two_stage"
   num_iterations: int = 5
   num_vae_refits: int = 2
   quality_gates: bool = True
@@ -168,12 +172,3 @@ def from_dict(values: dict[str, Any]) -> ExperimentConfig:
     ConfigError: for unknown or missing fields and values of the wrong type.
   """
   return from_plain(ExperimentConfig, values, "config")
-
-
-def completed(values: dict[str, Any]) -> dict[str, Any]:
-  """Adds what a run of an older version does not mention, at its default: it was not there then.
-
-  Args:
-    values: what `to_dict` of that version gave.
-  """
-  return complete(values, to_dict(ExperimentConfig()))
