@@ -17,7 +17,7 @@ from absl import logging as absl_logging
 from trainers.errors import EXPECTED_ERRORS, FlagError, storage_error
 from wm_tf import config as config_lib
 from wm_tf.runs.folder import Description, no_run, read_description, set_aside
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError
 
 _PRESET = flags.DEFINE_enum(
@@ -94,7 +94,7 @@ def open_run(create: bool = True) -> Run:
   Args:
     create: whether it may be a new one.
   """
-  return Run(_WORKDIR.value, config(), seed(), _FORCE.value, create)
+  return Run(_WORKDIR.value, config=config(), seed=seed(), force=_FORCE.value, create=create)
 
 
 def read_run() -> Run:

@@ -21,7 +21,7 @@ from trainers import common
 from wm_tf import config as config_lib
 from wm_tf.runs.finish import Finish, chosen
 from wm_tf.runs.folder import no_run, read_description
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError
 
 _ITERATION = flags.DEFINE_integer(

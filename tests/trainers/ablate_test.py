@@ -15,7 +15,7 @@ from wm_tf.data import rollouts
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig, MDNRNNState
 from wm_tf.models.vae import VAE
 from wm_tf.runs import ablation
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import write_json
 
 pytestmark = pytest.mark.timeout(1200)  # A machine that is busy with other things needs its time.

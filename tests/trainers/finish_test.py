@@ -14,7 +14,7 @@ from wm_tf import config as config_lib
 from wm_tf.agent import AgentActor
 from wm_tf.runs import finish as finishing
 from wm_tf.runs.playing import episode_seeds
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError, read_json
 from wm_tf.training.loggers import read_jsonl
 

@@ -13,7 +13,7 @@ from tests.trainers.untrained import make_config, make_run
 from wm_tf.core import AgentState
 from wm_tf.runs import planner_table
 from wm_tf.runs.playing import episode_seeds
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 
 pytestmark = pytest.mark.timeout(600)
 

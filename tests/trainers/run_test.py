@@ -122,7 +122,7 @@ def test_exports_act_alike_where_only_tensorflow_is(finished, tmp_path):
 
   from wm_tf import config
   from wm_tf.data import rollouts
-  from wm_tf.runs.stages import Run
+  from wm_tf.runs.run import Run
 
   (episode, _), *_ = rollouts.read_episodes(finished / "data" / "000")
   np.save(tmp_path / "frames.npy", episode.observation[:3])

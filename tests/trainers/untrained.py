@@ -9,7 +9,7 @@ import numpy as np
 from tests.worlds import randomize
 from wm_tf import config as config_lib
 from wm_tf.learners.learner import make_learner
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import write_json
 from wm_tf.training import checkpoints
 

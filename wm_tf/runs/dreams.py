@@ -96,9 +96,7 @@ def _dream_of_run(workdir, changed, iteration, starts, num_starts, start_seed, *
   del changed  # Of use as a key only.
   run = _read_run(workdir)
   model = run.world_model(iteration)
-  folders = run.latent_folders(iteration)
-  if not all((folder / rollouts.MANIFEST).exists() for folder in folders):
-    folders = run.data_folders(iteration)
+  folders = run.sequence_folders(iteration, or_rollouts=True)
   if starts == "first":
     folders = [folder for folder in folders if not folder.name.endswith("_random")]
   num_steps = 1 if starts == "first" else None

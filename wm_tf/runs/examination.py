@@ -16,8 +16,8 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf.runs import summary
-from wm_tf.runs.playing import episode_seeds, num_workers, summarize
-from wm_tf.runs.stages import Run
+from wm_tf.runs.playing import environment_factory, episode_seeds, num_workers, summarize
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import read_json, say, write_json
 from wm_tf import evaluation, report
 from wm_tf.evaluation import diagnosis, transfer
@@ -25,7 +25,6 @@ from wm_tf.agent import Agent, AgentActor
 from wm_tf.core import Episode, EvalResult, Nest
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.env_pool import EnvPool
-from wm_tf.envs import make_env
 from wm_tf.imagination import recently_rewarded, sample_states
 from wm_tf.training.loggers import progress
 
@@ -68,8 +67,7 @@ class Examination:
     frames = datasets.frames_dataset(
       self._folders, batch_size=64, seed=0, drop_remainder=False, **self._split
     )
-    vae = evaluation.vae_quality(run.vae(self.iteration), frames.take(32))
-    pixels = math.prod(run.spec.observation.parts[0].shape)
+    kept = run.family.observation_figures(model, frames.take(32))
     say("One step ahead ...")
     observed = [diagnosis.as_observed(model, batch) for batch in episodes]
     outcomes = diagnosis.outcomes(model, observed)
@@ -82,7 +80,7 @@ class Examination:
     starts = self._on_the_way(observed, 32)
     horizons = {run.config.planner.horizon, run.config.controller.dream.horizon}
     return {
-      "vae": vae | {"psnr": diagnosis.psnr(vae["sse"] / pixels), "latent_size": model.latent_size},
+      **kept,
       "dynamics": dynamics | {"mixture": run.config.dynamics.mixture_kind},
       "open_loop": open_loop,
       "reward_calibration": rewards
@@ -115,12 +113,7 @@ class Examination:
   @functools.cache  # noqa: B019
   def first_states(self, num: int) -> Nest:
     """States of real episodes' first frames, which full dreams start from."""
-    folders = self.run.latent_folders(self.iteration)
-    if not all((folder / rollouts.MANIFEST).exists() for folder in folders):
-      folders = self._folders
-    folders = [folder for folder in folders if not folder.name.endswith("_random")]
-    episodes = datasets.episodes_dataset(folders, batch_size=64, num_steps=1)
-    return sample_states(self.model, episodes, num, self.seed)
+    return self.run.first_states(self.model, num, self.iteration, seed=self.seed)
 
   def real_returns(
     self, controllers: Mapping[str, transfer.Layers], seeds: Sequence[int]
@@ -141,7 +134,7 @@ class Examination:
     total, left = len(seeds) * len(keys), sum(map(len, missing.values()))
     if left:
       policy, actor = self._actor(next(iter(controllers.values())))
-      factory = functools.partial(make_env, self.run.config.environment)
+      factory = environment_factory(self.run.config)
       with (
         EnvPool(factory, min(len(seeds), num_workers(self.run.config))) as pool,
         progress(total, "play controllers", unit="episode", initial=total - left) as bar,

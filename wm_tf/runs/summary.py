@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf.runs.playing import episode_seeds
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import read_json
 from wm_tf import files, report, rng
 from wm_tf.evaluation import disagreement
@@ -43,11 +43,9 @@ def data_figures(run: Run) -> dict[str, Any]:
 def histories(run: Run, iteration: int) -> dict[str, list[dict]]:
   """The learning curves of every stage, iterations one after another."""
   curves = {}
-  for title, stage, last in (
-    ("VAE", "vae", run.vae_iteration(iteration)),
-    ("MDN-RNN", "dynamics", iteration),
-    ("Controller, in the dream", "controller", iteration),
-  ):
+  stages = dict(run.family.fits) | {"controller": "Controller, in the dream"}
+  for stage, title in stages.items():
+    last = iteration if stage == "controller" else run.family.fit_iteration(stage, iteration)
     paths = [run.path(stage, i) / "metrics.jsonl" for i in range(last + 1)]
     curves[title] = [row for path in paths if path.exists() for row in read_jsonl(path)]
   return curves
@@ -108,7 +106,7 @@ def disagreement_samples(run: Run, agent: Agent, iteration: int) -> dict[str, np
     agent: who drives, on two tracks that are validated on.
     iteration: of the world model.
   """
-  model, folders = agent.world_model, run.latent_folders(iteration)
+  model, folders = agent.world_model, run.sequence_folders(iteration)
   options = {"split": "train", "held_out_fraction": run.config.collect.held_out}
   training = datasets.episodes_dataset(folders, batch_size=16, seed=run.seed, **options)
   seeds = episode_seeds("validation", run.seed, 2, _TRACKS)
