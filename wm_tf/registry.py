@@ -78,9 +78,9 @@ def load(path: str) -> Any:
 class Registry:
   """Items by name. An item is any object, or a `"package.module:attribute"` imported when needed.
 
-      learners = Registry("learner")
-      learners.register("evolution", "wm_tf.learners.evolution:Evolution")
-      learners.get("evolution")
+  learners = Registry("learner")
+  learners.register("evolution", "wm_tf.learners.evolution:Evolution")
+  learners.get("evolution")
   """
 
   def __init__(self, noun: str):
