@@ -16,7 +16,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.core import Batch, Nest
+from wm_tf.core import Batch, Embedded, Nest
 from wm_tf.evaluation import BURN_IN, OPEN_LOOP_STEPS
 from wm_tf.imagination import imagine_returns, observe_sequence, one_step, repeat_rows
 from wm_tf.models.world_model import WorldModel, to_uint8
@@ -104,12 +104,15 @@ def outcomes(world_model: WorldModel, episodes: Iterable[Batch]) -> Outcomes:
 
 
 def as_observed(world_model: WorldModel, batch: Batch) -> Batch:
-  """Puts posteriors in the place of frames for a model with a VAE: encoded once and in bulk."""
-  vae = getattr(world_model, "vae", None)
-  if vae is None or batch.observation.dtype != tf.uint8:
+  """Embeds the observations of a batch once, one episode at a time."""
+  if isinstance(batch.observation, Embedded):
     return batch
-  rows = [tf.concat(vae.encode(frames), axis=-1) for frames in batch.observation]
-  return batch._replace(observation=tf.stack(rows))
+  num_rows = len(batch.mask)
+  rows = [
+    world_model.embed(tf.nest.map_structure(lambda x, i=i: x[i], batch.observation)).value
+    for i in range(num_rows)
+  ]
+  return batch._replace(observation=Embedded(tf.stack(rows)))
 
 
 class _Errors:
