@@ -20,37 +20,19 @@ _ROOT = Path(__file__).resolve().parents[1]
 _FOLDERS = ("wm_tf", "trainers", "serving", "benchmarks", "examples", "tests")
 
 _CORE, _RNG, _SEAM = "//wm_tf:core", "//wm_tf:rng", "//wm_tf/models:world_model"
-<<<<<<< HEAD
-_CHECKS, _FILES, _REGISTRY = "//wm_tf:checks", "//wm_tf:files", "//wm_tf:registry"
-=======
 _CHECKS, _FILES, _NESTS = "//wm_tf:checks", "//wm_tf:files", "//wm_tf:nests"
->>>>>>> models
+_REGISTRY = "//wm_tf:registry"
+_HELPERS = {_CHECKS, _CORE, _FILES, _NESTS, _REGISTRY, _RNG}
 _BELOW_AGENT = {
   _CORE: set(),
-  _RNG: {_CORE},
-  _CHECKS: {_CORE},
-  _FILES: {_CORE},
-<<<<<<< HEAD
-  _REGISTRY: {_CORE},
-  "//wm_tf/envs": {_CORE, _REGISTRY},
-=======
-  _NESTS: {_CORE},
-  "//wm_tf/envs": {_CORE},
->>>>>>> models
-  "//wm_tf/search": {_CORE, _RNG},
-  _SEAM: {_CORE, _RNG},
-  "//wm_tf/models": {_CHECKS, _CORE, _NESTS, _RNG, _SEAM},
-  "//wm_tf/data": {_CORE, _FILES, _RNG},
-  "//wm_tf:imagination": {_CORE, _NESTS, _RNG, _SEAM, "//wm_tf/models"},
-  "//wm_tf/policies": {
-    _CHECKS,
-    _CORE,
-    _NESTS,
-    _RNG,
-    _SEAM,
-    "//wm_tf/search",
-    "//wm_tf:imagination",
-  },
+  **{label: {_CORE} for label in _HELPERS - {_CORE}},
+  "//wm_tf/envs": {_CORE, _REGISTRY},  # No TensorFlow.
+  "//wm_tf/search": _HELPERS,
+  _SEAM: _HELPERS,
+  "//wm_tf/models": {*_HELPERS, _SEAM},
+  "//wm_tf/data": _HELPERS,
+  "//wm_tf:imagination": {*_HELPERS, _SEAM},
+  "//wm_tf/policies": {*_HELPERS, _SEAM, "//wm_tf/search", "//wm_tf:imagination"},
 }
 _BELOW_RUNS = _BELOW_AGENT | {
   label: {*_BELOW_AGENT, *above}
