@@ -113,7 +113,7 @@ def read_run() -> Run:
       f"{workdir} holds a run of another configuration. Leave out --preset, --config, "
       "--method and --override: they are taken from the run."
     )
-  return Run(workdir, *there)
+  return Run(workdir, config=there.config, seed=there.seed)
 
 
 def set_aside_other_seed() -> None:

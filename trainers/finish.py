@@ -47,7 +47,8 @@ def opened() -> Run:
       f"{workdir} holds a run of another configuration. Leave out --preset, --config and any "
       "--override but of finish.*: the rest is taken from the run."
     )
-  return Run(workdir, config_lib.override(there.config, mine), there.seed, create=False)
+  config = config_lib.override(there.config, mine)
+  return Run(workdir, config=config, seed=there.seed, create=False)
 
 
 def main() -> None:

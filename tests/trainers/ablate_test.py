@@ -114,7 +114,7 @@ def test_what_a_run_is_already_is_left_out(capsys):
 
 
 def test_rollouts_up_to_an_iteration_and_changes_of_every_variant(tmp_path):
-  source = Run(tmp_path / "run", config_lib.make_config("debug"), 0)
+  source = Run(tmp_path / "run", preset="debug")
   for iteration in range(3):
     source.path("controller", iteration).mkdir(parents=True)
     write_json(source.path("controller", iteration) / "validation.json", {"iteration": iteration})

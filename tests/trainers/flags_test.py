@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import tensorflow as tf
 
-from trainers import common
+from trainers import errors
 
 _ROOT = Path(__file__).resolve().parents[2]
 _TRAINERS = sorted(
@@ -136,5 +136,5 @@ def test_mistakes_get_one_line_that_helps(launcher, tmp_path, command, message):
   ],
 )
 def test_a_disk_in_trouble_is_told_from_other_errors(error, message):
-  found = common._storage_error(error)
+  found = errors.storage_error(error)
   assert found is None if message is None else re.search(message, found)

@@ -47,7 +47,7 @@ def test_rows_are_measured_once(launcher, tmp_path):
   words = "".join(ElementTree.parse(output / "planner_table.svg").getroot().itertext())
   assert all(name.replace("_", " ") in words for name in table)
 
-  run = Run(workdir, make_config("actor_critic"), seed=3)
+  run = Run(workdir, config=make_config("actor_critic"), seed=3)
   kept = [planner_table.Table(run, output, 2, False, seed).rows for seed in (0, 1)]
   assert kept == [table, {}]  # On other tracks nothing of what was measured counts.
 

@@ -121,7 +121,7 @@ def scripted_actor(name: str, config: config_lib.ExperimentConfig) -> Actor:
     ConfigError: if it has no scripted policy.
   """
   if name == "random":
-    return exploration.Brownian(environment_spec(config).action_space)
+    return exploration.Brownian(environment_spec(config).action_size)
   try:
     return exploration.Scripted(make_heuristic(config.environment))
   except ValueError as error:
@@ -139,9 +139,9 @@ def explorers(config: config_lib.ExperimentConfig) -> exploration.Mixture:
   """
   settings, space = config.collect, environment_spec(config).action_space
   actors = {
-    "uniform": exploration.Uniform(space),
-    "held": exploration.Held(space),
-    "brownian": exploration.Brownian(space),
+    "uniform": exploration.Uniform(space.size),
+    "held": exploration.Held(space.size),
+    "brownian": exploration.Brownian(space.size),
   }
   weights = {name: getattr(settings, name) for name in actors}
   for noise, options in settings.heuristics if settings.heuristic else ():
