@@ -56,7 +56,9 @@ def test_verdict(section, changes, name, verdict):
 
 
 def test_open_loop_reach_stops_where_persistence_first_wins():
-  reach = lambda results: _verdict(results, "open loop").value
+  def reach(results):
+    return _verdict(results, "open loop").value
+
   assert reach(RESULTS) == "20"
   assert reach(changed("dynamics", open_loop={"1": 0.4, "5": 2.0, "10": 0.1})) == "1"
   assert reach(changed("dynamics", open_loop={"1": 0.4, "20": 1.0})) == "20 or more"
