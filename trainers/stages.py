@@ -98,7 +98,7 @@ class Run(LearnedRun):
       folder = self.workdir / "data" / f"{iteration:03d}{suffix}"
       there = 0
       if (folder / rollouts.MANIFEST).exists():
-        shards = rollouts.existing_shards(folder, rollouts.load_manifest(folder))
+        shards = rollouts.shards_there(folder, rollouts.load_manifest(folder))
         there = sum(len(shard.episodes) for shard in shards)
         say(f"collect {folder.name}: {there} of {num_episodes} episodes are there.")
       if there < num_episodes:
@@ -155,9 +155,9 @@ class Run(LearnedRun):
     if self.config.vae_fit.shuffle_buffer is None:
       decoded = [cache / folder.name for folder in folders]
       self._write_all(datasets.cache_frames, f"decode {iteration:03d}", folders, decoded)
-    self._fit("vae", "VAE", vae, iteration, datasets.observations_dataset, decoded)
+    self._fit("vae", "VAE", vae, iteration, datasets.frames_dataset, decoded)
     shutil.rmtree(cache, ignore_errors=True)
-    held_out = datasets.observations_dataset(
+    held_out = datasets.frames_dataset(
       folders,
       batch_size=64,
       seed=0,
@@ -204,7 +204,7 @@ class Run(LearnedRun):
   def _is_encoded(self, source: Path, target: Path) -> bool:
     frames = rollouts.load_manifest(source).shards
     try:
-      latents = rollouts.existing_shards(target, rollouts.load_manifest(target))
+      latents = rollouts.shards_there(target, rollouts.load_manifest(target))
     except (FileNotFoundError, CorruptManifestError, rollouts.CorruptShardError):
       return False
     return [shard.source for shard in latents] == [shard.sha256 for shard in frames]
