@@ -64,7 +64,7 @@ class Examination:
     """What `doctor.json` says of the model by itself, from at most `num_episodes` episodes."""
     run, model, episodes = self.run, self.model, self.held_out(num_episodes)
     say("Held-out frames ...")
-    frames = datasets.frames_dataset(
+    frames = datasets.observations_dataset(
       self._folders, batch_size=64, seed=0, drop_remainder=False, **self._split
     )
     kept = run.family.observation_figures(model, frames.take(32))
