@@ -45,7 +45,7 @@ _AGENT = {
   "//wm_tf:agent",
   "//wm_tf:evaluation",
   "//wm_tf/training",
-  "//wm_tf:export",
+  "//wm_tf/export",
   "//wm_tf:dream_env",
   "//wm_tf/report",
 }

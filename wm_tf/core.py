@@ -229,6 +229,8 @@ class EnvSpec(NamedTuple):
       observation. Their reward counts in the official return.
     idle_action: the environment's own action that is sent during `frames_to_skip`.
     max_steps: frames (not decisions) after which an episode is truncated, skipped ones included.
+    make_kwargs: keyword arguments that `gymnasium.make(env_id)` was given; None for none.
+    rendered: whether the observation is the `rgb_array` frame that the environment renders.
   """
 
   name: str
@@ -239,6 +241,8 @@ class EnvSpec(NamedTuple):
   frames_to_skip: int
   idle_action: Any
   max_steps: int
+  make_kwargs: dict[str, Any] | None = None
+  rendered: bool = False
 
   @property
   def action_size(self) -> int:

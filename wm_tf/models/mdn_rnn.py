@@ -186,6 +186,11 @@ class LatentDynamics(WorldModel):
   def _mixture_inputs(self, h: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
     return tf.concat([h, inputs], axis=-1) if self.config.skip_connection else h
 
+  def encode_outputs(self, observation: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns the VAE's posterior, `loc` and `scale` `float32[B, Z]`."""
+    loc, log_scale = self._posterior(observation)
+    return {"loc": loc, "scale": tf.exp(log_scale)}
+
   def _posterior(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """`(loc, log_scale)` of frames `uint8[..., 64, 64, 3]` or of cached posteriors `[..., 2 Z]`."""
     if observation.dtype != tf.uint8:
