@@ -20,13 +20,14 @@ _ROOT = Path(__file__).resolve().parents[1]
 _FOLDERS = ("wm_tf", "trainers", "serving", "benchmarks", "examples", "tests")
 
 _CORE, _RNG, _SEAM = "//wm_tf:core", "//wm_tf:rng", "//wm_tf/models:world_model"
-_CHECKS, _FILES = "//wm_tf:checks", "//wm_tf:files"
+_CHECKS, _FILES, _REGISTRY = "//wm_tf:checks", "//wm_tf:files", "//wm_tf:registry"
 _BELOW_AGENT = {
   _CORE: set(),
   _RNG: {_CORE},
   _CHECKS: {_CORE},
   _FILES: {_CORE},
-  "//wm_tf/envs": {_CORE},
+  _REGISTRY: {_CORE},
+  "//wm_tf/envs": {_CORE, _REGISTRY},
   "//wm_tf/search": {_CORE, _RNG},
   _SEAM: {_CORE, _RNG},
   "//wm_tf/models": {_CHECKS, _CORE, _RNG, _SEAM},
@@ -65,7 +66,7 @@ _HOMES = {
   "vizdoom": ("wm_tf/envs/",),
 }
 _TENSORFLOW = ("tensorflow", "tensorflow_probability", "keras", "tf_agents")
-_WITHOUT_TENSORFLOW = ("wm_tf/__init__.py", "wm_tf/core.py", "wm_tf/envs/")
+_WITHOUT_TENSORFLOW = ("wm_tf/__init__.py", "wm_tf/core.py", "wm_tf/envs/", "wm_tf/registry.py")
 
 
 class Target(NamedTuple):
@@ -229,8 +230,9 @@ def test_every_layer_is_a_library():
 
 
 def test_environments_and_their_workers_load_without_tensorflow():
-  envs = [path.stem for path in (_ROOT / "wm_tf/envs").glob("*.py") if path.stem != "__init__"]
-  modules = ["wm_tf.data.env_worker", *(f"wm_tf.envs.{name}" for name in envs)]
+  files = [path.relative_to(_ROOT) for path in (_ROOT / "wm_tf/envs").rglob("*.py")]
+  envs = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
+  modules = ["wm_tf.data.env_worker", *envs]
   code = f"import sys, {', '.join(modules)}; sys.exit('tensorflow' in sys.modules)"
   subprocess.run([sys.executable, "-c", code], cwd=_ROOT, check=True)
 
