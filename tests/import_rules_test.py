@@ -41,8 +41,8 @@ _BELOW_RUNS = _BELOW_AGENT | {
     "//wm_tf/training": (),
     "//wm_tf/learners": ("//wm_tf:agent", "//wm_tf/training"),
     "//wm_tf/evaluation": ("//wm_tf:agent", "//wm_tf/learners"),
-    "//wm_tf:export": ("//wm_tf:agent",),
-    "//wm_tf:dream_env": ("//wm_tf:export",),
+    "//wm_tf/export": ("//wm_tf:agent",),
+    "//wm_tf:dream_env": (),
     "//wm_tf/report": (),
     "//wm_tf/config": ("//wm_tf/learners", "//wm_tf/training"),
   }.items()

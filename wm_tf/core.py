@@ -243,6 +243,10 @@ class EnvSpec(NamedTuple):
       observation. Their reward counts in the official return.
     idle_action: the environment's own action that is sent during `frames_to_skip`.
     max_steps: frames (not decisions) after which an episode is truncated, skipped ones included.
+    make_id: what `gymnasium.make` takes, with the module that registers it, such as
+      `ale_py:ALE/Pong-v5`; None if that is `env_id`.
+    make_kwargs: keyword arguments that `gymnasium.make` was given; None for none.
+    rendered: whether the observation is the `rgb_array` frame that the environment renders.
   """
 
   name: str
@@ -253,6 +257,9 @@ class EnvSpec(NamedTuple):
   frames_to_skip: int
   idle_action: Any
   max_steps: int
+  make_id: str | None = None
+  make_kwargs: dict[str, Any] | None = None
+  rendered: bool = False
 
   @property
   def action_size(self) -> int:

@@ -100,7 +100,12 @@ def _build_any(factory: Callable, who: str, name: str, options: dict[str, Any]) 
   if not isinstance(env, gym.Env):
     raise ValueError(f"{who}: its factory returned {env!r}, which is not a gymnasium.Env.")
   try:
-    return adapt(env, name, chosen)
+    adapted = adapt(env, name, chosen)
+    adapted.spec_ = adapted.spec_._replace(
+      make_id=getattr(factory, "make_id", None),
+      make_kwargs={key: value for key, value in own.items() if key != "render_mode"},
+    )
+    return adapted
   except BaseException:
     env.close()
     raise
@@ -204,6 +209,7 @@ def adapt(env: gym.Env, name: str, options: AdapterOptions) -> AdaptedEnv:
     frames_to_skip=int(options.frames_to_skip),
     idle_action=spaces.idle_action(action_space),
     max_steps=min(options.max_steps or limit or _DEFAULT_MAX_STEPS, limit or np.inf),
+    rendered=options.observation == "render",
   )
   return cls(env, spec)
 

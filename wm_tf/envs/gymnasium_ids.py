@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.util
+import re
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -41,9 +42,16 @@ class GymnasiumFactory:
 
   Attributes:
     registered: gymnasium's specification.
+    module: the module that registers the id when it is imported; None if it is not known.
   """
 
   registered: EnvSpec
+  module: str | None = None
+
+  @property
+  def make_id(self) -> str:
+    """What `gymnasium.make` takes in any process."""
+    return f"{self.module}:{self.registered.id}" if self.module else self.registered.id
 
   def __call__(self, **options) -> gym.Env:
     """Calls `gymnasium.make`; `options` go to the environment's constructor."""
@@ -87,7 +95,14 @@ def find(gym_id: str) -> GymnasiumFactory:
       f"Unknown gymnasium id {bare_id!r}; {hint} If a package registers it, name that as well: "
       f"{PREFIX}package:{bare_id}."
     )
-  return GymnasiumFactory(found)
+  return GymnasiumFactory(found, module or _registering_module(found))
+
+
+def _registering_module(spec: EnvSpec) -> str | None:
+  """The module of `_PROVIDERS` that registers an id, told by the package of its environment."""
+  package = re.split("[.:]", str(spec.entry_point))[0]
+  modules = (provider.module for provider in _PROVIDERS)
+  return next((module for module in modules if module.partition(".")[0] == package), None)
 
 
 def _lookup(gym_id: str) -> EnvSpec | None:

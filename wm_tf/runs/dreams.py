@@ -14,8 +14,8 @@ from wm_tf.runs.folder import no_run, read_description
 from wm_tf.runs.workdir import WorkdirError
 from wm_tf.data import datasets, rollouts
 from wm_tf.dream_env import Dream, DreamEnv, DreamVectorEnv
+from wm_tf.export import SavedWorldModel, first_states
 from wm_tf.imagination import recently_rewarded, sample_states
-from wm_tf.saved_world_model import SavedWorldModel, first_states
 
 STARTS = ("anywhere", "rewarded", "first")
 _NUM_EPISODES = 64  # Of the data, drawn at random, that starts are taken from.
