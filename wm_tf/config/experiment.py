@@ -15,6 +15,13 @@ from wm_tf.policies.planner import PlannerConfig
 from wm_tf.training.loop import FitConfig
 
 
+class Options(dict[str, Any]):
+  """A mapping that is not changed, so that a configuration with one can be hashed."""
+
+  def __hash__(self) -> int:
+    return hash(tuple(sorted((key, repr(value)) for key, value in self.items())))
+
+
 @dataclasses.dataclass(frozen=True)
 class CollectConfig:
   """Where the data comes from.
@@ -22,15 +29,17 @@ class CollectConfig:
   Attributes:
     num_episodes: episodes of the first, off-policy collection.
     uniform, held, brownian, heuristic: relative shares of the policies that play them.
-    heuristics: variants of the environment's scripted policy, equally often played: for each one
-      the scale of the noise on its actions, and its options as `(name, value)` pairs. Too little
-      noise, and the model takes good driving to be the course of nature, whatever the action; and
-      it must see what comes of too much speed, or dreams are won by full throttle.
+    heuristics: variants of the environment's scripted policy, played equally often: for each one
+      the scale of the noise on its actions, and its options as `(name, value)` pairs. With too
+      little noise the model learns that all goes well whatever the action is.
+    interruption_rate: probability, at each decision, that a uniform action interrupts the scripted
+      policy.
     episodes_per_iteration: episodes of every later collection, played by the current controller.
     controller_noise: scale of the noise on the controller's actions.
-    random_start: share of training episodes that start at a random place (environments that can).
-    stop_after_idle_decisions: ends a training episode that has brought nothing for so long; 0 for
-      never (environments that can).
+    random_start: share of training episodes that start at a random place, in environments with
+      that option.
+    stop_after_idle_decisions: decisions without progress after which a training episode ends, in
+      environments with that option; 0 for never.
     held_out: share of the episodes kept for validation, by seed.
     episodes_per_shard: episodes that are written together; a killed collection goes on after them.
     num_workers: environment processes; 0 for twice the number of processors.
@@ -38,23 +47,15 @@ class CollectConfig:
 
   num_episodes: int = 180
   uniform: float = 0.0
-  held: float = 0.15
-  brownian: float = 0.25
-  heuristic: float = 0.6
-  heuristics: tuple[tuple[float, tuple[tuple[str, float], ...]], ...] = (
-    (0.3, (("target_speed", 45.0),)),
-    (0.15, (("target_speed", 45.0),)),
-    (0.25, (("target_speed", 60.0),)),
-    (0.12, (("target_speed", 60.0),)),
-    (0.1, (("target_speed", 80.0),)),
-    (0.2, (("target_speed", 100.0),)),
-    (0.2, (("target_speed", 140.0),)),
-  )
+  held: float = 0.5
+  brownian: float = 0.5
+  heuristic: float = 0.0
+  heuristics: tuple[tuple[float, tuple[tuple[str, float], ...]], ...] = ((0.1, ()),)
   interruption_rate: float = 0.015
   episodes_per_iteration: int = 40
   controller_noise: float = 0.2
-  random_start: float = 0.5
-  stop_after_idle_decisions: int = 40
+  random_start: float = 0.0
+  stop_after_idle_decisions: int = 0
   held_out: float = 0.1
   episodes_per_shard: int = 16
   num_workers: int = 0
@@ -136,7 +137,7 @@ class ExperimentConfig:
 
   preset: str = "default"
   environment: str = "car_racing"
-  environment_options: dict[str, Any] = dataclasses.field(default_factory=dict)
+  environment_options: Options = Options()
   family: str = "two_stage"
   num_iterations: int = 5
   num_vae_refits: int = 2
@@ -158,6 +159,7 @@ class ExperimentConfig:
 
   def __post_init__(self):
     check_at_least(0, self, "num_iterations", "num_vae_refits")
+    object.__setattr__(self, "environment_options", Options(self.environment_options))
 
 
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:

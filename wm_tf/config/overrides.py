@@ -89,7 +89,7 @@ def _frozen(value: Any) -> Any:
 def _coerce(value: Any, annotation: Any, path: str) -> Any:
   """Checks a plain value against a field's type; lists become tuples, ints become floats."""
   origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-  if origin is dict and isinstance(value, dict):
+  if _is_mapping(annotation) and isinstance(value, dict):
     if all(isinstance(key, str) for key in value):
       return _frozen(value)
     raise ConfigError(f"{path}: the keys of {value!r} must be text.")
@@ -109,6 +109,10 @@ def _coerce(value: Any, annotation: Any, path: str) -> Any:
   if annotation in (int, str, bool) and type(value) is annotation:
     return value
   raise ConfigError(f"{path}: {value!r} is not {_describe(annotation)}.")
+
+
+def _is_mapping(annotation: Any) -> bool:
+  return isinstance(annotation, type) and issubclass(annotation, dict)
 
 
 def _describe(annotation: Any) -> str:

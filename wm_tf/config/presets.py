@@ -22,7 +22,6 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "num_vae_refits=1",
       "vae.encoder_filters=(16, 32, 64, 128)",
       "vae.decoder_filters=(64, 32, 16)",
-      "vae.row_weights=((0, 56, 2.0), (56, 64, 8.0))",
       "vae_fit.batch_size=50",
       *(
         f"{stage}.{fit}.precision=bfloat16"
