@@ -1,6 +1,7 @@
 """The doctor's verdicts follow from its figures, and its page and text say them."""
 
 import copy
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -287,3 +288,35 @@ def test_charts_draw_what_they_are_given():
   words = " ".join(ElementTree.fromstring(curves).itertext())
   for label in ("dreamed", "no change", "the mean", "reconstruction", "PSNR, dB"):
     assert label in words
+
+
+def test_vectors_are_judged_without_psnr():
+  results = copy.deepcopy(RESULTS) | {"env_id": "Pendulum-v1"}
+  results["open_loop"]["observation"] = {
+    "dream": _by_steps(0.1, 0.2, 0.3, 0.5, 0.9),
+    "still": _by_steps(0.3, 0.6, 1.0, 1.1, 1.2),
+    "reconstruction": _by_steps(0.1, 0.1, 0.1, 0.1, 0.1),
+  }
+  del results["open_loop"]["psnr"]
+  results["vae"] = {"parts": {"": {"kind": "vector", "error": 0.1, "baseline": 1.0}}}
+  check = _check(results, "error of decoded vectors")
+  assert check.verdict == GOOD and check.value.startswith("0.300 (last observation 1.000")
+  checks = doctor_checks(results)
+  text = terminal_text(results, checks)
+  assert "error of decoded vectors\n" in text and "PSNR" not in text
+  page = Page(doctor_page.render_doctor(results, checks))
+  assert "Error of decoded vectors; lower is better." in page.text and "PSNR" not in page.text
+  for words in (text, page.text):
+    assert not re.findall(r"(?i)\b(carracing|road|dr[io]ve\w*|driving|tracks?)\b", words)
+
+
+def test_the_controllers_return_is_judged_where_random_actions_were_evaluated():
+  results = copy.deepcopy(RESULTS) | {
+    "random": {"mean": -70.0, "std": 20.0, "n": 16},
+    "reward_threshold": 900.0,
+  }
+  checks = doctor_checks(results)
+  assert checks[0].name == "return of the controller" and checks[0].verdict == USABLE
+  assert verdict_in_words(checks).startswith("Return of the controller: usable. Covers 50%")
+  assert terminal_text(results, checks).splitlines()[2].startswith("Return of the controller")
+  assert not verdict_in_words(doctor_checks(RESULTS)).startswith("Return")

@@ -182,3 +182,36 @@ def test_save_figures_names_files_by_kind(tmp_path, frames):
   with open(paths["strip"], "rb") as file:
     assert file.read() == strip
   assert ElementTree.parse(paths["a/b"]).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+_OTHER = {
+  **{key: value for key, value in RESULTS.items() if key not in ("env_id", "heuristic")},
+  "environment": "Pendulum-v1",
+  "environment_name": "gym:Pendulum-v1",
+  "reward_threshold": None,
+  "vae": {"parts": {"": {"kind": "vector", "error": 0.01, "baseline": 1.0}}, "kl": 3.0},
+  "data": {"episodes": 5, "frames": 9, "by_policy": {"random": 5}},
+}
+
+
+def test_another_environment_is_reported_in_its_own_words():
+  page = Page(report.render_page(_OTHER, {"preset": "quickstart"}))
+  texts = [page.text, report.terminal_table(_OTHER), report.in_words(_OTHER)]
+  for text in texts:
+    found = re.findall(r"(?i)\b(car\w*|road|dr[io]ve\w*|tracks?|doom\w*|published)\b", text)
+    assert not found, found
+    assert "Pendulum-v1" in text
+  assert "gym:Pendulum-v1" in texts[0] and "gym:Pendulum-v1" in texts[1]
+  assert "No scripted policy exists for this environment." in page.text
+  for text in texts:
+    assert "scripted" not in text.replace("No scripted policy exists for this environment.", "")
+  assert page.row("reconstruction of the observation (vector)")[1].startswith("99.00%")
+
+
+def test_the_reward_threshold_is_named_and_drawn():
+  results = {**_OTHER, "reward_threshold": 900.0}
+  page = Page(report.render_page(results, {}))
+  assert "return per episode (dotted: reward threshold 900)" in page.text
+  assert "gymnasium calls it solved: 900" in report.terminal_table(results)
+  without = Page(report.render_page(_OTHER, {}))
+  assert "threshold" not in without.text.replace("reward_threshold", "")

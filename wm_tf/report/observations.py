@@ -100,6 +100,8 @@ def observation_strip(
   if not rows:
     raise ValueError("observation_strip: no rows given; pass at least one, such as {'real': ...}.")
   parts = {label: spec.unpack(observation) for label, observation in rows.items()}
+  sizes = {part.name: len(part.num_choices) or part.shape[0] for part in spec.vectors}
+  shares = _dimension_shares(sizes)
   options = {"first_step": first_step, "dream_from": dream_from}
   pictures, vectors, names, size = [], {label: [] for label in rows}, [], 0
   for index, part in enumerate(spec.parts):
@@ -111,7 +113,7 @@ def observation_strip(
       continue
     shown = {label: display_vectors(value, part) for label, value in values.items()}
     first, part_names = next(iter(shown.values()))
-    kept = varying_dimensions(first, max(1, MAX_DIMENSIONS // len(spec.vectors)))
+    kept = varying_dimensions(first, shares[part.name])
     for label, (value, _) in shown.items():
       vectors[label].append(value[:, kept])
     names += [part_names[dimension] for dimension in kept]
@@ -122,3 +124,12 @@ def observation_strip(
     title = "" if len(names) == size else f"{len(names)} of {size} dimensions"
     pictures.append(vector_strip(joined, names, title=title, width=max(width, 700), **options))
   return stack(pictures)
+
+
+def _dimension_shares(sizes: Mapping[str, int]) -> dict[str, int]:
+  """Returns how many dimensions of each vector to show: all of short ones, at least one of each."""
+  shares, left = {}, MAX_DIMENSIONS
+  for index, (name, size) in enumerate(sorted(sizes.items(), key=lambda item: item[1])):
+    shares[name] = max(1, min(size, left // (len(sizes) - index)))
+    left -= shares[name]
+  return shares

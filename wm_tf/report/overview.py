@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,8 @@ from wm_tf.report import scores
 from wm_tf.report.formatting import NOT_RUN, decimals, duration, is_number, number, plus_minus
 from wm_tf.report.published import published_scores
 from wm_tf.report.return_verdicts import return_checks, return_in_words
+
+_WIDTH = 90  # Columns of the terminal table.
 
 
 def in_words(results: Mapping[str, Any]) -> str:
@@ -97,7 +100,8 @@ def terminal_table(results: Mapping[str, Any]) -> str:
   lines.append(rule)
   for check in return_checks(results):
     if check.verdict != NOT_RUN:
-      lines.append(f"{check.name}: {check.verdict}. {check.words}")
+      text = f"{check.name}: {check.verdict}. {check.words}"
+      lines += textwrap.wrap(text, _WIDTH, subsequent_indent="  ")
   found = scores.gap(results)
   if found is not None:
     lines.append(f"gap, controller in the model minus in the environment: {found.text}")

@@ -127,7 +127,7 @@ def _judge(row: scores.Score, random: scores.Score, target: _Target | None) -> t
     )
   way = target.value - random.mean
   share = ahead / way
-  part = f"{100 * share:.0f}% of the way from random actions to {target.words}"
+  part = f"{math.floor(100 * share)}% of the way from random actions to {target.words}"
   if share < _SHARE[1]:
     return POOR, f"Covers only {part}."
   if share < _SHARE[0]:

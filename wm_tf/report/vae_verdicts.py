@@ -118,6 +118,8 @@ def _part_check(name: str, part: Mapping[str, Any]) -> Check:
       text = f"{_percent(share)} of the variance (error {text}, mean {_significant(baseline)})"
       if math.isfinite(share):
         explained = f" It explains {_percent(share)} of the variance."
+        if share < 0:
+          explained = " It is worse than the constant mean."
   words = {
     GOOD: "Reconstructions keep what varies." + explained,
     USABLE: "Reconstructions lose part of what varies." + explained,

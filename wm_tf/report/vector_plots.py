@@ -101,8 +101,10 @@ def vector_strip(
       axes.set_xlim(first_step, first_step + max(1, num_steps - 1))
     for axes in panels.T.flat[len(shown) :]:
       axes.set_visible(False)
-    for axes in panels[-1]:
+    lowest = [min(lines, len(shown) - column * lines) - 1 for column in range(columns)]
+    for axes in (panels[line, column] for column, line in enumerate(lowest)):
       axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
+      axes.tick_params(labelbottom=True)
       axes.set_xlabel("step", fontsize=8)
     handles, labels = panels[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper right", ncols=4, fontsize=8.5)
@@ -132,6 +134,8 @@ def varying_dimensions(values: np.ndarray, count: int) -> list[int]:
 
 def _panel(axes, rows: Mapping[str, np.ndarray], dream_from: int | None, first_step: int) -> None:
   """Draws one dimension `float[T]` of every row."""
+  first = next(iter(rows.values()))
+  integers = bool(np.all(first == np.round(first)))
   for place, (label, values) in enumerate(rows.items()):
     kind = "dreamed" if label.startswith("dream") else label
     begin = max(0, dream_from - 1) if dream_from is not None and kind == "dreamed" else 0
@@ -140,13 +144,14 @@ def _panel(axes, rows: Mapping[str, np.ndarray], dream_from: int | None, first_s
       values[begin:],
       color=_COLORS.get(kind, _OTHER_COLORS[place % len(_OTHER_COLORS)]),
       linestyle=_STYLES.get(kind, "-"),
+      drawstyle="steps-mid" if integers else "default",
       linewidth=1.4,
       label=label.replace("\n", " "),
     )
   if dream_from is not None:
-    length = len(next(iter(rows.values())))
-    edges = (first_step + max(0, dream_from - 1), first_step + length - 1)
-    axes.axvspan(*edges, color=_hex(DREAM), alpha=0.09, linewidth=0, label="dream: no observations")
+    edges = (first_step + max(0, dream_from - 1), first_step + len(first) - 1)
+    axes.axvspan(*edges, color=_hex(DREAM), alpha=0.09, linewidth=0)
+    axes.axvline(edges[0], color=_hex(DREAM), linestyle=":", label="from here on no observations")
 
 
 def _check_rows(rows: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
