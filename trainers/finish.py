@@ -41,10 +41,13 @@ def opened() -> Run:
     raise no_run(workdir)
   overrides = flags.FLAGS.override
   mine = [text for text in overrides if text.strip().startswith("finish.")]
-  described = any(flags.FLAGS[name].present for name in ("preset", "config")) or mine != overrides
+  described = (
+    any(flags.FLAGS[name].present for name in ("preset", "config", "environment"))
+    or mine != overrides
+  )
   if described and there.config != dataclasses.replace(common.config(), finish=there.config.finish):
     raise WorkdirError(
-      f"{workdir} holds a run of another configuration. Leave out --preset, --config and any "
+      f"{workdir} holds a run of another configuration. Leave out --preset, --config, --environment and any "
       "--override but of finish.*: the rest is taken from the run."
     )
   config = config_lib.override(there.config, mine)

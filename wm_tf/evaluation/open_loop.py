@@ -107,7 +107,7 @@ def open_loop(
     of `other_actions` (a dream along the actions of another place); `psnr`, if there are images, in
     dB of decoded images against the real ones, of `dream`, `still` (the last one seen), `mean` and
     `reconstruction` (what the model makes of the very image: no dream can be expected to do
-    better); `vector_error`, if there are vectors, the same answers' squared errors in units of the
+    better); `observation`, if there are vectors, the same answers' squared errors in units of the
     variance; `reward_r2` of the sum of rewards up to there (None if it is always the same).
 
   Raises:
@@ -175,7 +175,7 @@ def open_loop(
   if observation.images:
     found["psnr"] = _by_answer({str(k): images[k].means() for k in known}, psnr)
   if observation.vectors:
-    found["vector_error"] = _by_answer({str(k): vectors[k].shares() for k in known}, float)
+    found["observation"] = _by_answer({str(k): vectors[k].shares() for k in known}, float)
   return found
 
 

@@ -194,6 +194,11 @@ class RunFolder:
 
   # --- What it says of itself ---------------------------------------------------------------
 
+  def num_episodes(self, iteration: int) -> int:
+    """Returns the number of episodes that were collected up to an iteration."""
+    folders = self.data_folders(iteration)
+    return sum(len(rollouts.load_manifest(folder).episodes) for folder in folders)
+
   def quality(self, stage: str, iteration: int) -> dict[str, Any]:
     """The held-out figures of a finished fit, of stage `vae` or `dynamics`."""
     return read_json(self.path(stage, iteration) / "quality.json")

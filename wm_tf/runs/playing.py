@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from wm_tf import config as config_lib
-from wm_tf import evaluation
+from wm_tf import evaluation, report
 from wm_tf.policies import exploration
 from wm_tf.core import EnvSpec, Episode, EvalResult
 from wm_tf.data.collect import Actor, run_episodes
 from wm_tf.data.env_pool import EnvPool
-from wm_tf.envs import env_factory, env_spec, make_heuristic
+from wm_tf.envs import env_factory, env_spec, make_env, make_heuristic
 from wm_tf.training.loggers import progress
 
 # Every purpose has seeds of its own: what an agent is judged on is never trained or chosen on.
@@ -108,6 +108,73 @@ def play(config: config_lib.ExperimentConfig, actor: Actor, seed: int) -> Episod
   with EnvPool(environment_factory(config), 1) as pool:
     ((episode, _),) = run_episodes(pool, actor, [seed])
   return episode
+
+
+def rendered(config: config_lib.ExperimentConfig, actor: Actor, seed: int) -> np.ndarray:
+  """Plays one official episode and returns pictures of it.
+
+  Args:
+    config: names the environment.
+    actor: what plays.
+    seed: of the episode.
+
+  Returns:
+    `uint8[T, H, W, 3]`, one per decision: the first image of the observations, or what the
+    environment renders if there is none.
+
+  Raises:
+    ConfigError: if there is neither.
+  """
+  observation = environment_spec(config).observation
+  if observation.images:
+    part = observation.images[0]
+    values = observation.unpack(play(config, actor, seed).observation)
+    return report.display_frames(values[observation.parts.index(part)], part)
+  frames = film(config, actor, seed)
+  if frames is None:
+    raise config_lib.ConfigError(
+      f"environment={config.environment}: it observes no image and renders none."
+    )
+  return frames
+
+
+def film(config: config_lib.ExperimentConfig, actor: Actor, seed: int) -> np.ndarray | None:
+  """Plays one official episode in this process and returns what the environment renders.
+
+  Args:
+    config: names the environment.
+    actor: what plays.
+    seed: of the episode.
+
+  Returns:
+    `uint8[T, H, W, 3]`, one frame per decision; None if the environment renders nothing.
+  """
+  options = dict(config.environment_options)
+  try:
+    env = make_env(config.environment, **{"render_mode": "rgb_array", **options})
+  except (ValueError, TypeError, ImportError):  # It has no such option.
+    return None
+  frames, over = [], False
+  try:
+    observation, info = env.reset(seed=seed)
+    actor.begin(1)
+    while not over:
+      frames.append(env.render())
+      batched = tree_map(lambda x: np.asarray(x)[np.newaxis], observation)
+      (action,) = actor.act(batched, np.array([len(frames) == 1]), np.array([seed]), [info])
+      observation, _, terminated, truncated, info = env.step(action)
+      over = terminated or truncated
+    frames.append(env.render())
+  finally:
+    env.close()
+  return None if any(frame is None for frame in frames) else np.stack(frames)
+
+
+def tree_map(fn: Callable[[Any], Any], observation: Any) -> Any:
+  """Applies a function to every array of an observation."""
+  if isinstance(observation, dict):
+    return {name: fn(value) for name, value in observation.items()}
+  return fn(observation)
 
 
 def scripted_actor(name: str, config: config_lib.ExperimentConfig) -> Actor:
