@@ -6,6 +6,7 @@ import pytest
 from tests.envs.toy import Counter, ToyEnv
 from wm_tf import envs
 from wm_tf.core import image_observation
+from wm_tf.envs import registry
 from wm_tf.envs.adapter import PixelEnv
 
 STILL = np.zeros(2, np.float32)
@@ -20,7 +21,7 @@ def _run(env, action=STILL):
 
 
 def test_a_new_environment_is_registered_and_made_by_name(monkeypatch):
-  monkeypatch.setattr(envs, "_factories", dict(envs._factories))
+  monkeypatch.setattr(registry._registry, "_items", dict(registry._registry._items))
   envs.register_env("toy", ToyEnv)
   assert "toy" in envs.env_names()
   env = envs.make_env("toy", action_repeat=2)
@@ -37,7 +38,7 @@ def test_a_module_path_needs_no_registration():
 
 
 def test_a_factory_without_a_spec_is_asked_by_building_it(monkeypatch):
-  monkeypatch.setattr(envs, "_factories", dict(envs._factories))
+  monkeypatch.setattr(registry._registry, "_items", dict(registry._registry._items))
   envs.register_env("plain", lambda **options: PixelEnv(Counter(), ToyEnv.make_spec(**options)))
   assert envs.env_spec("plain", action_repeat=3).action_repeat == 3
 

@@ -124,9 +124,9 @@ def test_figures_agree_with_those_of_the_fit():
   model = small_mdn_rnn()
   batch = make_batch(random_frames(3, 16), lengths=(16, 13, 16))
   observed = diagnosis.as_observed(model, batch)
-  assert observed.observation.shape == (3, 16, 8)
+  assert observed.observation.value.shape == (3, 16, 8)
   loc = model.vae.encode(batch.observation[1])[0]
-  np.testing.assert_allclose(observed.observation[1, :, :4], loc, atol=1e-5)
+  np.testing.assert_allclose(observed.observation.value[1, :, :4], loc, atol=1e-5)
   assert diagnosis.as_observed(model, observed) is observed
 
   quality = dynamics_quality(model, [observed])

@@ -5,7 +5,15 @@ import re
 import numpy as np
 import pytest
 
-from tests.worlds import AdditiveState, AdditiveWorld, Always, latents_of, make_batch, small_mdn_rnn
+from tests.worlds import (
+  AdditiveState,
+  AdditiveWorld,
+  Always,
+  embedded_batch,
+  latents_of,
+  make_batch,
+  small_mdn_rnn,
+)
 from wm_tf import report
 from wm_tf.evaluation import disagreement
 
@@ -22,7 +30,7 @@ def test_along_real_episodes():
 
 def test_usual_is_what_a_tenth_of_the_steps_pass():
   ensemble = small_mdn_rnn(ensemble_size=2)
-  batches = [make_batch(latents_of(ensemble, 8, 6, seed=s), seed=s) for s in (0, 1)]
+  batches = [embedded_batch(latents_of(ensemble, 8, 6, seed=s), seed=s) for s in (0, 1)]
   found = disagreement.along(ensemble, batches)
   disagreement.calibrate(ensemble, batches)
   assert np.mean(ensemble.unfamiliarity(found) > 0.0) == pytest.approx(0.1, abs=1 / len(found))

@@ -9,12 +9,13 @@ from tests.worlds import (
   Always,
   make_batch,
   random_frames,
+  rows_of,
   small_mdn_rnn,
   small_vae,
 )
 from wm_tf import rng
 from wm_tf.agent import Agent, AgentActor
-from wm_tf.core import Batch
+from wm_tf.core import Embedded
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.evaluation import (
   OPEN_LOOP_STEPS,
@@ -192,7 +193,7 @@ def _walks(world, lengths, seed=0):
   reward = -np.square(z - world.goal).sum(-1) * ~batch.is_first.numpy()
   garbage = np.where(mask[..., None], z, 1e3)
   return batch._replace(
-    observation=tf.constant(np.concatenate([garbage, garbage], -1), tf.float32),
+    observation=Embedded(tf.constant(np.concatenate([garbage, garbage], -1), tf.float32)),
     prev_action=tf.constant(action, tf.float32),
     reward=tf.constant(reward, tf.float32),
   )
@@ -202,7 +203,7 @@ def _persistence(batches, k):
   """Mean of (z[t + k] - z[t])^2, each latent in units of its scale (2), by hand."""
   found = []
   for batch in batches:
-    for z, length in zip(batch.observation.numpy(), batch.mask.numpy().sum(1), strict=True):
+    for z, length in zip(batch.observation.value.numpy(), batch.mask.numpy().sum(1), strict=True):
       for start in range(10, length - k, 50):
         found.append(np.square((z[start + k, :2] - z[start, :2]) / 2.0).mean())
   return np.mean(found)
@@ -280,9 +281,9 @@ def test_figures_of_an_mdn_rnn_do_not_depend_on_its_batches():
   model = small_mdn_rnn(sample_latents=False)
   generator = np.random.default_rng(0)
   latents = (0.1 * generator.normal(size=(4, 16, 8)).cumsum(1)).astype(np.float32)
-  batch = make_batch(latents, lengths=(16, 5, 13, 12))
+  batch = make_batch(Embedded(latents), lengths=(16, 5, 13, 12))
   whole = dynamics_quality(model, [batch])
-  part = lambda rows: Batch(*(tf.gather(x, rows) for x in batch))
+  part = lambda rows: rows_of(batch, rows)
   parts = dynamics_quality(model, [part([0, 1]), part([2, 3])])
   loss = model.loss(batch, rng.make_seed(0))[1]
   assert whole["nll_per_dimension"] == pytest.approx(float(loss["nll_per_dimension"]), rel=1e-5)

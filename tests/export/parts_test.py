@@ -14,8 +14,9 @@ from serving.errors import ServingError
 from serving.model import Servable
 from tests.export.exported import SPEC
 from wm_tf import export
-from wm_tf.core import ActionSpace, image_observation
+from wm_tf.core import image_observation
 from wm_tf.envs.frames import resize
+from wm_tf.export import writing
 from wm_tf.files import DamagedFileError
 
 
@@ -28,7 +29,11 @@ def test_the_graph_resizes_as_the_adapter_does_bit_for_bit(native, crop):
   batch = random.integers(0, 256, (40, *native), np.uint8)
   batch[:20] //= 85  # Few values make many ties to round.
   frame = tf.TensorSpec([None, None, None, 3], tf.uint8)
-  fn = tf.function(lambda x: export.observation_of(x, spec), input_signature=[frame])
+
+  @tf.function(input_signature=[frame])
+  def fn(x):
+    return export.observation_of({"frame": x}, spec)
+
   expected = np.stack([resize(f, crop, (64, 64)) for f in batch])
   np.testing.assert_array_equal(fn(tf.constant(batch)), expected)
   np.testing.assert_array_equal(fn(tf.constant(expected)), expected)
@@ -38,14 +43,6 @@ def test_the_graph_maps_actions_as_the_adapter_does():
   action = np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32)
   expected = np.stack([SPEC.action_space.to_env(a) for a in action])
   np.testing.assert_array_equal(export.to_env_action(tf.constant(action), SPEC), expected)
-  discrete = SPEC._replace(
-    action_space=ActionSpace(
-      ("a", "b"), ("left", "right"), np.eye(2, dtype=np.float32), np.zeros(2), np.ones(2), True
-    )
-  )
-  choice = export.to_env_action(tf.constant(action), discrete)
-  assert choice.dtype == tf.int64
-  assert choice.numpy().tolist() == [discrete.action_space.to_env(a) for a in action]
 
 
 class _Inner(NamedTuple):
@@ -78,7 +75,7 @@ def test_versions(exports, tmp_path, monkeypatch):
     raise OSError("disk full")
 
   # The warmup requests come after the graph: a failure there must leave no version either.
-  monkeypatch.setattr(export, "_write_warmup", fail)
+  monkeypatch.setattr(writing, "write_warmup", fail)
   with pytest.raises(OSError, match="disk full"):
     export.export_agent(agent, base)
   assert export.saved_versions(base) == [7, 8]

@@ -46,7 +46,7 @@ def workdir(tmp_path_factory) -> Path:
   """A run with data and random weights."""
   workdir = _write_run(tmp_path_factory.mktemp("runs") / "run", **{"dynamics.ensemble_size": 2})
   write_noise(workdir / "data/000", num_episodes=3, steps=5)
-  model = _run(workdir).new_world_model()
+  model = _run(workdir).family.new_model()
   randomize(model, 0)
   for name in ("latent_scale", "change_scale", "reward_scale"):
     getattr(model, name).assign(np.ones(getattr(model, name).shape))

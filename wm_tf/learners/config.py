@@ -46,8 +46,8 @@ class ControllerConfig:
   num_generations: int = 60
   initial_scale: float = 0.1
   hidden_components: int = 16
-  start_window: int = 8
-  start_anywhere: float = 0.7
+  start_window: int = 0
+  start_anywhere: float = 0.0
   num_starts: int = 4096
   dream: DreamESConfig = DreamESConfig()
   actor_critic: ActorCriticConfig = ActorCriticConfig()

@@ -207,6 +207,11 @@ class LatentDynamics(WorldModel):
   def _mixture_inputs(self, h: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
     return tf.concat([h, inputs], axis=-1) if self.config.skip_connection else h
 
+  def encode_outputs(self, observation: Nest) -> dict[str, tf.Tensor]:
+    """Returns the VAE's posterior, `loc` and `scale` `float32[B, Z]`."""
+    loc, log_scale = self._posterior(observation)
+    return {"loc": loc, "scale": tf.exp(log_scale)}
+
   def _posterior(self, observation: Nest) -> tuple[tf.Tensor, tf.Tensor]:
     """`(loc, log_scale)`, each `float32[..., Z]`, of observations or of their `Embedded`."""
     if isinstance(observation, Embedded):

@@ -14,8 +14,8 @@ from wm_tf.runs.folder import no_run, read_description
 from wm_tf.runs.workdir import WorkdirError
 from wm_tf.data import datasets, rollouts
 from wm_tf.dream_env import Dream, DreamEnv, DreamVectorEnv
+from wm_tf.export import SavedWorldModel, first_states
 from wm_tf.imagination import recently_rewarded, sample_states
-from wm_tf.saved_world_model import SavedWorldModel, first_states
 
 STARTS = ("anywhere", "rewarded", "first")
 _NUM_EPISODES = 64  # Of the data, drawn at random, that starts are taken from.
@@ -96,9 +96,7 @@ def _dream_of_run(workdir, changed, iteration, starts, num_starts, start_seed, *
   del changed  # Of use as a key only.
   run = _read_run(workdir)
   model = run.world_model(iteration)
-  folders = run.latent_folders(iteration)
-  if not all((folder / rollouts.MANIFEST).exists() for folder in folders):
-    folders = run.data_folders(iteration)
+  folders = run.sequence_folders(iteration, or_rollouts=True)
   if starts == "first":
     folders = [folder for folder in folders if not folder.name.endswith("_random")]
   num_steps = 1 if starts == "first" else None

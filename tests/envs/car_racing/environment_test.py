@@ -176,7 +176,7 @@ def test_stop_after_idle_decisions():
 
 @pytest.mark.parametrize(
   "options, message",
-  [({"stop_after_idle_decisions": 0}, "stop_after"), ({"action_repeat": 0}, "action_repeat")],
+  [({"stop_after_idle_decisions": -1}, "stop_after"), ({"action_repeat": 0}, "action_repeat")],
 )
 def test_bad_options_are_named(options, message):
   with pytest.raises(ValueError, match=message):

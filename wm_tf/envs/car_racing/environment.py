@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import math
 from typing import Any, ClassVar
 
@@ -10,8 +11,9 @@ import numpy as np
 
 from wm_tf.core import ActionSpace, EnvSpec, image_observation
 from wm_tf.envs.adapter import PixelEnv
-from wm_tf.envs.car_driver import CarDriver
-from wm_tf.envs.car_simulator import CarSimulator
+from wm_tf.envs.car_racing.driver import CarDriver
+from wm_tf.envs.car_racing.recipe import RECIPE
+from wm_tf.envs.car_racing.simulator import CarSimulator
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,8 +26,8 @@ class CarRacingOptions:
     max_steps: frames after which an episode is truncated; 1000 officially.
     random_start: start on a random tile of the seed's track. For training data only: such returns
       are not official.
-    stop_after_idle_decisions: truncate an episode after so many decisions without a new tile. For
-      training data only, likewise.
+    stop_after_idle_decisions: truncate an episode after this number of decisions without a new
+      tile; 0 or None for never. For training data only, likewise.
   """
 
   action_repeat: int = 4
@@ -36,8 +38,8 @@ class CarRacingOptions:
 
   def __post_init__(self):
     patience = self.stop_after_idle_decisions
-    if patience is not None and patience < 1:
-      raise ValueError(f"stop_after_idle_decisions must be at least 1 or None, not {patience}.")
+    if patience is not None and patience < 0:
+      raise ValueError(f"stop_after_idle_decisions must be at least 0, not {patience}.")
 
 
 class CarRacing(PixelEnv):
@@ -52,6 +54,11 @@ class CarRacing(PixelEnv):
   `tiles` of the track.
   """
 
+  __signature__ = inspect.signature(CarRacingOptions)
+  RECIPE: ClassVar[dict[str, tuple[str, ...]]] = RECIPE
+  TRAINING_OPTIONS: ClassVar[frozenset[str]] = frozenset(
+    {"random_start", "stop_after_idle_decisions"}
+  )
   NAME: ClassVar[str] = "car_racing"
   ACTION_NAMES: ClassVar[tuple[str, ...]] = ("steer", "pedal")
   ACTION_MATRIX: ClassVar[tuple[tuple[int, ...], ...]] = ((1, 0, 0), (0, 1, -1))
@@ -60,7 +67,7 @@ class CarRacing(PixelEnv):
     """Builds the simulator; see `CarRacingOptions` for `options`."""
     chosen = CarRacingOptions(**options)
     super().__init__(CarSimulator(chosen.random_start), self.make_spec(**options))
-    self._patience = chosen.stop_after_idle_decisions
+    self._patience = chosen.stop_after_idle_decisions or math.inf
     self._tiles_before, self._idle_decisions = 0, 0
 
   @classmethod
@@ -110,7 +117,7 @@ class CarRacing(PixelEnv):
     tiles = self.env.tile_visited_count
     self._idle_decisions = self._idle_decisions + 1 if tiles == self._tiles_before else 0
     self._tiles_before = tiles
-    return self._patience is not None and self._idle_decisions >= self._patience
+    return self._idle_decisions >= self._patience
 
 
 class CarRacing3D(CarRacing):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wm_tf import envs
-from wm_tf.envs.car_driver import CarDriver, road_mask
+from wm_tf.envs.car_racing.driver import CarDriver, road_mask
 
 
 def _drive(seeds, noise=0.0, decisions=None, name="car_racing", **options):

@@ -1,0 +1,190 @@
+"""Environments by name, and how they are built, in this process and in workers.
+
+A name is one of
+
+    car_racing                   a registered name (`register_env`)
+    gym:Pendulum-v1              a gymnasium id
+    gym:my_package:Maze-v0       a gymnasium id, and the module that registers it
+    my_package.module:Factory    anything that, called with options, returns a gymnasium.Env
+
+Every environment that is not an `AdaptedEnv` already is adapted (`wm_tf.envs.adapting`), and then
+takes the options of `AdapterOptions` besides its own. Attributes of a factory may say more:
+
+    make_spec(**options) -> EnvSpec      saves building the environment for its specification
+    make_heuristic(**options)            a scripted policy
+    RECIPE                               overrides of the configuration for each preset
+    TRAINING_OPTIONS                     options for training data that it takes
+"""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Callable, Mapping
+
+from wm_tf.core import EnvSpec
+from wm_tf.envs import adapting, gymnasium_ids
+from wm_tf.envs.adapter import AdaptedEnv
+from wm_tf.registry import Registry, UnknownNameError, load
+
+_registry = Registry("environment")
+_registry.register("car_racing", "wm_tf.envs.car_racing:CarRacing")
+_registry.register("car_racing_3d", "wm_tf.envs.car_racing:CarRacing3D")
+
+
+def register_env(name: str, factory: str | Callable) -> None:
+  """Makes `make_env(name)` build an environment with `factory`.
+
+  Args:
+    name: without a colon.
+    factory: anything that, called with options, returns a `gymnasium.Env` or an `AdaptedEnv`; or
+      where to import it from, as `"package.module:Factory"`.
+
+  Raises:
+    ValueError: if the name is taken, or contains a colon.
+  """
+  if ":" in name:
+    raise ValueError(f"Environment name {name!r} contains a colon; choose another.")
+  _registry.register(name, factory)
+
+
+def env_names() -> tuple[str, ...]:
+  """Returns the registered names, sorted."""
+  return _registry.names()
+
+
+def resolve(name: str) -> str | Callable:
+  """Returns what a worker process builds the environment with, whatever is registered there.
+
+  Returns:
+    `"package.module:Factory"`, or a factory that can be pickled by reference.
+
+  Raises:
+    ValueError: if there is no such environment, or its factory cannot be sent to a worker.
+  """
+  if name.startswith(gymnasium_ids.PREFIX):
+    target = gymnasium_ids.find(name.removeprefix(gymnasium_ids.PREFIX))
+  elif ":" in name:
+    target = name
+  else:
+    target = _entry(name)
+  _check_sendable(name, target)
+  return target
+
+
+def _entry(name: str) -> str | Callable:
+  try:
+    return _registry.entry(name)
+  except UnknownNameError as error:
+    raise UnknownNameError(
+      f"{error} A gymnasium id is written gym:{name}, a factory package.module:Factory."
+    ) from None
+
+
+def _check_sendable(name: str, target: str | Callable) -> None:
+  try:
+    sent = pickle.dumps(target)
+  except (pickle.PicklingError, AttributeError, TypeError):
+    sent = None
+  # Workers run another main module than this process.
+  if sent is None or b"__main__" in sent:
+    raise ValueError(
+      f"Environment {name!r} cannot be built in worker processes, because they cannot import "
+      f"{target!r}; define it at the top level of a module and register "
+      '"module:Factory" instead.'
+    )
+
+
+def factory_of(target: str | Callable) -> Callable:
+  """Returns the factory that a name, or what `resolve` returned, stands for.
+
+  Raises:
+    ValueError: if there is none.
+  """
+  if not isinstance(target, str):
+    return target
+  if target.startswith(gymnasium_ids.PREFIX):
+    return gymnasium_ids.find(target.removeprefix(gymnasium_ids.PREFIX))
+  entry = target if ":" in target else _entry(target)
+  factory = load(entry) if isinstance(entry, str) else entry
+  if not callable(factory):
+    raise ValueError(f"Environment {target!r} is {factory!r}, not something to be called.")
+  return factory
+
+
+def make_env(name: str, **options) -> AdaptedEnv:
+  """Builds an environment.
+
+  Args:
+    name: see the module.
+    **options: those of `AdapterOptions`, and the environment's own.
+
+  Raises:
+    ValueError: if there is no such environment, it does not take an option, or what it shows or
+      takes is not supported.
+  """
+  return build_env(name, name, **options)
+
+
+def build_env(target: str | Callable, env_name: str, /, **options) -> AdaptedEnv:
+  """Builds an environment from what `resolve` returned; see `make_env`."""
+  return adapting.build(factory_of(target), env_name, options)
+
+
+def env_factory(name: str, **options) -> functools.partial:
+  """Returns a function of no arguments that builds the environment, for worker processes.
+
+  It can be pickled, needs no registration where it is called, and has `options` as its `keywords`.
+
+  Raises:
+    ValueError: as `resolve`.
+  """
+  return functools.partial(build_env, resolve(name), name, **options)
+
+
+def env_spec(name: str, **options) -> EnvSpec:
+  """Returns the `EnvSpec` that `make_env(name, **options).spec_` has.
+
+  Raises:
+    ValueError: as `make_env`.
+  """
+  return adapting.describe(factory_of(name), name, options)
+
+
+def has_heuristic(name: str) -> bool:
+  """Returns whether an environment has a scripted policy."""
+  return hasattr(factory_of(name), "make_heuristic")
+
+
+def make_heuristic(name: str, **options):
+  """Returns the scripted policy of an environment.
+
+  Returns:
+    An object with `act(observation [B, ...], infos list[dict], rng) -> float32[B, A]`.
+
+  Raises:
+    ValueError: if there is no such environment, or it has no scripted policy.
+  """
+  factory = factory_of(name)
+  if not hasattr(factory, "make_heuristic"):
+    raise ValueError(f"Environment {name!r} has no scripted policy.")
+  return adapting.call(factory.make_heuristic, f"The scripted policy of {name!r}", options)
+
+
+def recipe(name: str) -> Mapping[str, tuple[str, ...]]:
+  """Returns what was tuned for an environment.
+
+  Returns:
+    Overrides of the configuration, such as `"dynamics.num_mixtures=8"`, by name of the preset;
+    empty if nothing was tuned.
+  """
+  return getattr(factory_of(name), "RECIPE", {})
+
+
+def training_options(name: str) -> frozenset[str]:
+  """Returns the names of the options for training data that an environment takes.
+
+  They are `random_start` (episodes begin anywhere) and `stop_after_idle_decisions` (episodes end
+  that bring nothing): returns under them are not official.
+  """
+  return frozenset(getattr(factory_of(name), "TRAINING_OPTIONS", ()))
