@@ -7,11 +7,12 @@ import dataclasses
 from wm_tf.checks import ConfigError, check_at_least
 from wm_tf.learners.actor_critic import ActorCriticConfig
 from wm_tf.learners.dream_es import DreamESConfig
-from wm_tf.learners.learner import learner_names
+from wm_tf.learners.learner import LEARNERS
 from wm_tf.learners.policy_gradients.methods import PolicyGradientConfig, PPOConfig
-from wm_tf.search.named import search_names
+from wm_tf.registry import unknown
+from wm_tf.search.named import check_search, search_names
 
-METHODS = learner_names()
+METHODS = LEARNERS.names()
 STRATEGIES = search_names("controller")
 
 
@@ -55,14 +56,9 @@ class ControllerConfig:
   reinforce: PolicyGradientConfig = PolicyGradientConfig()
 
   def __post_init__(self):
-    for name, known in (
-      ("method", learner_names()),
-      ("strategy", search_names("controller")),
-    ):
-      if getattr(self, name) not in known:
-        raise ConfigError(
-          f"controller.{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}."
-        )
+    if self.method not in LEARNERS:
+      raise ConfigError(f"controller.method: {unknown('learner', self.method, LEARNERS.names())}")
+    check_search(self, "strategy", "controller")
     check_at_least(2, self, "population_size")
     check_at_least(1, self, "num_generations", "num_starts")
     check_at_least(0, self, "initial_scale", "start_window", "start_anywhere")

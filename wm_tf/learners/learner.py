@@ -1,14 +1,11 @@
 """How a policy is trained in the dream, step by step: the seam, and its kinds by name.
 
 A learner is compiled once and used again for each iteration's world model: `begin` makes it forget.
-Another kind is a class of its own and one call:
-
-    register_learner("mine", MyLearner)
+Another kind of learner is a class and one registration in `LEARNERS`.
 """
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
@@ -18,6 +15,7 @@ import tensorflow as tf
 from wm_tf.core import Nest, Policy
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.actor import Critic
+from wm_tf.registry import Registry
 
 if TYPE_CHECKING:
   from wm_tf.learners.config import ControllerConfig
@@ -108,50 +106,13 @@ class Learner(Protocol):
     """Restores what `policy_state` returned."""
 
 
-# By `controller.method`: classes, or where they are, since TensorFlow takes seconds to load and an
-# unused method's libraries need not be installed.
-_LEARNERS: dict[str, type[Learner] | str] = {
-  "es": "wm_tf.learners.evolution:Evolution",
-  "actor_critic": "wm_tf.learners.actor_critic:ActorCritic",
-  "ppo": "wm_tf.learners.policy_gradients.training:PolicyGradient",
-  "ppo_clip": "wm_tf.learners.policy_gradients.training:PolicyGradient",
-  "reinforce": "wm_tf.learners.policy_gradients.training:PolicyGradient",
-}
-
-
-def register_learner(name: str, learner: type[Learner] | str) -> None:
-  """Adds a method.
-
-  Args:
-    name: what `controller.method` chooses it by.
-    learner: a class, or `package.module:Class`.
-
-  Raises:
-    ValueError: if the name is taken.
-  """
-  if name in _LEARNERS:
-    raise ValueError(f"A learner named {name!r} exists already.")
-  _LEARNERS[name] = learner
-
-
-def learner_names() -> tuple[str, ...]:
-  """Returns the names that `controller.method` can have."""
-  return tuple(_LEARNERS)
-
-
-def learner_class(method: str) -> type[Learner]:
-  """Returns the class of a method's learner.
-
-  Raises:
-    ValueError: for an unknown name.
-  """
-  if method not in _LEARNERS:
-    raise ValueError(f"controller.method must be one of {', '.join(_LEARNERS)}, not {method!r}.")
-  learner = _LEARNERS[method]
-  if isinstance(learner, str):
-    module, _, name = learner.partition(":")
-    learner = getattr(importlib.import_module(module), name)
-  return learner
+# By `controller.method`. Paths, since TensorFlow takes seconds to load and an unused method's
+# libraries need not be installed. Another learner: `LEARNERS.register("mine", MyLearner)`.
+LEARNERS = Registry("learner")
+LEARNERS.register("es", "wm_tf.learners.evolution:Evolution")
+LEARNERS.register("actor_critic", "wm_tf.learners.actor_critic:ActorCritic")
+for _method in ("ppo", "ppo_clip", "reinforce"):
+  LEARNERS.register(_method, "wm_tf.learners.policy_gradients.training:PolicyGradient")
 
 
 def make_learner(world_model: WorldModel, settings: ControllerConfig, seed: int) -> Learner:
@@ -161,15 +122,21 @@ def make_learner(world_model: WorldModel, settings: ControllerConfig, seed: int)
     world_model: what it dreams in.
     settings: how it learns.
     seed: of the initial weights.
+
+  Raises:
+    UnknownNameError: for an unknown method.
   """
-  return learner_class(settings.method).from_settings(world_model, settings, seed)
+  return LEARNERS.get(settings.method).from_settings(world_model, settings, seed)
 
 
 def check_learner(settings: ControllerConfig, world_model: WorldModel) -> None:
-  """Raises `ConfigError` for settings that could not train a policy in `world_model`.
+  """Checks that settings can train a policy in a world model, before data are collected.
 
   Args:
     settings: of the controller.
-    world_model: untrained or trained.
+    world_model: untrained or trained; its weights do not matter.
+
+  Raises:
+    ConfigError: if they cannot; the message names the field and the remedy.
   """
-  learner_class(settings.method).check(settings, world_model)
+  LEARNERS.get(settings.method).check(settings, world_model)

@@ -12,14 +12,14 @@ import tensorflow as tf
 
 from wm_tf import actions
 from wm_tf.agent import Agent, restart, step_seeds
-from wm_tf.checks import check_at_least, check_positive
+from wm_tf.checks import check_at_least, check_choice, check_positive
 from wm_tf.core import EnvSpec
 from wm_tf.data.collect import run_episodes
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.networks import Network
 from wm_tf.search.cma_es import CMAES, CMAESState
-from wm_tf.search.named import make_search, search_names
+from wm_tf.search.named import check_search, make_search
 
 PARAMETERS = ("output", "last", "all")
 _SEEDS = 1 << 31  # An episode is known by `candidate * _SEEDS + seed`.
@@ -54,9 +54,8 @@ class FinishConfig:
   validation_episodes: int = 40
 
   def __post_init__(self):
-    for name, known in (("strategy", search_names("finish")), ("parameters", PARAMETERS)):
-      if getattr(self, name) not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}.")
+    check_search(self, "strategy", "finish")
+    check_choice(self, "parameters", PARAMETERS, group="finish.")
     check_at_least(4, self, "population_size")
     check_at_least(1, self, "num_seeds")
     check_positive(

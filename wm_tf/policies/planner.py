@@ -12,7 +12,7 @@ from wm_tf.core import Nest, Policy
 from wm_tf.imagination import imagine_returns, repeat_rows
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.actor import Critic
-from wm_tf.search.named import make_search, search_names
+from wm_tf.search.named import check_search, make_search
 from wm_tf.search.strategy import Strategy
 
 ANSWERS = ("best", "mean")
@@ -56,8 +56,7 @@ class PlannerConfig:
   answer: str = "best"
 
   def __post_init__(self):
-    known = (*search_names("planner"), "random_shooting")
-    check_choice(self, "optimiser", known, group="planner.")
+    check_search(self, "optimiser", "planner", others=("random_shooting",))
     check_choice(self, "answer", ANSWERS, group="planner.")
     check_counts(self, "horizon", "num_iterations", "num_particles", group="planner.")
 

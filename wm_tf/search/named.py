@@ -1,8 +1,8 @@
-"""Searches by name: what `controller.strategy`, `planner.optimiser` and `finish.strategy` choose.
+"""Searches by name: `controller.strategy`, `planner.optimiser` and `finish.strategy`.
 
-Another search is a `Strategy` and one call:
+Another search is a `Strategy` and one registration:
 
-    register("mine", Search(MySearch, uses=("controller",)))
+    SEARCHES.register("mine", Search(MySearch, uses=("controller",)))
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from wm_tf.registry import Registry, unknown
 from wm_tf.search.categorical import CategoricalCEM, CategoricalMPPI
 from wm_tf.search.cem import CEM
 from wm_tf.search.cma_es import CMAES
@@ -37,36 +38,44 @@ class Search(NamedTuple):
   make_categorical: Callable[..., Strategy] | None = None
 
 
-_SEARCHES: dict[str, Search] = {
-  "cma_es": Search(CMAES, ("controller", "finish")),
-  "sep_cma_es": Search(functools.partial(CMAES, separable=True), ("controller", "finish")),
-  "open_es": Search(OpenES, ("controller",)),
-  "cem": Search(CEM, ("controller", "planner"), CategoricalCEM),
-  "mppi": Search(MPPI, ("planner",), CategoricalMPPI),
-}
-
-
-def register(name: str, search: Search) -> None:
-  """Adds a search.
-
-  Raises:
-    ValueError: if the name is taken.
-  """
-  if name in _SEARCHES:
-    raise ValueError(f"A search named {name!r} exists already.")
-  _SEARCHES[name] = search
+SEARCHES = Registry("search")
+SEARCHES.register("cma_es", Search(CMAES, ("controller", "finish")))
+SEARCHES.register(
+  "sep_cma_es", Search(functools.partial(CMAES, separable=True), ("controller", "finish"))
+)
+SEARCHES.register("open_es", Search(OpenES, ("controller",)))
+SEARCHES.register("cem", Search(CEM, ("controller", "planner"), CategoricalCEM))
+SEARCHES.register("mppi", Search(MPPI, ("planner",), CategoricalMPPI))
 
 
 def search_names(use: str) -> tuple[str, ...]:
   """Returns the names of the searches for one of `USES`."""
-  return tuple(name for name, search in _SEARCHES.items() if use in search.uses)
+  return tuple(name for name in SEARCHES.names() if use in SEARCHES.get(name).uses)
+
+
+def check_search(config: Any, field: str, use: str, others: tuple[str, ...] = ()) -> None:
+  """Checks that a field of a configuration names a search.
+
+  Args:
+    config: a dataclass.
+    field: of `config`.
+    use: of `USES`; also the group that messages put before the field.
+    others: names that are allowed too.
+
+  Raises:
+    ValueError: if it does not; the message has the nearest known names.
+  """
+  known = (*search_names(use), *others)
+  value = getattr(config, field)
+  if value not in known:
+    raise ValueError(f"{use}.{field}={value}: {unknown('search', value, known)}")
 
 
 def make_search(name: str, *, num_choices: tuple[int, ...] = (), **options: Any) -> Strategy:
   """Makes a search.
 
   Args:
-    name: see `search_names`.
+    name: of `SEARCHES`.
     num_choices: of each group of a plan's categorical actions; empty for real numbers.
     **options: fields of the search. Fields that this kind of search does not have are left out, so
       that one set of options describes any kind.
@@ -74,13 +83,11 @@ def make_search(name: str, *, num_choices: tuple[int, ...] = (), **options: Any)
   Raises:
     ValueError: for an unknown name, a search without a categorical form, or a bad option.
   """
-  if name not in _SEARCHES:
-    raise ValueError(f"Unknown search {name!r}: it must be one of {', '.join(_SEARCHES)}.")
-  search = _SEARCHES[name]
+  search = SEARCHES.get(name)
   if not num_choices:
     return search.make(**_fields(search.make, options))
   if search.make_categorical is None:
-    known = [key for key, value in _SEARCHES.items() if value.make_categorical]
+    known = [key for key in SEARCHES.names() if SEARCHES.get(key).make_categorical]
     raise ValueError(f"{name} cannot search categorical actions; use {' or '.join(known)}.")
   options["num_choices"] = tuple(num_choices)
   return search.make_categorical(**_fields(search.make_categorical, options))
