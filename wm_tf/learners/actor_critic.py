@@ -26,8 +26,7 @@ class ActorCriticConfig(GradientConfig):
     lambda_: of the TD(lambda) targets.
   """
 
-  num_updates: int = 250
-  batch_size: int = 384
+  num_updates: int = 1000
   lambda_: float = 0.95
 
   def __post_init__(self):
@@ -133,7 +132,7 @@ class ActorCritic(GradientLearner):
       target = lambda_returns(
         reward_scale * (reward - config.disagreement_penalty * unfamiliarity),
         config.discount * discount,
-        self._slow_critic(after)[..., 0],
+        self.slow_values(after),
         config.lambda_,
       )
       actor_loss = -tf.reduce_mean(alive * target)
