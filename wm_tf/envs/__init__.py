@@ -11,6 +11,7 @@ from wm_tf.envs.registry import (
   register_env,
   resolve,
   training_options,
+  try_env,
 )
 
 __all__ = [
@@ -24,4 +25,5 @@ __all__ = [
   "register_env",
   "resolve",
   "training_options",
+  "try_env",
 ]

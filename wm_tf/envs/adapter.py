@@ -5,6 +5,7 @@ No TensorFlow in here.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -187,18 +188,25 @@ class AdaptedEnv(gym.Env):
       raise ValueError(f"{self.spec_.name}: action {action.tolist()} is not finite.")
     return action
 
+  def _checked_reward(self, reward) -> float:
+    try:
+      number = float(reward)
+    except (TypeError, ValueError):
+      number = math.nan
+    if not math.isfinite(number):
+      raise ValueError(
+        f"{self.spec_.name}: the environment's reward is {reward!r} at frame {self._frames} of the "
+        f"episode of seed {self._seed}; it must be a finite number."
+      )
+    return number
+
   def _advance(self, env_action, num_frames: int):
     """Takes up to `num_frames` steps, fewer if the episode ends; sums the reward."""
     total = 0.0
     for _ in range(num_frames):
       observation, reward, terminated, truncated, info = self.env.step(env_action)
       self._frames += 1
-      reward = float(reward)
-      if not np.isfinite(reward):
-        raise ValueError(
-          f"{self.spec_.name}: the environment's reward is {reward} at frame {self._frames} of the "
-          f"episode of seed {self._seed}; it must be finite."
-        )
+      reward = self._checked_reward(reward)
       total += reward
       self._return += reward
       truncated = bool(truncated) or self._frames >= self.spec_.max_steps

@@ -22,6 +22,8 @@ import functools
 import pickle
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from wm_tf.core import EnvSpec
 from wm_tf.envs import adapting, gymnasium_ids
 from wm_tf.envs.adapter import AdaptedEnv
@@ -38,13 +40,18 @@ def register_env(name: str, factory: str | Callable) -> None:
   Args:
     name: without a colon.
     factory: anything that, called with options, returns a `gymnasium.Env` or an `AdaptedEnv`; or
-      where to import it from, as `"package.module:Factory"`.
+      another name, as `"package.module:Factory"`, which is imported when needed, or `"gym:ID"`.
 
   Raises:
-    ValueError: if the name is taken, or contains a colon.
+    ValueError: if the name is taken or contains a colon, or the factory is neither.
   """
   if ":" in name:
     raise ValueError(f"Environment name {name!r} contains a colon; choose another.")
+  if not (":" in factory if isinstance(factory, str) else callable(factory)):
+    raise ValueError(
+      f"Environment {name!r}: its factory must be something to be called, or a string such as "
+      f'"package.module:Factory", not {factory!r}.'
+    )
   _registry.register(name, factory)
 
 
@@ -62,17 +69,19 @@ def resolve(name: str) -> str | Callable:
   Raises:
     ValueError: if there is no such environment, or its factory cannot be sent to a worker.
   """
-  if name.startswith(gymnasium_ids.PREFIX):
-    target = gymnasium_ids.find(name.removeprefix(gymnasium_ids.PREFIX))
-  elif ":" in name:
-    target = name
-  else:
-    target = _entry(name)
+  target = _entry(name)
+  if isinstance(target, str) and target.startswith(gymnasium_ids.PREFIX):
+    target = factory_of(target)
   _check_sendable(name, target)
   return target
 
 
 def _entry(name: str) -> str | Callable:
+  """What a name was registered with; a name with a colon itself."""
+  if not isinstance(name, str):
+    raise ValueError(f"An environment is given by name, not as {name!r}.")
+  if ":" in name:
+    return name
   try:
     return _registry.entry(name)
   except UnknownNameError as error:
@@ -90,7 +99,7 @@ def _check_sendable(name: str, target: str | Callable) -> None:
   if sent is None or b"__main__" in sent:
     raise ValueError(
       f"Environment {name!r} cannot be built in worker processes, because they cannot import "
-      f"{target!r}; define it at the top level of a module and register "
+      f"{target!r}; define it at the top level of a module of its own and name it "
       '"module:Factory" instead.'
     )
 
@@ -101,12 +110,11 @@ def factory_of(target: str | Callable) -> Callable:
   Raises:
     ValueError: if there is none.
   """
-  if not isinstance(target, str):
-    return target
-  if target.startswith(gymnasium_ids.PREFIX):
-    return gymnasium_ids.find(target.removeprefix(gymnasium_ids.PREFIX))
-  entry = target if ":" in target else _entry(target)
-  factory = load(entry) if isinstance(entry, str) else entry
+  factory = target if callable(target) else _entry(target)
+  if isinstance(factory, str):
+    if factory.startswith(gymnasium_ids.PREFIX):
+      return gymnasium_ids.find(factory.removeprefix(gymnasium_ids.PREFIX))
+    factory = load(factory)
   if not callable(factory):
     raise ValueError(f"Environment {target!r} is {factory!r}, not something to be called.")
   return factory
@@ -149,6 +157,24 @@ def env_spec(name: str, **options) -> EnvSpec:
     ValueError: as `make_env`.
   """
   return adapting.describe(factory_of(name), name, options)
+
+
+def try_env(name: str, **options) -> EnvSpec:
+  """Plays the first two frames of an environment, to learn in this process whether it works.
+
+  Returns:
+    Its `EnvSpec`.
+
+  Raises:
+    ValueError: as `make_env`, or if an observation or reward is not what it must be.
+  """
+  env = make_env(name, **options)
+  try:
+    env.reset(seed=0)
+    env.step(np.zeros(env.spec_.action_size, np.float32))
+    return env.spec_
+  finally:
+    env.close()
 
 
 def has_heuristic(name: str) -> bool:
