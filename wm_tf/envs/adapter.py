@@ -35,8 +35,8 @@ class AdaptedEnv(gym.Env):
 
   Attributes:
     env: the wrapped environment.
-    spec_: the `EnvSpec` that it is adapted by.
-    spec: gymnasium's specification: `spec.make()` makes another one of these.
+    spec_: how it is adapted.
+    spec: gymnasium's specification; `spec.make()` builds the same environment.
   """
 
   def __init__(self, env: gym.Env, spec: EnvSpec):
@@ -44,10 +44,10 @@ class AdaptedEnv(gym.Env):
 
     Args:
       env: the environment. Its own time limit, if any, counts as well.
-      spec: what to make of it.
+      spec: how to adapt it.
 
     Raises:
-      ValueError: if a number in `spec` makes no sense.
+      ValueError: if a number in `spec` is invalid.
     """
     _check_spec(spec)
     self.env = env
@@ -68,9 +68,12 @@ class AdaptedEnv(gym.Env):
     self._native = None
 
   def native(self, observation: Any) -> Any:
-    """Returns the observation, of the space that `spec_` describes, behind the env's latest one.
+    """Returns the native observation that `spec_` describes.
 
-    Called once for every observation that is kept, so drawing can be left until here.
+    Called once for each observation that the agent sees, so expensive drawing belongs here.
+
+    Args:
+      observation: what the wrapped environment returned last.
     """
     return observation
 
@@ -79,14 +82,14 @@ class AdaptedEnv(gym.Env):
     return {}
 
   def cut_short(self) -> bool:
-    """Returns whether to truncate the episode after this decision; for training data."""
+    """Returns whether to truncate the episode after this decision."""
     return False
 
   def reset(self, *, seed: int | None = None, options: dict | None = None):
     """Starts an episode and passes `frames_to_skip` steps.
 
     Args:
-      seed: decides the episode; None for one by chance.
+      seed: determines the episode; None for a random one.
       options: the wrapped environment's own.
 
     Returns:
@@ -262,7 +265,7 @@ class PixelEnv(AdaptedEnv):
   def frame(self, observation: Any) -> np.ndarray:
     """Returns the native frame `uint8[H, W, C]` of the wrapped environment's latest `observation`.
 
-    Called once for every frame that is kept, so drawing can be left until here.
+    Called once for each frame that the agent sees, so expensive drawing belongs here.
     """
     return observation
 

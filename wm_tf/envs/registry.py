@@ -7,13 +7,13 @@ A name is one of
     gym:my_package:Maze-v0       a gymnasium id, and the module that registers it
     my_package.module:Factory    anything that, called with options, returns a gymnasium.Env
 
-Every environment that is not an `AdaptedEnv` already is adapted (`wm_tf.envs.adapting`), and then
-takes the options of `AdapterOptions` besides its own. Attributes of a factory may say more:
+Every environment that is not an `AdaptedEnv` already is adapted (`wm_tf.envs.building`), and then
+takes the options of `AdapterOptions` besides its own. A factory may have these attributes:
 
-    make_spec(**options) -> EnvSpec      saves building the environment for its specification
+    make_spec(**options) -> EnvSpec      the specification, without building the environment
     make_heuristic(**options)            a scripted policy
-    RECIPE                               overrides of the configuration for each preset
-    TRAINING_OPTIONS                     options for training data that it takes
+    RECIPE                               overrides of the configuration, by preset
+    TRAINING_OPTIONS                     names of the options for training data that it takes
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from wm_tf.core import EnvSpec
-from wm_tf.envs import adapting, gymnasium_ids
+from wm_tf.envs import building, gymnasium_ids
 from wm_tf.envs.adapter import AdaptedEnv
 from wm_tf.registry import Registry, UnknownNameError, load
 
@@ -61,10 +61,10 @@ def env_names() -> tuple[str, ...]:
 
 
 def resolve(name: str) -> str | Callable:
-  """Returns what a worker process builds the environment with, whatever is registered there.
+  """Returns a picklable stand-in for a name, for processes that lack its registration.
 
   Returns:
-    `"package.module:Factory"`, or a factory that can be pickled by reference.
+    `"package.module:Factory"`, or a factory that is pickled by reference. `build_env` takes both.
 
   Raises:
     ValueError: if there is no such environment, or its factory cannot be sent to a worker.
@@ -136,13 +136,13 @@ def make_env(name: str, **options) -> AdaptedEnv:
 
 def build_env(target: str | Callable, env_name: str, /, **options) -> AdaptedEnv:
   """Builds an environment from what `resolve` returned; see `make_env`."""
-  return adapting.build(factory_of(target), env_name, options)
+  return building.build(factory_of(target), env_name, options)
 
 
 def env_factory(name: str, **options) -> functools.partial:
-  """Returns a function of no arguments that builds the environment, for worker processes.
+  """Returns a picklable function without arguments that builds an environment in a worker process.
 
-  It can be pickled, needs no registration where it is called, and has `options` as its `keywords`.
+  It does not depend on registrations in that process. Its `keywords` are `options`.
 
   Raises:
     ValueError: as `resolve`.
@@ -156,14 +156,14 @@ def env_spec(name: str, **options) -> EnvSpec:
   Raises:
     ValueError: as `make_env`.
   """
-  return adapting.describe(factory_of(name), name, options)
+  return building.describe(factory_of(name), name, options)
 
 
 def try_env(name: str, **options) -> EnvSpec:
-  """Plays the first two frames of an environment, to learn in this process whether it works.
+  """Builds an environment and takes one step, to report errors before any worker is started.
 
   Returns:
-    Its `EnvSpec`.
+    The environment's `EnvSpec`.
 
   Raises:
     ValueError: as `make_env`, or if an observation or reward is not what it must be.
@@ -194,7 +194,7 @@ def make_heuristic(name: str, **options):
   factory = factory_of(name)
   if not hasattr(factory, "make_heuristic"):
     raise ValueError(f"Environment {name!r} has no scripted policy.")
-  return adapting.call(factory.make_heuristic, f"The scripted policy of {name!r}", options)
+  return building.call(factory.make_heuristic, f"The scripted policy of {name!r}", options)
 
 
 def recipe(name: str) -> Mapping[str, tuple[str, ...]]:
@@ -210,7 +210,7 @@ def recipe(name: str) -> Mapping[str, tuple[str, ...]]:
 def training_options(name: str) -> frozenset[str]:
   """Returns the names of the options for training data that an environment takes.
 
-  They are `random_start` (episodes begin anywhere) and `stop_after_idle_decisions` (episodes end
-  that bring nothing): returns under them are not official.
+  They are among `random_start` (episodes begin anywhere) and `stop_after_idle_decisions` (episodes
+  without progress end early). Returns with these options are not official.
   """
   return frozenset(getattr(factory_of(name), "TRAINING_OPTIONS", ()))

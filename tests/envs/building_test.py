@@ -116,7 +116,7 @@ def test_time_limits_of_wrappers_count():
   def limited(limit=5):
     return gym.wrappers.TimeLimit(toys.GrayEnv(), limit)
 
-  build = envs.registry.adapting.build
+  build = envs.registry.building.build
   assert build(limited, "limited", {}).spec_.max_steps == 5
   assert build(limited, "limited", {"max_steps": 3}).spec_.max_steps == 3
   assert build(limited, "limited", {"max_steps": 30}).spec_.max_steps == 5
@@ -131,7 +131,7 @@ def test_what_cannot_be_adapted_is_closed_and_named():
     def close(self):
       closed.append(self)
 
-  build = envs.registry.adapting.build
+  build = envs.registry.building.build
   with pytest.raises(ValueError, match=r"Environment 'far': The action space .* is unbounded"):
     build(Unbounded, "far", {})
   assert len(closed) == 1
