@@ -1,7 +1,7 @@
 """The dream as an environment of TF-Agents.
 
-TF-Agents is an extra, `pip install "wm_tf[agents]"`. Without it this module loads, and what it
-holds raises `MissingTFAgentsError` when made.
+TF-Agents is an extra, `pip install "wm_tf[agents]"`. Without it this module can be imported, and
+making an environment raises `MissingTFAgentsError`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from wm_tf import rng
 from wm_tf.core import Nest
-from wm_tf.learners.dream_rollouts import Dream, Dreams
+from wm_tf.learners.policy_gradients.auto_reset import Dream, Dreams
 from wm_tf.models.world_model import WorldModel, to_uint8
 
 try:
@@ -25,11 +25,11 @@ else:
 
 
 class MissingTFAgentsError(ImportError):
-  """What was asked for needs TF-Agents, which is not installed."""
+  """TF-Agents is needed and not installed."""
 
 
 def require_tf_agents() -> None:
-  """Raises `MissingTFAgentsError`, which says how to install it, unless TF-Agents is there."""
+  """Raises `MissingTFAgentsError`, which says how to install TF-Agents, if it is missing."""
   if _missing is not None:
     raise MissingTFAgentsError(
       f'Policy gradients need TF-Agents ({_missing}): pip install "wm_tf[agents]", for Python 3.11 '
@@ -38,15 +38,16 @@ def require_tf_agents() -> None:
 
 
 def make_time_step_spec(world_model: WorldModel) -> ts.TimeStep:
-  """What a step of one dream looks like."""
+  """Returns the specification of one step of one dream."""
   return ts.time_step_spec(TensorSpec([world_model.feature_size], tf.float32, "features"))
 
 
 class WorldModelEnvironment(TFEnvironment):
   """Dreams as a batched TF-Agents environment, all of it TensorFlow.
 
-  What is observed are the world model's features. A dream that terminates ends with discount 0; one
-  that runs out of time ends with discount 1, so that whoever bootstraps can tell them apart.
+  The observations are the world model's features. A dream that terminates ends with discount 0; one
+  that reaches the horizon ends with discount 1, so that bootstrapping can tell them apart.
+  Categorical actions are made one-hot: the largest number of each group is chosen.
   """
 
   def __init__(
@@ -60,24 +61,24 @@ class WorldModelEnvironment(TFEnvironment):
     disagreement_penalty: float = 0.0,
     seed: int = 0,
   ):
-    """Makes an environment, and begins its dreams.
+    """Makes an environment and begins its dreams.
 
     Args:
       world_model: any.
-      starts: M >= 1 real states, burnt in (`imagination.sample_states` gives them), that dreams
-        begin from.
+      starts: M >= 1 real states that dreams begin from; see `imagination.sample_states`.
       batch_size: B.
-      horizon: decisions after which a dream ends at the latest.
-      temperature: the dreams' uncertainty.
-      disagreement_penalty: weight of the ensemble's unfamiliarity, taken off the reward.
-      seed: of everything that is random.
+      horizon: largest number of decisions in a dream.
+      temperature: uncertainty of the dreams.
+      disagreement_penalty: weight of the ensemble's unfamiliarity, subtracted from the reward.
+      seed: of all random numbers.
 
     Raises:
       MissingTFAgentsError: without TF-Agents.
       ValueError: if there is no state to start from.
     """
     require_tf_agents()
-    action = BoundedTensorSpec([world_model.action_size], tf.float32, -1.0, 1.0, "action")
+    lowest = 0.0 if world_model.num_choices else -1.0
+    action = BoundedTensorSpec([world_model.action_size], tf.float32, lowest, 1.0, "action")
     super().__init__(make_time_step_spec(world_model), action, batch_size)
     self._starts = tf.nest.map_structure(tf.convert_to_tensor, starts)
     self._num_starts = tf.nest.flatten(self._starts)[0].shape[0]
@@ -92,14 +93,16 @@ class WorldModelEnvironment(TFEnvironment):
       disagreement_penalty=disagreement_penalty,
     )
     self._count = tf.Variable(0, dtype=tf.int64, trainable=False)
-    first = self._dreams.begin(self._starts, self._luck().row)
+    first = self._dreams.begin(self._starts, self._draw().row)
     self._dream = tf.nest.map_structure(lambda x: tf.Variable(x, trainable=False), first)
     self._begin_all, self._step_all = tf.function(self._begin_all), tf.function(self._step_all)
 
   def render(self) -> tf.Tensor:
-    """What the dreams look like: `uint8[B, 64, 64, 3]`."""
+    """Returns the dreams' decoded images, `uint8[B, H, W, C]`, or decoded observations if none."""
     state = tf.nest.map_structure(tf.identity, self._dream.state)
-    return to_uint8(self._world_model.decode(state))
+    decoded = self._world_model.decode(state)
+    images = [x for x in tf.nest.flatten(decoded) if x.shape.rank == 4]
+    return to_uint8(images[0]) if images else decoded
 
   def _current_time_step(self):
     return self._time_step(tf.nest.map_structure(tf.identity, self._dream))
@@ -115,16 +118,16 @@ class WorldModelEnvironment(TFEnvironment):
     return self._step_all(action)
 
   def _begin_all(self):
-    return self._keep(self._dreams.begin(self._starts, self._luck().row))
+    return self._keep(self._dreams.begin(self._starts, self._draw().row))
 
   def _step_all(self, action):
     dream = tf.nest.map_structure(tf.identity, self._dream)
-    return self._keep(self._dreams.step(dream, action, self._starts, self._luck()))
+    return self._keep(self._dreams.step(dream, action, self._starts, self._draw()))
 
-  def _luck(self):
+  def _draw(self):
     seed = rng.fold_in(self._seed, self._count.assign_add(1))
-    luck = self._dreams.draw(self._num_starts, 1, seed)
-    return tf.nest.map_structure(lambda x: x[:, 0], luck)
+    randomness = self._dreams.draw(self._num_starts, 1, seed)
+    return tf.nest.map_structure(lambda x: x[:, 0], randomness)
 
   def _keep(self, dream: Dream):
     tf.nest.map_structure(lambda variable, x: variable.assign(x), self._dream, dream)

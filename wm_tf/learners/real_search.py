@@ -1,4 +1,4 @@
-"""Evolving a trained controller in the real environment: the finish, after the dream."""
+"""Searching near a trained controller in the real environment: the finish, after the dream."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from wm_tf import actions
 from wm_tf.agent import Agent, restart, step_seeds
-from wm_tf.checks import check_at_least, check_positive
+from wm_tf.checks import check_at_least, check_choice, check_positive
 from wm_tf.core import EnvSpec
 from wm_tf.data.collect import run_episodes
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.networks import Network
 from wm_tf.search.cma_es import CMAES, CMAESState
+from wm_tf.search.named import check_search, make_search
 
-STRATEGIES = ("cma_es", "sep_cma_es")
 PARAMETERS = ("output", "last", "all")
 _SEEDS = 1 << 31  # An episode is known by `candidate * _SEEDS + seed`.
 
@@ -30,14 +31,14 @@ class FinishConfig:
 
   Attributes:
     strategy: `cma_es`, or `sep_cma_es` with a diagonal covariance.
-    parameters: what is searched: `output`, an affine map of what goes into the last tanh (A^2 + A
-      numbers, so that little is enough to learn them); the `last` layer; or `all` layers.
+    parameters: what is searched: `output`, an affine map of the policy's raw outputs (A^2 + A
+      numbers, which need few episodes); the `last` layer; or `all` layers.
     population_size: N.
     num_generations: of the search; may be raised later.
     initial_scale: standard deviation of the first generation, in units of the root mean square of
       each layer's own weights (`output`: of a gain of 1).
     num_seeds: S, real episodes of a candidate, on the same seeds for all of a generation.
-    first_share: share of them after which the worse half of the candidates stops; 1 for never.
+    first_share: share of the seeds after which the worse half of the candidates stops; 1 for never.
     validate_every: generations between two validations.
     validation_episodes: of each contender, always on the same seeds.
   """
@@ -53,9 +54,8 @@ class FinishConfig:
   validation_episodes: int = 40
 
   def __post_init__(self):
-    for name, known in (("strategy", STRATEGIES), ("parameters", PARAMETERS)):
-      if getattr(self, name) not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}.")
+    check_search(self, "strategy", "finish")
+    check_choice(self, "parameters", PARAMETERS, group="finish.")
     check_at_least(4, self, "population_size")
     check_at_least(1, self, "num_seeds")
     check_positive(
@@ -66,22 +66,20 @@ class FinishConfig:
 
   @property
   def num_first_seeds(self) -> int:
-    """How many of the seeds everyone plays."""
+    """The number of seeds that all candidates play."""
     return math.ceil(self.first_share * self.num_seeds)
 
   @property
   def num_episodes(self) -> int:
-    """Episodes of a generation."""
+    """The number of episodes of a generation."""
     kept = -(-self.population_size // 2)
     others = self.num_seeds - self.num_first_seeds
     return self.population_size * self.num_first_seeds + kept * others
 
   def make_strategy(self) -> CMAES:
-    """The search over a `SearchSpace`."""
-    return CMAES(
-      num_candidates=self.population_size,
-      initial_scale=self.initial_scale,
-      separable=self.strategy == "sep_cma_es",
+    """Makes the search over a `SearchSpace`."""
+    return make_search(
+      self.strategy, num_candidates=self.population_size, initial_scale=self.initial_scale
     )
 
 
@@ -89,15 +87,15 @@ class FinishConfig:
 
 
 class SearchSpace:
-  """A controller's neighbours as vectors: 0 is the controller itself, and a unit is natural.
+  """A controller's neighbours as vectors; the vector 0 is the controller itself.
 
   A unit of `last` and `all` is the root mean square of the layer's own weights, so that one scale
   suits every layer. With `output` the last layer `[W; b]` becomes `[W (I + M); b (I + M) + c]`: the
-  actions are made bolder, more timid, mixed or shifted, before their tanh.
+  raw outputs are scaled, mixed and shifted.
 
   Attributes:
     size: D.
-    num_frozen: layers that stay as they are.
+    num_frozen: number of first layers that are not searched.
   """
 
   def __init__(self, network: Network, parameters: str):
@@ -112,7 +110,7 @@ class SearchSpace:
       self.size = sum(base.size for base in self._bases)
 
   def layers(self, x: np.ndarray) -> list[np.ndarray]:
-    """The searched layers, each `float32[N, inputs + 1, outputs]`, of `x` (`[N, D]`)."""
+    """Returns the searched layers, each `float32[N, inputs + 1, outputs]`, of `x` (`[N, D]`)."""
     x = np.asarray(x, np.float64)
     if self._parameters == "output":
       (base,) = self._bases
@@ -128,20 +126,20 @@ class SearchSpace:
     ]
 
   def at(self, x: np.ndarray) -> Network:
-    """The controller at `x` (`[D]`)."""
+    """Returns the controller at `x` (`[D]`)."""
     searched = tuple(layer[0] for layer in self.layers(np.asarray(x)[np.newaxis]))
     return self.network._replace(layers=(*self.network.layers[: self.num_frozen], *searched))
 
 
 def begin(strategy: CMAES, space: SearchSpace, covariance: np.ndarray | None = None) -> CMAESState:
-  """The search's first state: at the controller itself.
+  """Returns the first state of a search, centred on the controller itself.
 
   Args:
     strategy: the search.
-    space: where.
+    space: the space that is searched.
     covariance: of the search that found the controller in the dream, over its parameters; `[D, D]`
-      or its diagonal `[D]`. The search goes on with its shape, and with a size of its own: what was
-      small enough for the dream says nothing of how far off reality is.
+      or its diagonal `[D]`. The search continues with its shape but not with its size, since the
+      step size of the dream's search does not tell how far the real optimum is.
   """
   if covariance is not None and len(covariance) != space.size:
     covariance = None  # Of other parameters than are searched now.
@@ -153,9 +151,9 @@ def begin(strategy: CMAES, space: SearchSpace, covariance: np.ndarray | None = N
 
 
 class CandidatePolicy(tf.Module):
-  """Candidates of a `SearchSpace`; each row's memory says which one it is.
+  """Candidates of a `SearchSpace`; each row's memory is the number of its candidate.
 
-  What all share is computed for the batch as a whole, what is searched by batched products.
+  Shared layers are computed for the whole batch, searched layers by batched products.
   """
 
   def __init__(self, world_model: WorldModel, space: SearchSpace, name: str = "candidates"):
@@ -164,14 +162,14 @@ class CandidatePolicy(tf.Module):
     frozen = space.network.layers[: space.num_frozen]
     self._frozen = [tf.constant(layer) for layer in frozen]
     self._loc, self._matrix = (tf.constant(x, tf.float32) for x in space.network[:2])
-    # Of any number of candidates, without another trace.
+    # The number of candidates may change without another trace.
     self._layers = [
       tf.Variable(layer, trainable=False, shape=[None, *layer.shape[1:]])
       for layer in space.layers(np.zeros([1, space.size]))
     ]
 
   def become(self, x: np.ndarray) -> None:
-    """Takes on candidates `x` (`[N, D]`)."""
+    """Replaces the candidates by those at `x` (`[N, D]`)."""
     for variable, layer in zip(self._layers, self._space.layers(x), strict=True):
       variable.assign(layer)
 
@@ -179,7 +177,7 @@ class CandidatePolicy(tf.Module):
     return tf.zeros([batch_size], tf.int32)
 
   def act(self, state, memory, seed=None, explore: bool = False):
-    """`memory` is each row's candidate, `int32[B]`."""
+    """Returns actions `float32[B, A]` and `memory`, the candidate of each row, `int32[B]`."""
     x = tf.linalg.matmul(self._world_model.features(state) - self._loc, self._matrix)
     for layer in self._frozen:
       x = tf.nn.silu(tf.linalg.matmul(x, layer[:-1]) + layer[-1])
@@ -187,11 +185,11 @@ class CandidatePolicy(tf.Module):
       layer = tf.gather(variable, memory)
       x = tf.nn.silu(x) if index else x
       x = tf.linalg.matvec(layer[:, :-1], x, transpose_a=True) + layer[:, -1]
-    return tf.tanh(x), memory
+    return actions.greedy(x, self._world_model.num_choices), memory
 
 
 class CandidateActor:
-  """Drives rows of environments, each with the candidate that its episode is for."""
+  """Drives rows of environments, each with the candidate of its episode."""
 
   def __init__(self, agent: Agent):
     """Makes an actor of an agent whose policy is a `CandidatePolicy`."""
@@ -212,7 +210,7 @@ class CandidateActor:
     candidate, seeds = np.divmod(seeds, _SEEDS)
     self._steps = np.where(is_first, 0, self._steps + 1)
     action, self._state = self._act(
-      tf.constant(observation),
+      tf.nest.map_structure(tf.constant, observation),
       self._state,
       tf.constant(is_first),
       tf.constant(step_seeds(seeds, self._steps)),  # Noise that does not depend on the candidate.
@@ -222,7 +220,7 @@ class CandidateActor:
 
 
 class CandidatePool(EnvPool):
-  """Environments that are reset with the seed alone, whichever candidate an episode is for."""
+  """Environments that are reset with the seed alone, without the candidate's number."""
 
   def reset(self, row: int, seed: int) -> None:
     super().reset(row, seed % _SEEDS)
@@ -239,20 +237,18 @@ def race(
 ) -> np.ndarray:
   """Plays all candidates on the first seeds, and the better half of them on the others.
 
-  The early stop does not bias selection. Nobody is compared across different seeds: who goes on is
-  decided by means over the same first seeds, the order among those who went on by means over the
-  same S seeds, and whoever stopped ranks below them, among their like by the same first seeds.
-  Seeds are new in every generation and exchangeable, so that no candidate can do well by suiting
-  the first ones; a candidate's chance follows from the distribution of its returns alone. And
-  CMA-ES, which asks for ranks only, learns from the worse half no more than that it is the worse
-  half: recombination weighs the better one. (Episodes themselves are never cut: in most
-  environments one that goes badly may still recover, and its return would not be the official one.)
+  The early stop does not bias the selection, because candidates are compared on equal seeds only.
+  The better half is chosen by means over the same first seeds. It is ranked by means over the same
+  S seeds. The others rank below it, by the same first seeds. Seeds are new in every generation and
+  exchangeable, so no candidate gains by suiting the first ones. CMA-ES uses ranks only, and gives
+  the worse half little weight. Episodes are never cut short: one that goes badly may recover, and
+  its return would not be the official one.
 
   Args:
     play_fn: maps candidates (n indices) and seeds (m of them) to returns `[n, m]`.
     num_candidates: N.
     seeds: S of them.
-    num_first: how many are the first ones; S stops nobody.
+    num_first: number of first seeds; with S all candidates play all seeds.
 
   Returns:
     `float64[N, S]`, NaN where nothing was played.
@@ -268,23 +264,22 @@ def race(
 
 
 def fitness(returns: np.ndarray) -> np.ndarray:
-  """The places of candidates by what `race` returned, best N - 1 and worst 0: `float64[N]`."""
+  """Returns the ranks of candidates in the result of `race`, `float64[N]`: N - 1 is the best."""
   finished = ~np.isnan(returns[:, -1])
   order = np.lexsort((np.nanmean(returns, axis=1), finished))
-  places = np.empty(len(returns))
-  places[order] = np.arange(len(returns))
-  return places
+  ranks = np.empty(len(returns))
+  ranks[order] = np.arange(len(returns))
+  return ranks
 
 
 class Generation(NamedTuple):
   """What one generation reports.
 
   Attributes:
-    best: `float64[D]`, the candidate that came first. Its returns flatter it: it was chosen by
-      them.
-    best_return: its mean return over S episodes.
+    best: `float64[D]`, the candidate that ranked first.
+    best_return: its mean return over S episodes; biased upwards, since it was chosen by them.
     mean_return: of all candidates over the first seeds.
-    std_return: of the single episodes behind `mean_return`.
+    std_return: standard deviation of the single episodes of `mean_return`.
     num_episodes: played.
   """
 
@@ -296,9 +291,9 @@ class Generation(NamedTuple):
 
 
 class RealES:
-  """A search whose candidates are played for real, all of a generation in one stream.
+  """A search whose candidates play the real environment, a whole generation in one stream.
 
-  Common random numbers: every candidate plays the same seeds, with the same noise in the agent.
+  Every candidate plays the same seeds, with the same noise in the agent (common random numbers).
   """
 
   def __init__(
@@ -338,23 +333,26 @@ class RealES:
     seed: tf.Tensor,
     on_episode: Callable[[Any], None] | None = None,
   ) -> tuple[CMAESState, Generation]:
-    """Asks, plays, tells.
+    """Asks for candidates, plays them, and tells their ranks.
 
     Args:
       pool: official environments.
-      state: the search's, for one problem (B = 1).
-      seeds: S, new ones in every generation.
+      state: of the search, for one problem (B = 1).
+      seeds: S seeds, new ones in every generation.
       seed: `int32[2]`, of the candidates.
       on_episode: called with each episode's summary as it ends.
     """
     x = self._strategy.ask(state, seed)
     candidates = x.numpy()[0]
-    play = lambda rows, seeds: self.play(pool, candidates[rows], seeds, on_episode)
+
+    def play(rows, seeds):
+      return self.play(pool, candidates[rows], seeds, on_episode)
+
     first = min(self._num_first_seeds, len(seeds))
     returns = race(play, len(candidates), seeds, first)
-    places = fitness(returns)
-    best = int(places.argmax())
-    return self._strategy.tell(state, x, places[np.newaxis]), Generation(
+    ranks = fitness(returns)
+    best = int(ranks.argmax())
+    return self._strategy.tell(state, x, ranks[np.newaxis]), Generation(
       best=candidates[best],
       best_return=float(returns[best].mean()),
       mean_return=float(returns[:, :first].mean()),
