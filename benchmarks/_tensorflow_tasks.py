@@ -9,11 +9,11 @@ import tensorflow as tf
 from benchmarks import _problems as problems
 from benchmarks._worker import Task
 from wm_tf import rng
-from wm_tf.controllers.dream_es import DreamES, DreamESConfig
-from wm_tf.controllers.linear import LinearController
 from wm_tf.core import Batch
+from wm_tf.learners.dream_es import DreamES, DreamESConfig
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig, MDNRNNState
 from wm_tf.models.vae import VAE, VAEConfig, to_float
+from wm_tf.policies.linear import LinearController
 from wm_tf.search.cma_es import CMAES
 from wm_tf.training.adam import FusedAdam
 from wm_tf.training.precision import computing_in

@@ -20,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import _race as race_lib
-from wm_tf.controllers.exploration import Brownian
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.collect import run_episodes
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.envs import make_env
+from wm_tf.policies.exploration import Brownian
 
 _FRAMES = 1000  # Of an episode, unless the car leaves the field.
 
@@ -82,7 +82,7 @@ def measure_decoding(folder: Path) -> Iterator[tuple[str, float]]:
   datasets.write_latents(folder, latents, encode, fingerprint="zeros")
   sequences = functools.partial(datasets.sequences_dataset, sequence_length=32)
   makers: dict[str, tuple[Callable, Path, int]] = {
-    "frames": (datasets.frames_dataset, folder, 1),
+    "frames": (datasets.observations_dataset, folder, 1),
     "sequences of 32 frames": (sequences, folder, 31),
     "sequences of 32 latents": (sequences, latents, 31),
   }

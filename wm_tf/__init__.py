@@ -8,10 +8,9 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 from gymnasium.envs.registration import register
 
-# Names only: what they stand for is imported when a dream is made. What the folder of a run holds
-# is the trainers' knowledge, hence theirs is the entry.
+# Names only: what they stand for is imported when a dream is made.
 register(
   id="wm_tf/Dream-v0",
-  entry_point="trainers.dreams:make_dream_env",
-  vector_entry_point="trainers.dreams:make_dream_vector_env",
+  entry_point="wm_tf.runs.dreams:make_dream_env",
+  vector_entry_point="wm_tf.runs.dreams:make_dream_vector_env",
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tests.data import helpers
 from tests.fuzz.bytes import damaged
 from wm_tf import files
-from wm_tf.data import datasets, rollouts
+from wm_tf.data import datasets, repair, rollouts
 from wm_tf.data.manifest import CorruptManifestError
 from wm_tf.data.rollouts import CorruptShardError
 from wm_tf.training import checkpoints
@@ -132,7 +132,9 @@ def test_damaged_shards(folder, sound, data):
   for read in (
     lambda: rollouts.check_records(folder, shard),
     lambda: list(
-      datasets.frames_dataset(folder, batch_size=1, seed=None, split="all").as_numpy_iterator()
+      datasets.observations_dataset(
+        folder, batch_size=1, seed=None, split="all"
+      ).as_numpy_iterator()
     ),
   ):
     with pytest.raises(CorruptShardError, match=name):
@@ -147,13 +149,16 @@ def test_damaged_rows(folder, tmp_path_factory, data):
   sound = (made / shard.file).read_bytes()
   after = data.draw(damaged(sound))
   (made / shard.file).write_bytes(after)
-  frames = lambda: list(datasets.frames_dataset(made, batch_size=1, seed=0, split="all"))
+
+  def frames():
+    return list(datasets.observations_dataset(made, batch_size=1, seed=0, split="all"))
+
   try:
     if after == sound:
-      rollouts.verify(made)
+      repair.verify(made)
       frames()
       return
-    for read in (lambda: rollouts.verify(made), frames):
+    for read in (lambda: repair.verify(made), frames):
       with pytest.raises(CorruptShardError, match=shard.file):
         read()
   finally:
@@ -207,7 +212,7 @@ def test_manifests_of_something_else(folder, sound, data):
   try:
     rollouts.load_manifest(folder)
     list(rollouts.read_episodes(folder))
-    frames = datasets.frames_dataset(folder, batch_size=1, seed=0, split="all")
+    frames = datasets.observations_dataset(folder, batch_size=1, seed=0, split="all")
     list(frames.take(2).as_numpy_iterator())
   except (CorruptManifestError, CorruptShardError) as error:
     assert str(folder) in str(error)

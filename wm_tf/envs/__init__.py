@@ -1,5 +1,6 @@
 """Environments: any of gymnasium's, adapted to what agents see. No TensorFlow in here."""
 
+from wm_tf.envs.gymnasium_ids import reward_threshold
 from wm_tf.envs.registry import (
   env_factory,
   env_names,
@@ -23,5 +24,6 @@ __all__ = [
   "recipe",
   "register_env",
   "resolve",
+  "reward_threshold",
   "training_options",
 ]

@@ -124,3 +124,15 @@ def _import(module: str, requirement: str, gym_id: str):
       f"{PREFIX}{gym_id} needs the package {requirement!r}, which cannot be imported ({error}); "
       f"install it: pip install '{requirement}'"
     ) from error
+
+
+def reward_threshold(env_id: str) -> float | None:
+  """Returns the return at which gymnasium calls an environment solved; None if it does not say.
+
+  Args:
+    env_id: a gymnasium id; any other name gives None.
+  """
+  try:
+    return gym.spec(env_id).reward_threshold
+  except (gym.error.Error, ModuleNotFoundError, ValueError):
+    return None

@@ -57,9 +57,10 @@ class Ensemble(LatentDynamics):
     vae: VAE,
     action_size: int,
     config: MDNRNNConfig,
+    num_choices: tuple[int, ...] = (),
     name: str = "ensemble",
   ):
-    super().__init__(vae, action_size, config, name)
+    super().__init__(vae, action_size, config, num_choices, name)
     num_members, hidden_size = config.ensemble_size, config.hidden_size
     self.feature_size = self.latent_size + num_members * hidden_size
     input_size = self.latent_size + action_size

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from wm_tf import rng
 from wm_tf.checks import check_choice, check_counts
-from wm_tf.core import Batch, Prediction
+from wm_tf.core import Batch, Embedded, Nest, Prediction
 from wm_tf.models.heads import (
   MIXTURE_KINDS,
   MixtureHead,
@@ -82,8 +82,18 @@ class LatentDynamics(WorldModel):
     change_scale: standard deviation of their change in a step.
   """
 
-  def __init__(self, vae: VAE, action_size: int, config: MDNRNNConfig, name: str):
+  def __init__(
+    self,
+    vae: VAE,
+    action_size: int,
+    config: MDNRNNConfig,
+    num_choices: tuple[int, ...],
+    name: str,
+  ):
     super().__init__(name=name)
+    if num_choices and sum(num_choices) != action_size:
+      raise ValueError(f"num_choices {num_choices} must add up to action_size {action_size}.")
+    self.num_choices = tuple(num_choices)
     self.config = config
     self.vae = vae
     vae.trainable = False
@@ -135,8 +145,19 @@ class LatentDynamics(WorldModel):
     self.latent_scale.assign(scale.astype(np.float32))
     self.change_scale.assign(np.sqrt(np.maximum(sums[2] / changes, 0.05**2)).astype(np.float32))
 
-  def decode(self, state) -> tf.Tensor:
+  def decode(self, state) -> Nest:
     return self.vae.decode(state.z)
+
+  def only_centred_features(self) -> np.ndarray:
+    return np.arange(self.feature_size) < self.latent_size
+
+  def diagnostic_latent(self, state) -> tf.Tensor:
+    return state.z / self.latent_scale
+
+  def embed(self, observation: Nest) -> Embedded:
+    if isinstance(observation, Embedded):
+      return observation
+    return Embedded(tf.concat(self._posterior(observation), axis=-1))
 
   def _standardise(self, z: tf.Tensor) -> tf.Tensor:
     return (z - self.latent_loc) / self.latent_scale
@@ -186,20 +207,18 @@ class LatentDynamics(WorldModel):
   def _mixture_inputs(self, h: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
     return tf.concat([h, inputs], axis=-1) if self.config.skip_connection else h
 
-  def encode_outputs(self, observation: tf.Tensor) -> dict[str, tf.Tensor]:
+  def encode_outputs(self, observation: Nest) -> dict[str, tf.Tensor]:
     """Returns the VAE's posterior, `loc` and `scale` `float32[B, Z]`."""
     loc, log_scale = self._posterior(observation)
     return {"loc": loc, "scale": tf.exp(log_scale)}
 
-  def _posterior(self, observation: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """`(loc, log_scale)` of frames `uint8[..., 64, 64, 3]` or of cached posteriors `[..., 2 Z]`."""
-    if observation.dtype != tf.uint8:
-      return tuple(tf.split(observation, 2, axis=-1))
-    if observation.shape.rank == 4:
-      return self.vae.encode(observation)
-    lead = tf.shape(observation)[:2]
-    flat = self.vae.encode(tf.reshape(observation, [-1, *observation.shape[2:]]))
-    return tuple(tf.reshape(x, [lead[0], lead[1], self.latent_size]) for x in flat)
+  def _posterior(self, observation: Nest) -> tuple[tf.Tensor, tf.Tensor]:
+    """`(loc, log_scale)`, each `float32[..., Z]`, of observations or of their `Embedded`."""
+    if isinstance(observation, Embedded):
+      return tuple(tf.split(observation.value, 2, axis=-1))
+    lead = tf.shape(observation)[:-3]
+    flat = self.vae.encode(tf.reshape(observation, [-1, *observation.shape[-3:]]))
+    return tuple(tf.reshape(x, tf.concat([lead, [self.latent_size]], 0)) for x in flat)
 
 
 class MDNRNNState(NamedTuple):
@@ -225,9 +244,10 @@ class MDNRNN(LatentDynamics):
     vae: VAE,
     action_size: int,
     config: MDNRNNConfig = MDNRNNConfig(),
+    num_choices: tuple[int, ...] = (),
     name: str = "mdn_rnn",
   ):
-    super().__init__(vae, action_size, config, name)
+    super().__init__(vae, action_size, config, num_choices, name)
     self.feature_size = self.latent_size + config.hidden_size
     input_size = self.latent_size + action_size
     self.lstm = keras.layers.LSTM(config.hidden_size, return_sequences=True, name="lstm")
