@@ -122,12 +122,13 @@ class Exported(NamedTuple):
     return self.path / f"{name}_world"
 
 
-def export_all(specs: dict[str, EnvSpec], path: Path) -> Exported:
-  """Exports an agent and its world model for each environment, by its short name."""
+def export_all(specs: dict[str, EnvSpec], path: Path, world_models: bool = True) -> Exported:
+  """Exports an agent, and its world model if wanted, for each of the named environments."""
   exported = Exported({name: make_agent(spec) for name, spec in specs.items()}, path)
   for name, agent in exported.agents.items():
     export.export_agent(agent, exported.agent_folder(name))
-    export.export_world_model(agent.world_model, agent.spec, exported.world_folder(name))
+    if world_models:
+      export.export_world_model(agent.world_model, agent.spec, exported.world_folder(name))
   return exported
 
 
