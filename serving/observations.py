@@ -55,9 +55,8 @@ def check(parts: Sequence[ObservationPart], observation: Any, rows: int) -> Batc
   inputs, singles = {}, set()
   for part, value in _parts(parts, observation):
     array = np.asarray(value)
-    single = array.shape in part.shapes and not (
-      array.shape[1:] in part.shapes and len(array) == rows
-    )
+    is_batch = array.ndim > 0 and array.shape[1:] in part.shapes
+    single = array.shape in part.shapes and not (is_batch and len(array) == rows)
     batch = array[None] if single else array
     if batch.ndim == 0 or batch.shape[1:] not in part.shapes:
       raise ValueError(f"{_name(part)} is {_expected(part)}, not {array.dtype}{list(array.shape)}")
