@@ -20,11 +20,11 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import _race as race_lib
-from wm_tf.controllers.exploration import Brownian
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.collect import run_episodes
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.envs import make_env
+from wm_tf.policies.exploration import Brownian
 
 _FRAMES = 1000  # Of an episode, unless the car leaves the field.
 

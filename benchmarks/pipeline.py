@@ -23,11 +23,11 @@ import numpy as np
 from benchmarks import _race as race_lib
 from benchmarks import _tensorflow_tasks as ours
 from wm_tf import rng
-from wm_tf.controllers.exploration import Brownian
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.collect import run_episodes
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.envs import make_env
+from wm_tf.policies.exploration import Brownian
 from wm_tf.training.adam import FusedAdam
 from wm_tf.training.steps import make_train_step
 

@@ -26,9 +26,9 @@ def export(base: Path) -> Path:
   """Writes the planner; returns its version folder."""
   from benchmarks import _tensorflow_tasks as ours
   from wm_tf.agent import Agent
-  from wm_tf.controllers.planner import Planner, PlannerConfig
   from wm_tf.envs import env_spec
   from wm_tf.export import export_agent
+  from wm_tf.policies.planner import Planner, PlannerConfig
 
   model = ours.make_dynamics()
   planner = Planner(model, PlannerConfig(), fixed=True)

@@ -9,8 +9,8 @@ from tests import fakes
 from tests.worlds import AdditiveWorld, Always, assert_same, random_frames, rows_of
 from wm_tf import rng
 from wm_tf.agent import Agent, AgentActor
-from wm_tf.controllers import exploration
 from wm_tf.core import AgentState
+from wm_tf.policies import exploration
 
 _SEEDS = tf.constant([[1, 2], [3, 4], [5, 6]])
 

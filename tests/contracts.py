@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.worlds import assert_same, make_batch, posteriors_of, random_frames, rows_of
+from tests.worlds import assert_same, make_batch, one_hot_actions, random_observation, rows_of
 from wm_tf import rng
-from wm_tf.core import Prediction
+from wm_tf.core import Embedded, Prediction, image_observation
 from wm_tf.imagination import observe_sequence
 from wm_tf.training import checkpoints
 
@@ -21,17 +21,27 @@ def _specs(nest):
   return [(x.shape, x.dtype) for x in tf.nest.flatten(nest)]
 
 
-def _rows(states, step):
-  return tf.nest.map_structure(lambda x: x[:, step], states)
+def _at(nest, step):
+  """One step of sequences `[B, T, ...]`."""
+  return tf.nest.map_structure(lambda x: x[:, step], nest)
+
+
+def _step(batch, step):
+  """What `observe` takes of one step of a batch, after the state."""
+  return _at((batch.prev_action, batch.observation, batch.is_first), step)
 
 
 class WorldModelContract:
-  """Inherit, and give two fixtures of scope `class`:
+  """Inherit, and give a fixture of scope `class`; override the second if need be:
 
   `make_model`: a function of an integer that makes a model with weights drawn from it.
-  `posteriors`: a function of a model and frames `uint8[B, T, 64, 64, 3]` that makes the cached
-    posteriors `float32[B, T, 2 Z]`, or None for a family that takes frames only.
+  `observation_spec`: the `ObservationSpec` of the observations that the model takes.
   """
+
+  @pytest.fixture(scope="class")
+  @classmethod
+  def observation_spec(cls):
+    return image_observation((64, 64, 3), (64, 64, 3))
 
   @pytest.fixture(scope="class")
   @classmethod
@@ -40,8 +50,13 @@ class WorldModelContract:
 
   @pytest.fixture(scope="class")
   @classmethod
-  def batch(cls, model):
-    return make_batch(random_frames(_B, _T), model.action_size, lengths=(5, 3, 4))
+  def batch(cls, model, observation_spec):
+    observation = random_observation(observation_spec, _B, _T)
+    batch = make_batch(observation, model.action_size, lengths=(5, 3, 4))
+    if model.num_choices:
+      action = one_hot_actions(model.num_choices, batch.prev_action)
+      batch = batch._replace(prev_action=tf.where(batch.is_first[..., tf.newaxis], 0.0, action))
+    return batch
 
   @pytest.fixture(scope="class")
   @classmethod
@@ -49,16 +64,16 @@ class WorldModelContract:
     """What three frames leave behind."""
     state = model.initial_state(_B)
     for t in range(3):
-      inputs = batch.prev_action[:, t], batch.observation[:, t], batch.is_first[:, t]
-      state = model.observe(state, *inputs, _SEED)
+      state = model.observe(state, *_step(batch, t), _SEED)
     return state
 
   @pytest.fixture(scope="class")
   @classmethod
   def action(cls, model):
-    return rng.uniform([_B, model.action_size], rng.make_seed(4)) * 2 - 1
+    action = rng.uniform([_B, model.action_size], rng.make_seed(4)) * 2 - 1
+    return one_hot_actions(model.num_choices, action) if model.num_choices else action
 
-  def test_shapes_and_dtypes(self, model, state, action):
+  def test_shapes_and_dtypes(self, model, state, action, observation_spec):
     initial = model.initial_state(_B)
     tf.nest.assert_same_structure(state, initial)
     assert _specs(state) == _specs(initial)
@@ -66,9 +81,14 @@ class WorldModelContract:
 
     features = model.features(state)
     assert (features.shape, features.dtype) == ((_B, model.feature_size), tf.float32)
-    frame = model.decode(state)
-    assert (frame.shape, frame.dtype) == ((_B, 64, 64, 3), tf.float32)
-    assert 0.0 <= frame.numpy().min() <= frame.numpy().max() <= 1.0
+    only_centred = model.only_centred_features()
+    assert (only_centred.shape, only_centred.dtype) == ((model.feature_size,), bool)
+    for part, mean in zip(
+      observation_spec.parts, observation_spec.unpack(model.decode(state)), strict=True
+    ):
+      assert (mean.shape, mean.dtype) == ((_B, *part.shape), tf.float32)
+      if part.kind == "image":
+        assert 0.0 <= mean.numpy().min() <= mean.numpy().max() <= 1.0
 
     for seed in (_SEED, _ROW_SEEDS):
       noise = model.draw_noise(_B, 4, seed)
@@ -88,15 +108,17 @@ class WorldModelContract:
 
   def test_action_and_state_matter(self, model, state, action):
     one = model.features(model.imagine(state, action, _SEED).state)
-    for change in ((state, -action), (rows_of(state, [1, 2, 0]), action)):
+    opposite = 1.0 - action if model.num_choices else -action
+    for change in ((state, opposite), (rows_of(state, [1, 2, 0]), action)):
       other = model.features(model.imagine(*change, _SEED).state)
       assert np.abs(one - other).max(-1).min() > 1e-4
 
   def test_the_first_frame_resets(self, model, batch, state):
-    observe = lambda state, action, is_first: model.observe(
-      state, action, batch.observation[:, 3], tf.constant(is_first), _SEED
-    )
-    prev_action = batch.prev_action[:, 3]
+    prev_action, observation, _ = _step(batch, 3)
+
+    def observe(state, action, is_first):
+      return model.observe(state, action, observation, tf.constant(is_first), _SEED)
+
     fresh = observe(model.initial_state(_B), tf.zeros_like(prev_action), [True] * _B)
     later = observe(state, prev_action, [False] * _B)
     assert not np.allclose(model.features(fresh), model.features(later), atol=1e-4)
@@ -114,7 +136,7 @@ class WorldModelContract:
     together = model.imagine_with_noise(state, action, step)
     # A rollout's way to the same.
     assert_same(model.imaginer()(state, action, step), together)
-    inputs = batch.prev_action[:, 3], batch.observation[:, 3], batch.is_first[:, 3]
+    inputs = _step(batch, 3)
     observed = model.observe(state, *inputs, _ROW_SEEDS)
     for row in range(_B):
       alone = rows_of((state, action, step, inputs), [row])
@@ -139,11 +161,16 @@ class WorldModelContract:
         assert_same(model.imagine(state, action, seed, temperature), drawn, rtol=0, atol=0)
 
   def test_temperature(self, model, state, action):
-    imagine = lambda t, seed=_SEED: model.imagine(state, action, seed, t)
+
+    def imagine(temperature, seed=_SEED):
+      return model.imagine(state, action, seed, temperature)
+
+    def spread(one, two):
+      return np.abs(model.features(one.state) - model.features(two.state)).max()
+
     cold, warm = imagine(0.0), imagine(1.5)
     # Towards 0 the most likely future, whatever the seed.
     other = rng.make_seed(12)
-    spread = lambda one, two: np.abs(model.features(one.state) - model.features(two.state)).max()
     assert spread(cold, imagine(0.0, other)) < 0.1 * spread(warm, imagine(1.5, other))
     assert_same(imagine(0), cold, rtol=0, atol=0)
     assert_same(imagine(tf.fill([_B], 1.5)), warm)
@@ -167,12 +194,14 @@ class WorldModelContract:
   def test_padding_does_not_matter(self, model, batch):
     """Neither to the loss nor, as far as there is no padding, to the states."""
     pad = ~batch.mask.numpy()
-    changed = []
-    for x in batch[:4]:
+
+    def other_padding(x):
       x = x.numpy()
       x[pad] = x[pad] / 3 + 7
-      changed.append(tf.constant(x))
-    other = batch._replace(**dict(zip(batch._fields, changed, strict=False)))
+      return tf.constant(x)
+
+    changed = {name: getattr(batch, name) for name in batch._fields[:4]}
+    other = batch._replace(**tf.nest.map_structure(other_padding, changed))
     assert_same(model.loss(other, _SEED), model.loss(batch, _SEED))
     for one, two in zip(
       tf.nest.flatten(observe_sequence(model, batch, _SEED)),
@@ -181,16 +210,23 @@ class WorldModelContract:
     ):
       np.testing.assert_allclose(one[~pad], two[~pad], atol=1e-5)
 
-  def test_cached_posteriors_equal_frames(self, model, batch, posteriors):
-    cached = posteriors(model, batch.observation)
-    if cached is None:
-      pytest.skip("takes frames only")
-    assert cached.shape == (_B, _T, 2 * model.latent_size)
-    cached = batch._replace(observation=cached)
+  def test_embedded_observations_equal_observations(self, model, batch):
+    embedded = model.embed(batch.observation)
+    assert isinstance(embedded, Embedded) and embedded.value.shape[:2] == (_B, _T)
+    assert_same(_at(embedded, 1), model.embed(_at(batch.observation, 1)), atol=1e-4)
+    assert_same(model.embed(embedded), embedded, rtol=0, atol=0)
+    cached = batch._replace(observation=embedded)
     assert_same(model.loss(cached, _SEED), model.loss(batch, _SEED), rtol=1e-4)
     assert_same(
       observe_sequence(model, cached, _SEED), observe_sequence(model, batch, _SEED), rtol=1e-4
     )
+
+  def test_diagnostic_latents_are_of_any_number_of_states(self, model, batch):
+    states = observe_sequence(model, batch, _SEED)
+    latent = model.diagnostic_latent(states)
+    assert latent.shape[:2] == (_B, _T) and latent.shape.rank == 3
+    assert_same(latent[:, 2], model.diagnostic_latent(_at(states, 2)))
+    assert np.ptp(latent, axis=(0, 1)).max() > 1e-3
 
   def test_weights_are_all_there_is(self, model, make_model, batch, state, action, tmp_path):
     checkpoints.save_weights(model, tmp_path / "weights.npz")
@@ -204,24 +240,25 @@ class WorldModelContract:
 
   def test_graph_of_any_batch_size(self, model, batch, action):
     """As an export has it."""
+    observation = _at(batch.observation, 1)
 
     @tf.function(
       input_signature=[
-        tf.TensorSpec([None, 64, 64, 3], tf.uint8),
+        tf.nest.map_structure(lambda x: tf.TensorSpec([None, *x.shape[1:]], x.dtype), observation),
         tf.TensorSpec([None, model.action_size]),
         tf.TensorSpec([None, 2], tf.int32),
         tf.TensorSpec([None]),
       ]
     )
-    def run(frame, action, seed, temperature):
-      rows = tf.shape(frame)[0]
+    def run(observation, action, seed, temperature):
+      rows = tf.shape(action)[0]
       state = model.initial_state(rows)
-      state = model.observe(state, action, frame, tf.zeros([rows], tf.bool), seed)
+      state = model.observe(state, action, observation, tf.zeros([rows], tf.bool), seed)
       prediction = model.imagine(state, action, seed, temperature)
       return prediction, model.features(state), model.decode(prediction.state)
 
     temperature = tf.constant([1.0, 0.5, 2.0])
-    inputs = batch.observation[:, 1], action, _ROW_SEEDS, temperature
+    inputs = observation, action, _ROW_SEEDS, temperature
     together = run(*inputs)
     assert_same(together, run.python_function(*inputs), atol=1e-4)
     assert_same(run(*rows_of(inputs, [1])), rows_of(together, [1]), atol=1e-4)
@@ -239,12 +276,3 @@ class WorldModelContract:
 
     noise = model.draw_noise(_B, 2, _SEED)
     assert_same(tf.function(dream, jit_compile=True)(state, noise), dream(state, noise), atol=1e-4)
-
-
-class LatentDynamicsContract(WorldModelContract):
-  """The same for models with a VAE: give `make_model`."""
-
-  @pytest.fixture(scope="class")
-  @classmethod
-  def posteriors(cls):
-    return posteriors_of

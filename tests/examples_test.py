@@ -22,8 +22,8 @@ from serving.client import PlannerClient
 from tests.worlds import small_mdn_rnn
 from wm_tf import export
 from wm_tf.agent import Agent
-from wm_tf.controllers.linear import LinearController
 from wm_tf.envs import env_spec
+from wm_tf.policies.linear import LinearController
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = ROOT / "examples"

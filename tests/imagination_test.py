@@ -7,6 +7,7 @@ from tests.worlds import (
   AdditiveWorld,
   Always,
   assert_same,
+  embedded_batch,
   make_batch,
   random_frames,
   rows_of,
@@ -203,7 +204,7 @@ def test_observing_has_a_seed_for_each_step():
       seeds.append(tuple(seed.numpy()))
       return super().observe(state, prev_action, observation, is_first, seed)
 
-  observe_sequence(Watched(), make_batch(np.zeros((1, 4, 4), np.float32)), _SEED)
+  observe_sequence(Watched(), embedded_batch(np.zeros((1, 4, 4), np.float32)), _SEED)
   assert len(seeds) == len(set(seeds)) == 4
 
 
@@ -214,7 +215,8 @@ def _numbered(lengths, first=0):
   for row, length in enumerate(lengths):
     z[row, :length] = np.arange(first, first + length)[:, None]
     first += length
-  return make_batch(z, lengths=lengths)
+  batch = embedded_batch(z, lengths=lengths)
+  return batch._replace(discount=tf.ones_like(batch.discount))
 
 
 def test_sample_states_draws_uniformly():
@@ -257,16 +259,16 @@ def test_sample_states():
 def test_sample_states_respects_select_fn():
   batches = [_numbered([7, 3]), _numbered([1, 9], first=10)]
   # Padding is never drawn, even if selected.
-  select = lambda batch: np.asarray(batch.observation)[..., 0] % 5 < 2
+  select = lambda batch: batch.observation.value.numpy()[..., 0] % 5 < 2
   states = sample_states(AdditiveWorld(), batches, 100, 1, lambda batch: ~select(batch))
   assert sorted(states.z[:, 0].numpy()) == [i for i in range(20) if i % 5 >= 2]
-  only_one = lambda batch: np.asarray(batch.observation)[..., 0] == 12
+  only_one = lambda batch: batch.observation.value.numpy()[..., 0] == 12
   assert sample_states(AdditiveWorld(), batches, 5, 1, only_one).z.shape == (1, 2)
 
 
 def test_several_draws_in_one_pass_are_those_of_as_many():
   batches = [_numbered([7, 3]), _numbered([1, 9], first=10)]
-  select = lambda batch: np.asarray(batch.observation)[..., 0] % 5 < 2
+  select = lambda batch: batch.observation.value.numpy()[..., 0] % 5 < 2
   draws = [Draw(12, 1), Draw(4, 2, select), Draw(100, 1)]
   several = draw_states(AdditiveWorld(), iter(batches), draws)
   for draw, states in zip(draws, several, strict=True):
@@ -281,7 +283,7 @@ def test_nothing_to_draw_from_is_an_error(batches):
 
 
 def test_recently_rewarded():
-  batch = make_batch(np.zeros((4, 8, 4), np.float32))
+  batch = embedded_batch(np.zeros((4, 8, 4), np.float32))
   reward = np.array(
     [
       [0, 0, 0, 0, 0, 0, 0, 0],

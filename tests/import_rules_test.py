@@ -20,38 +20,37 @@ _ROOT = Path(__file__).resolve().parents[1]
 _FOLDERS = ("wm_tf", "trainers", "serving", "benchmarks", "examples", "tests")
 
 _CORE, _RNG, _SEAM = "//wm_tf:core", "//wm_tf:rng", "//wm_tf/models:world_model"
-_CHECKS, _FILES = "//wm_tf:checks", "//wm_tf:files"
+_CHECKS, _FILES, _NESTS = "//wm_tf:checks", "//wm_tf:files", "//wm_tf:nests"
+_REGISTRY = "//wm_tf:registry"
+_HELPERS = {_CHECKS, _CORE, _FILES, _NESTS, _REGISTRY, _RNG}
 _BELOW_AGENT = {
   _CORE: set(),
-  _RNG: {_CORE},
-  _CHECKS: {_CORE},
-  _FILES: {_CORE},
-  "//wm_tf/envs": {_CORE},
-  "//wm_tf/search": {_CORE, _RNG},
-  _SEAM: {_CORE, _RNG},
-  "//wm_tf/models": {_CHECKS, _CORE, _RNG, _SEAM},
-  "//wm_tf/data": {_CORE, _FILES, _RNG},
-  "//wm_tf:imagination": {_CORE, _RNG, _SEAM, "//wm_tf/models"},
-  "//wm_tf/controllers": {
-    _CHECKS,
-    _CORE,
-    _RNG,
-    _SEAM,
-    "//wm_tf/search",
-    "//wm_tf:imagination",
-  },
+  **{label: {_CORE} for label in _HELPERS - {_CORE}},
+  "//wm_tf/envs": {_CORE, _REGISTRY},  # No TensorFlow.
+  "//wm_tf/search": _HELPERS,
+  _SEAM: _HELPERS,
+  "//wm_tf/models": {*_HELPERS, _SEAM},
+  "//wm_tf/data": _HELPERS,
+  "//wm_tf:imagination": {*_HELPERS, _SEAM},
+  "//wm_tf/policies": {*_HELPERS, _SEAM, "//wm_tf/search", "//wm_tf:imagination"},
 }
-_AGENT = {
-  "//wm_tf:agent",
-  "//wm_tf:evaluation",
-  "//wm_tf/training",
-  "//wm_tf:export",
-  "//wm_tf:dream_env",
-  "//wm_tf/report",
+_BELOW_RUNS = _BELOW_AGENT | {
+  label: {*_BELOW_AGENT, *above}
+  for label, above in {
+    "//wm_tf:agent": (),
+    "//wm_tf/training": (),
+    "//wm_tf/learners": ("//wm_tf:agent", "//wm_tf/training"),
+    "//wm_tf/evaluation": ("//wm_tf:agent", "//wm_tf/learners"),
+    "//wm_tf/export": ("//wm_tf:agent",),
+    "//wm_tf:dream_env": (),
+    "//wm_tf/report": (),
+    "//wm_tf/config": ("//wm_tf/learners", "//wm_tf/training"),
+  }.items()
 }
-# What each library of `wm_tf` may import; only trainers and tests may import `config`.
-_ALLOWED = _BELOW_AGENT | {label: {*_BELOW_AGENT, *_AGENT} for label in _AGENT}
-_ALLOWED["//wm_tf:config"] = set(_ALLOWED)
+# What each library of `wm_tf` may import; only `runs` imports `serving`, to serve what it exports.
+_ALLOWED = _BELOW_RUNS | {"//wm_tf/runs": {*_BELOW_RUNS, "//serving"}}
+# Only these may import what describes or makes a whole run.
+_RUNS = {"//wm_tf/config": ("wm_tf/runs", "trainers"), "//wm_tf/runs": ("trainers",)}
 
 # One home each, among wm_tf, trainers and serving.
 _HOMES = {
@@ -60,12 +59,12 @@ _HOMES = {
   "gym": (),
   "gymnasium": ("wm_tf/__init__.py", "wm_tf/dream_env.py", "wm_tf/envs/"),
   "matplotlib": ("wm_tf/report/",),
-  "tf_agents": ("wm_tf/controllers/dream_tf_agents.py", "wm_tf/controllers/tf_agents_learning.py"),
+  "tf_agents": ("wm_tf/learners/tf_agents_environment.py", "wm_tf/learners/tf_agents_learning.py"),
   "tqdm": ("wm_tf/training/loggers.py",),
   "vizdoom": ("wm_tf/envs/",),
 }
 _TENSORFLOW = ("tensorflow", "tensorflow_probability", "keras", "tf_agents")
-_WITHOUT_TENSORFLOW = ("wm_tf/__init__.py", "wm_tf/core.py", "wm_tf/envs/")
+_WITHOUT_TENSORFLOW = ("wm_tf/__init__.py", "wm_tf/core.py", "wm_tf/envs/", "wm_tf/registry.py")
 
 
 class Target(NamedTuple):
@@ -168,8 +167,8 @@ def _allowed(importer: str, imported: str) -> bool:
   other = imported[2:].split("/")[0].split(":")[0]
   if importer == imported or folder == "tests":
     return True
-  if imported == "//wm_tf:config":
-    return folder == "trainers"
+  if imported in _RUNS:
+    return importer[2:].startswith(_RUNS[imported])
   if folder == "wm_tf":
     return imported in _ALLOWED.get(importer, ())
   return other in {
@@ -229,8 +228,9 @@ def test_every_layer_is_a_library():
 
 
 def test_environments_and_their_workers_load_without_tensorflow():
-  envs = [path.stem for path in (_ROOT / "wm_tf/envs").glob("*.py") if path.stem != "__init__"]
-  modules = ["wm_tf.data.env_worker", *(f"wm_tf.envs.{name}" for name in envs)]
+  files = [path.relative_to(_ROOT) for path in (_ROOT / "wm_tf/envs").rglob("*.py")]
+  envs = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
+  modules = ["wm_tf.data.env_worker", *envs]
   code = f"import sys, {', '.join(modules)}; sys.exit('tensorflow' in sys.modules)"
   subprocess.run([sys.executable, "-c", code], cwd=_ROOT, check=True)
 
@@ -241,12 +241,14 @@ _TREE = {
 load("@rules_python//python:defs.bzl", "py_library")
 py_library(name = "core", srcs = ["__init__.py", "core.py"])
 py_library(name = "rng", srcs = ["rng.py"], deps = [":core"])
-py_library(name = "config", srcs = ["config.py"], deps = ["//wm_tf/envs:envs"])
+""",
+  "wm_tf/config/BUILD": """
+py_library(name = "config", srcs = ["__init__.py"], deps = ["//wm_tf/envs:envs"])
 """,
   "wm_tf/__init__.py": "",
   "wm_tf/core.py": "import numpy",
   "wm_tf/rng.py": "import tensorflow as tf",
-  "wm_tf/config.py": "from wm_tf import envs",
+  "wm_tf/config/__init__.py": "from wm_tf import envs",
   "wm_tf/envs/BUILD": """
 py_library(name = "envs", srcs = glob(["*.py"]), deps = ["//wm_tf:core"])
 """,
@@ -257,7 +259,7 @@ py_library(name = "search", srcs = glob(["*.py"]), deps = ["//wm_tf:core"])
 """,
   "wm_tf/search/__init__.py": "from wm_tf.core import Nest",
   "trainers/BUILD": """
-[py_binary(name = f[:-3], srcs = [f], deps = ["//wm_tf:config"]) for f in glob(["*.py"])]
+[py_binary(name = f[:-3], srcs = [f], deps = ["//wm_tf/config"]) for f in glob(["*.py"])]
 """,
   "trainers/train.py": "from absl import app\nfrom wm_tf import config",
   "examples/BUILD": 'py_library(name = "examples", srcs = glob(["*.py"]))',
@@ -295,7 +297,7 @@ def test_a_tree_that_keeps_the_rules_passes(tmp_path):
     ("wm_tf/search/es.py", "import tensorflow as tf\ntf.keras.Model", "never tf.keras"),
     ("wm_tf/search/es.py", "from tensorflow.keras import layers", "never tf.keras"),
     ("trainers/train.py", "import matplotlib.pyplot as plt", "matplotlib has its one home"),
-    ("trainers/train.py", "", "//trainers:train: imports nothing of its dep //wm_tf:config"),
+    ("trainers/train.py", "", "//trainers:train: imports nothing of its dep //wm_tf/config"),
     ("serving/server.py", "from wm_tf import core", "//serving may not import //wm_tf:core"),
     ("examples/drive.py", "from serving import server", "//examples may not import //serving"),
     ("benchmarks/speed.py", "", "benchmarks/speed.py: in no target"),

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.core import Batch, Prediction
+from wm_tf.core import Batch, Embedded, ObservationSpec, Prediction
 from wm_tf.imagination import imagine_returns, policy_action_fn
 from wm_tf.models.ensemble import dynamics_class
 from wm_tf.models.heads import MixtureHead
@@ -59,10 +59,19 @@ class AdditiveWorld(WorldModel):
     pixel = tf.clip_by_value(tf.reduce_mean(state.z, axis=-1) * (100 / 255), 0.0, 1.0)
     return tf.tile(pixel[:, tf.newaxis, tf.newaxis, tf.newaxis], [1, 64, 64, 3])
 
+  def only_centred_features(self):
+    return np.arange(self.feature_size) < self.latent_size
+
+  def diagnostic_latent(self, state):
+    return state.z / self.latent_scale
+
+  def embed(self, observation):
+    return Embedded(self.posterior(observation))
+
   def posterior(self, observation):
-    if observation.dtype == tf.uint8:
-      return tf.cast(observation[..., 0, 0, : self.latent_size], tf.float32) / 100.0
-    return observation[..., : self.latent_size]
+    if isinstance(observation, Embedded):
+      return observation.value[..., : self.latent_size]
+    return tf.cast(observation[..., 0, 0, : self.latent_size], tf.float32) / 100.0
 
   def observe(self, state, prev_action, observation, is_first, seed):
     distance = state.distance + tf.reduce_sum(tf.abs(prev_action), -1, keepdims=True)
@@ -191,6 +200,14 @@ def randomize(model: keras.Model, seed: int) -> None:
     weight.assign(generator.normal(0.0, scale, shape))
 
 
+def random_head(head, seed: int = 0):
+  """A head with standard normal weights; its statistics stay as they are."""
+  generator = np.random.default_rng(seed)
+  for weight in head.trainable_weights:
+    weight.assign(generator.normal(size=weight.shape))
+  return head
+
+
 def set_mixture(head: MixtureHead, weights, loc, scale) -> None:
   """Makes a head's mixture what it is told, whatever the hidden state.
 
@@ -214,16 +231,38 @@ def random_frames(*shape: int, seed: int = 0) -> np.ndarray:
   return small.repeat(16, axis=-3).repeat(16, axis=-2)
 
 
+def random_observation(spec: ObservationSpec, *shape: int, seed: int = 0):
+  """An observation with leading dimensions `shape`: smooth images, vectors of unequal scales."""
+  generator = np.random.default_rng(seed)
+  values = []
+  for part in spec.parts:
+    if part.kind == "image":
+      height, width, channels = part.shape
+      blocks = generator.integers(0, 256, (*shape, 4, 4, channels), np.uint8)
+      rows, columns = np.arange(height) * 4 // height, np.arange(width) * 4 // width
+      values.append(blocks[..., rows, :, :][..., columns, :])
+    else:
+      scale = 10.0 ** np.linspace(-1, 2, part.shape[0])
+      values.append((scale * generator.normal(size=(*shape, *part.shape))).astype(np.float32))
+  return spec.pack(values)
+
+
+def one_hot_actions(num_choices, scores) -> tf.Tensor:
+  """One-hot groups `float32[..., A]` of the largest of each group of `scores[..., A]`."""
+  groups = tf.split(scores, num_choices, axis=-1)
+  return tf.concat([tf.one_hot(tf.argmax(x, -1), x.shape[-1]) for x in groups], axis=-1)
+
+
 def make_batch(observation, action_size: int = 2, lengths=None, seed: int = 0) -> Batch:
   """Sequences that begin with their episodes, around given observations `[B, T, ...]`.
 
   Args:
-    observation: frames or cached posteriors.
+    observation: an observation (an array, or a dict of arrays) or an `Embedded`.
     action_size: A.
-    lengths: of the rows, `[B]`; the rest is padding (with whatever there is). T if None.
+    lengths: of the rows, `[B]`; the rest is padding (with whatever is there). T if None.
     seed: of actions, rewards (in [-1, 2]) and terminations (of every second row, on its last step).
   """
-  num_rows, num_steps = observation.shape[:2]
+  num_rows, num_steps = tf.nest.flatten(observation)[0].shape[:2]
   generator = np.random.default_rng(seed)
   lengths = np.full(num_rows, num_steps) if lengths is None else np.asarray(lengths)
   step = np.arange(num_steps)
@@ -232,7 +271,7 @@ def make_batch(observation, action_size: int = 2, lengths=None, seed: int = 0) -
   reward = generator.uniform(-1, 2, (num_rows, num_steps)) * ~is_first
   terminal = (step == lengths[:, None] - 1) & (np.arange(num_rows) % 2 == 0)[:, None]
   return Batch(
-    observation=tf.constant(observation),
+    observation=tf.nest.map_structure(tf.constant, observation),
     prev_action=tf.constant(action, tf.float32),
     reward=tf.constant(reward, tf.float32),
     discount=tf.constant(~terminal, tf.float32),
@@ -242,7 +281,7 @@ def make_batch(observation, action_size: int = 2, lengths=None, seed: int = 0) -
 
 
 def latents_of(model: LatentDynamics, num_rows, num_steps, seed=0, log_scale=-1.5) -> np.ndarray:
-  """Cached posteriors: random walks, and their log scales."""
+  """Posteriors `float32[B, T, 2 Z]`, to be wrapped in `Embedded`: random walks, and log-scales."""
   generator = np.random.default_rng(seed)
   shape = num_rows, num_steps, model.latent_size
   loc = 0.3 * generator.normal(size=shape).cumsum(1) + model.latent_loc.numpy()
@@ -250,10 +289,9 @@ def latents_of(model: LatentDynamics, num_rows, num_steps, seed=0, log_scale=-1.
   return np.concatenate([loc, log_scales], -1).astype(np.float32)
 
 
-def posteriors_of(model: LatentDynamics, frames) -> tf.Tensor:
-  """Cached posteriors `float32[B, T, 2 Z]` of frames `uint8[B, T, 64, 64, 3]`."""
-  flat = tf.concat(model.vae.encode(tf.reshape(frames, [-1, 64, 64, 3])), axis=-1)
-  return tf.reshape(flat, [*frames.shape[:2], -1])
+def embedded_batch(posteriors: np.ndarray, *args, **kwargs) -> Batch:
+  """`make_batch` of posteriors `float32[B, T, 2 Z]`."""
+  return make_batch(Embedded(posteriors), *args, **kwargs)
 
 
 def assert_same(a, b, rtol: float = 1e-5, atol: float = 1e-5) -> None:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import errno
 import logging
-import os
 import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -16,16 +14,11 @@ import tensorflow as tf
 from absl import app, flags
 from absl import logging as absl_logging
 
-from trainers.run_folder import Description, no_run, read_description
-from trainers.stages import Run
-from trainers.workdir import WorkdirError, locked
+from trainers.errors import EXPECTED_ERRORS, FlagError, storage_error
 from wm_tf import config as config_lib
-from wm_tf.data.env_pool import WorkerError
-from wm_tf.data.manifest import CorruptManifestError
-from wm_tf.data.rollouts import CorruptShardError
-from wm_tf.evaluation import QualityGateError
-from wm_tf.files import DamagedFileError
-from wm_tf.training import checkpoints, loop
+from wm_tf.runs.folder import Description, no_run, read_description, set_aside
+from wm_tf.runs.run import Run
+from wm_tf.runs.workdir import WorkdirError
 
 _PRESET = flags.DEFINE_enum(
   "preset", "default", config_lib.preset_names(), "Configuration to start from."
@@ -37,6 +30,12 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", "runs/default", "Folder of the run. Started again with the same flags, it goes on."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything that is random.", lower_bound=0)
+_ENVIRONMENT = flags.DEFINE_string(
+  "environment",
+  None,
+  "A registered name (car_racing, car_racing_3d), gym:ID (any gymnasium id, such as "
+  "gym:Pendulum-v1), or package.module:Factory. car_racing if not given.",
+)
 _OVERRIDE = flags.DEFINE_multi_string(
   "override",
   [],
@@ -46,27 +45,7 @@ _METHOD = flags.DEFINE_enum(
   "method", None, config_lib.METHODS, "Short for --override=controller.method=..."
 )
 _FORCE = flags.DEFINE_bool("force", False, "Go on past a failed quality gate, with a warning.")
-
-
-class FlagError(ValueError):
-  """A flag's value that cannot be used."""
-
-
-# Errors that name what is wrong and what to do: their message is enough.
-EXPECTED_ERRORS = (
-  FlagError,
-  WorkdirError,
-  config_lib.ConfigError,
-  QualityGateError,
-  CorruptManifestError,
-  CorruptShardError,
-  DamagedFileError,
-  WorkerError,
-  loop.NonFiniteLossError,
-  loop.RunMismatchError,
-  checkpoints.CheckpointMismatchError,
-  checkpoints.CorruptCheckpointError,
-)
+_DESCRIBING = (_PRESET, _CONFIG, _ENVIRONMENT, _OVERRIDE, _METHOD)  # What a run is.
 
 
 def chosen(flag: str, asked: Sequence[str], known: Sequence[str], noun: str) -> list[str]:
@@ -99,10 +78,12 @@ def config() -> config_lib.ExperimentConfig:
   if _METHOD.value is not None:
     overrides.append(f"controller.method={_METHOD.value}")
   if _CONFIG.value is None:
-    return config_lib.make_config(_PRESET.value, overrides)
+    return config_lib.make_config(_PRESET.value, overrides, _ENVIRONMENT.value)
   described = read_description(Path(_CONFIG.value))
   if described is None:
     raise config_lib.ConfigError(f"--config={_CONFIG.value} is no run.json.")
+  if _ENVIRONMENT.value is not None:
+    overrides.insert(0, f"environment={_ENVIRONMENT.value}")
   return config_lib.override(described.config, overrides)
 
 
@@ -122,7 +103,7 @@ def open_run(create: bool = True) -> Run:
   Args:
     create: whether it may be a new one.
   """
-  return Run(_WORKDIR.value, config(), seed(), _FORCE.value, create)
+  return Run(_WORKDIR.value, config=config(), seed=seed(), force=_FORCE.value, create=create)
 
 
 def read_run() -> Run:
@@ -135,45 +116,25 @@ def read_run() -> Run:
   there = read_description(workdir / "run.json")
   if there is None:
     raise no_run(workdir)
-  described = any(flags.FLAGS[flag.name].present for flag in (_PRESET, _CONFIG, _OVERRIDE, _METHOD))
+  described = any(flags.FLAGS[flag.name].present for flag in _DESCRIBING)
   if described and config() != there.config:
     raise WorkdirError(
       f"{workdir} holds a run of another configuration. Leave out --preset, --config, "
-      "--method and --override: they are taken from the run."
+      "--environment, --method and --override: they are taken from the run."
     )
-  return Run(workdir, *there)
+  return Run(workdir, config=there.config, seed=there.seed)
 
 
 def set_aside_other_seed() -> None:
-  """Makes way for `--seed`: moves a run of another one from WORKDIR to `WORKDIR.seedN`.
-
-  If `WORKDIR.seedN` holds the run of this seed, set aside before, it moves back.
-  """
-  workdir = Path(_WORKDIR.value)
-  mine = Description(config(), seed())
-  there = read_description(workdir / "run.json")
-  if there and there != mine and there.config == mine.config:
-    aside = workdir.with_name(f"{workdir.name}.seed{there.seed}")
-    if aside.exists():
-      raise WorkdirError(
-        f"{workdir} holds the run of seed {there.seed}, and {aside} exists already. Remove one "
-        "of them, or use another --workdir."
-      )
-    with locked(workdir):
-      workdir.rename(aside)
-    print(f"The run of seed {there.seed} in {workdir} is now in {aside}.")
-  back = workdir.with_name(f"{workdir.name}.seed{seed()}")
-  if not workdir.exists() and read_description(back / "run.json") == mine:
-    with locked(back):
-      back.rename(workdir)
-    print(f"The run of seed {seed()} in {back} is now in {workdir}.")
+  """Moves a run of another seed out of the way of `--seed`; see `runs.folder.set_aside`."""
+  set_aside(Path(_WORKDIR.value), Description(config(), seed()))
 
 
 def run(main: Callable[[], None]) -> None:
   """Runs a binary's `main`; expected errors end it with one line and exit code 1."""
 
   # So that --help shows them.
-  for flag in (_PRESET, _CONFIG, _WORKDIR, _SEED, _OVERRIDE, _METHOD, _FORCE):
+  for flag in (*_DESCRIBING, _WORKDIR, _SEED, _FORCE):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
 
   sys.stdout.reconfigure(line_buffering=True)  # In order with the progress, also in a log.
@@ -190,7 +151,7 @@ def run(main: Callable[[], None]) -> None:
       print(f"\nerror: {error}", file=sys.stderr)
       sys.exit(1)
     except (OSError, tf.errors.OpError) as error:
-      if not (reason := _storage_error(error)):
+      if not (reason := storage_error(error)):
         raise
       print(f"\nerror: {reason} The same command goes on from here then.", file=sys.stderr)
       sys.exit(1)
@@ -199,27 +160,6 @@ def run(main: Callable[[], None]) -> None:
       sys.exit(130)
 
   app.run(wrapped)
-
-
-_STORAGE = {
-  errno.ENOSPC: "Make room on that disk.",
-  errno.EDQUOT: "Make room within that quota.",
-  errno.EROFS: "Make it writable, or use another --workdir.",
-  errno.EACCES: "Make it accessible, or use another --workdir.",
-  errno.EPERM: "Make it accessible, or use another --workdir.",
-  errno.EIO: "See to that disk; trainers.check says which files can be read.",
-}
-
-
-def _storage_error(error: Exception) -> str | None:
-  """What to say of a disk that is full, read-only or broken; None for other errors."""
-  if isinstance(error, OSError):
-    remedy = _STORAGE.get(error.errno)
-  else:  # TensorFlow's file system says it in words.
-    remedy = next(
-      (what for code, what in _STORAGE.items() if os.strerror(code) in error.message), None
-    )
-  return f"{error}. {remedy}" if remedy else None
 
 
 def print_figures(title: str, figures: Mapping[str, Any]) -> None:

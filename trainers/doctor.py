@@ -19,11 +19,11 @@ from pathlib import Path
 from absl import flags
 
 from trainers import common
-from trainers.examination import Examination
-from trainers.workdir import locked, write_findings
 from wm_tf import report
 from wm_tf.report.doctor import doctor_checks, terminal_text
 from wm_tf.report.doctor_page import render_doctor
+from wm_tf.runs.examination import Examination
+from wm_tf.runs.workdir import locked, write_findings
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; WORKDIR/doctor by default.")
 _ITERATION = flags.DEFINE_integer(

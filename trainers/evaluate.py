@@ -12,19 +12,18 @@ of an exported SavedModel, or a served model as `grpc://host:port/model`.
 
 from __future__ import annotations
 
-import difflib
 import json
 from pathlib import Path
 
 from absl import flags
 
 from trainers import common
-from trainers.playing import episode_seeds, evaluate, play, scripted_actor
+from wm_tf import config as config_lib
 from wm_tf import report
 from wm_tf.agent import AgentActor
-from wm_tf.data.collect import Actor
-from wm_tf.export import SavedModelActor
 from wm_tf.files import atomic_open
+from wm_tf.runs.actors import foreign_actor
+from wm_tf.runs.playing import episode_seeds, evaluate, rendered, scripted_actor
 
 _AGENT = flags.DEFINE_string("agent", "controller", "What to evaluate; see above.")
 _EPISODES = flags.DEFINE_integer("episodes", 16, "Number of full episodes.", lower_bound=1)
@@ -45,41 +44,10 @@ _FINISHED = flags.DEFINE_bool(
   "finished", False, "Take the run's controller as trainers.finish left it."
 )
 _RENDER = flags.DEFINE_string("render", None, "GIF file for an animation of the first episode.")
+flags.register_validator(
+  "render", lambda path: path is None or path.lower().endswith(".gif"), "it takes a .gif file."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
-
-
-def foreign_actor(name: str, environment: str) -> Actor:
-  """A SavedModel, or a served model, that says it is for this environment.
-
-  Raises:
-    FlagError: if it cannot be loaded or called, or is for another one.
-  """
-  try:
-    if name.startswith("grpc://"):
-      actor, there = _served_actor(name)
-    else:
-      actor = SavedModelActor(name)
-      there = actor.spec["name"]
-  except (OSError, ValueError) as error:
-    near = difflib.get_close_matches(name, ("random", "heuristic", "controller", "planner"), n=1)
-    hint = f" Did you mean --agent={near[0]}?" if near else ""
-    raise common.FlagError(f"--agent={name}: {error}{hint}") from error
-  if there != environment:
-    raise common.FlagError(
-      f"--agent={name} is for environment {there}, not {environment}: "
-      f"--override=environment={there}."
-    )
-  return actor
-
-
-def _served_actor(name: str) -> tuple[Actor, str]:
-  from serving.client import CallError, GrpcActor  # Serving is an extra.
-
-  actor = GrpcActor(name)
-  try:
-    return actor, actor.client.spec().name
-  except CallError as error:
-    raise ValueError(str(error)) from error
 
 
 def main() -> None:
@@ -94,9 +62,12 @@ def main() -> None:
         results[f"{name}_in_model"] = run.evaluate_in_model(agent, _EPISODES.value, iteration)
     actor = AgentActor(agent)
   elif name in ("random", "heuristic"):
-    actor = scripted_actor(name, config.environment)
+    actor = scripted_actor(name, config)
   else:
-    actor = foreign_actor(name, config.environment)
+    try:
+      actor = foreign_actor(name, config)
+    except config_lib.ConfigError as error:
+      raise common.FlagError(f"--{error}") from error
   seeds = [int(seed) for seed in _SEEDS.value] or episode_seeds(
     "evaluation", common.seed(), _EPISODES.value
   )
@@ -111,9 +82,9 @@ def main() -> None:
     with atomic_open(_OUTPUT.value) as file:
       file.write(json.dumps(results, indent=1).encode() + b"\n")
   if _RENDER.value:
-    episode = play(config, actor, seeds[0])
+    frames = rendered(config, actor, seeds[0])
     with atomic_open(_RENDER.value) as file:
-      file.write(report.animation(episode.observation))
+      file.write(report.animation(frames))
     print(f"Wrote {_RENDER.value} (seed {seeds[0]}).")
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from absl import flags
 
 from trainers import common
-from trainers.exports import export_run
+from wm_tf.runs.publishing import export_run
 
 _VERSION = flags.DEFINE_integer("version", 1, "Version folder to write.", lower_bound=1)
 _FINISHED = flags.DEFINE_bool(

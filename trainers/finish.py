@@ -18,11 +18,11 @@ import dataclasses
 from absl import flags
 
 from trainers import common
-from trainers.finishing import Finish, chosen
-from trainers.run_folder import no_run, read_description
-from trainers.stages import Run
-from trainers.workdir import WorkdirError
 from wm_tf import config as config_lib
+from wm_tf.runs.finish import Finish, chosen
+from wm_tf.runs.folder import no_run, read_description
+from wm_tf.runs.run import Run
+from wm_tf.runs.workdir import WorkdirError
 
 _ITERATION = flags.DEFINE_integer(
   "iteration", None, "Whose controller; by default that of the best iteration.", lower_bound=0
@@ -41,13 +41,17 @@ def opened() -> Run:
     raise no_run(workdir)
   overrides = flags.FLAGS.override
   mine = [text for text in overrides if text.strip().startswith("finish.")]
-  described = any(flags.FLAGS[name].present for name in ("preset", "config")) or mine != overrides
+  described = (
+    any(flags.FLAGS[name].present for name in ("preset", "config", "environment"))
+    or mine != overrides
+  )
   if described and there.config != dataclasses.replace(common.config(), finish=there.config.finish):
     raise WorkdirError(
-      f"{workdir} holds a run of another configuration. Leave out --preset, --config and any "
-      "--override but of finish.*: the rest is taken from the run."
+      f"{workdir} holds a run of another configuration. Leave out --preset, --config, "
+      "--environment and any --override but of finish.*: the rest is taken from the run."
     )
-  return Run(workdir, config_lib.override(there.config, mine), there.seed, create=False)
+  config = config_lib.override(there.config, mine)
+  return Run(workdir, config=config, seed=there.seed, create=False)
 
 
 def main() -> None:

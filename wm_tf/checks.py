@@ -6,6 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 
+class ConfigError(ValueError):
+  """A preset, a field or a value that does not exist."""
+
+
 def check_at_least(lowest: float, config: Any, *names: str) -> None:
   """Raises `ValueError` for a field below `lowest`, or NaN; None passes."""
   for name in names:

@@ -11,6 +11,7 @@ import tensorflow as tf
 from wm_tf import rng
 from wm_tf.core import Batch, Imagined, Nest, Policy, Prediction
 from wm_tf.models.world_model import WorldModel
+from wm_tf.nests import gather_rows, time_major
 
 # Maps `(step int32[], state, memory)` to `(action float32[B, A], memory)`.
 ActionFn = Callable[[tf.Tensor, Nest, Nest], tuple[tf.Tensor, Nest]]
@@ -24,6 +25,35 @@ def policy_action_fn(policy: Policy, seed: tf.Tensor) -> ActionFn:
 def repeat_rows(nest: Nest, num: int) -> Nest:
   """`[B, ...]` to `[num * B, ...]`, copies one after another: row `n * B + b` is row `b`."""
   return tf.nest.map_structure(lambda x: tf.tile(x, [num] + [1] * (x.shape.rank - 1)), nest)
+
+
+def draw_indices(num_rows, shape, seed: tf.Tensor) -> tf.Tensor:
+  """Draws row numbers uniformly, with replacement.
+
+  Args:
+    num_rows: M >= 1, an int or a scalar tensor.
+    shape: of the result.
+    seed: `int32[2]`.
+
+  Returns:
+    `int32[shape]` in [0, M).
+  """
+  return tf.random.stateless_uniform(shape, seed, maxval=num_rows, dtype=tf.int32)
+
+
+def draw_rows(starts: Nest, num: int, seed: tf.Tensor) -> Nest:
+  """Draws the states that dreams begin from, uniformly and with replacement.
+
+  Args:
+    starts: M >= 1 states, a nest of `[M, ...]`.
+    num: N, how many to draw.
+    seed: `int32[2]`.
+
+  Returns:
+    A nest of `[N, ...]`.
+  """
+  num_starts = tf.shape(tf.nest.flatten(starts)[0])[0]
+  return gather_rows(starts, draw_indices(num_starts, [num], seed))
 
 
 class Returns(NamedTuple):
@@ -72,7 +102,7 @@ def imagine_returns(
   if imagine_with_noise is None:
     imagine_with_noise = world_model.imaginer()
   # Time-major inside the scan only: a step then reads one contiguous slice.
-  noise = tf.nest.map_structure(lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)]), noise)
+  noise = time_major(noise)
 
   def step(t, state, memory, total, unfamiliarity, alive):
     step_noise = repeat_rows(tf.nest.map_structure(lambda x: x[t], noise), num_copies)
@@ -135,7 +165,6 @@ def observe_sequence(world_model: WorldModel, batch: Batch, seed: tf.Tensor) -> 
 
   Padding is observed too; select by `batch.mask`.
   """
-  time_major = lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
   inputs = (batch.prev_action, batch.observation, batch.is_first)
 
   def observe(state, step):
@@ -144,10 +173,10 @@ def observe_sequence(world_model: WorldModel, batch: Batch, seed: tf.Tensor) -> 
 
   states = tf.scan(
     observe,
-    (tf.range(tf.shape(batch.prev_action)[1]), tf.nest.map_structure(time_major, inputs)),
+    (tf.range(tf.shape(batch.prev_action)[1]), time_major(inputs)),
     initializer=world_model.initial_state(tf.shape(batch.prev_action)[0]),
   )
-  return tf.nest.map_structure(time_major, states)
+  return time_major(states)
 
 
 def one_step(

@@ -7,10 +7,10 @@ from serving.embedded import EmbeddedServer
 from tests.export.exported import CONFIG, SPEC, Exports
 from wm_tf import export
 from wm_tf.agent import Agent
-from wm_tf.controllers.linear import LinearController
-from wm_tf.controllers.planner import Planner, PlannerConfig
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig
 from wm_tf.models.vae import VAE, VAEConfig
+from wm_tf.policies.linear import LinearController
+from wm_tf.policies.planner import Planner, PlannerConfig
 
 
 @pytest.fixture(scope="session")

@@ -20,8 +20,8 @@ import numpy as np
 
 from tests.faults.suite import Suite, Task
 from tests.trainers.workdirs import contents, differences, is_log
-from trainers import check
 from wm_tf import files
+from wm_tf.runs import integrity
 from wm_tf.training import checkpoints
 
 
@@ -94,7 +94,7 @@ def _walk_finished(suite: Suite) -> None:
       for name in group:
         damage(workdir / name, suite)
       suite.count("damaged files", len(group))
-      texts = [problem.text for problem in check.problems(workdir)]
+      texts = [problem.text for problem in integrity.problems(workdir)]
       for name in group:
         path = workdir / name
         if _is_named(path, texts):
@@ -111,7 +111,7 @@ def _walk_finished(suite: Suite) -> None:
       damage(workdir / name, suite)
   suite.run("quickstart", workdir)
   what = ", ".join(f"{damage.__name__} {name}" for name, damage in silent)
-  left = [problem.text for problem in check.problems(workdir)]
+  left = [problem.text for problem in integrity.problems(workdir)]
   suite.expect(not left, f"{what}: {left}")
   if suite.same(workdir, suite.stage("quickstart").contents, f"{what}, which check did not name"):
     suite.say(f"not named by check, and made again by running on: {what}")
@@ -162,7 +162,7 @@ def _mend(suite: Suite) -> None:
     what = ", ".join(names)
     suite.run("check", workdir, "--remove")
     suite.run("quickstart", workdir)
-    left = [problem.text for problem in check.problems(workdir)]
+    left = [problem.text for problem in integrity.problems(workdir)]
     suite.expect(not left, f"{what}: mended, there is still {left}")
     if suite.same(workdir, suite.stage("quickstart").contents, f"{what}: mended"):
       suite.say(f"mended by check --remove and quickstart: {what}")
@@ -210,7 +210,7 @@ def _walk_unfinished(suite: Suite, name: str) -> None:
           suite.fail(f"{what}: {trainer.output[-3000:]}")
       elif not (changed := differences(contents(workdir), stage.contents)):
         ended += 1
-      elif any(str(path) in problem.text for problem in check.problems(workdir)):
+      elif any(str(path) in problem.text for problem in integrity.problems(workdir)):
         named += 1  # Nothing has read it yet.
       else:
         suite.fail(f"{what}: without a word, not as without it: {', '.join(changed)}")

@@ -15,8 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from tests.faults.suite import STAGES, Stage, Suite, Task
-from trainers import check
 from wm_tf.data import rollouts
+from wm_tf.runs import integrity
 
 _KILLS_A_RUN = 5
 # Beside other tasks a command takes longer than when it was timed.
@@ -61,7 +61,7 @@ def _is_sound(suite: Suite, workdir: Path, what: str) -> None:
   if not (workdir / "run.json").exists():
     return
   # Between a stage's last file and its checksums, which the same command then adds.
-  found = [p.text for p in check.problems(workdir) if "SHA256SUMS is missing" not in p.text]
+  found = [p.text for p in integrity.problems(workdir) if "SHA256SUMS is missing" not in p.text]
   suite.expect(not found, f"{what}: {found}")
 
 

@@ -16,9 +16,9 @@ from typing import NamedTuple
 
 from tests.trainers.launcher import Launcher, Trainer
 from tests.trainers.workdirs import contents, differences
-from trainers import check
-from trainers.run_folder import Description
 from wm_tf import config, files
+from wm_tf.runs import integrity
+from wm_tf.runs.folder import Description
 
 FLAGS = (
   "--preset=debug",
@@ -211,7 +211,7 @@ def make_reference(suite: Suite) -> None:
       files.write_json(there, seconds)
       suite.say(f"{name} took {seconds[name]:.1f} s")
     before = folder / name
-  suite.expect(not list(check.problems(before)), "the undisturbed run is damaged")
+  suite.expect(not list(integrity.problems(before)), "the undisturbed run is damaged")
 
 
 def is_root() -> bool:

@@ -21,11 +21,11 @@ from tests.data import helpers
 from tests.faults.suite import Suite, Task
 from tests.training import small_run
 from wm_tf.config import make_config
-from wm_tf.controllers import exploration
 from wm_tf.core import Batch
 from wm_tf.data import collect, datasets, repair, rollouts, rows
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.envs import make_env
+from wm_tf.policies import exploration
 
 _TIMEOUT = 3.0
 _HELD_OUT = make_config("debug").collect.held_out

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.contracts import LatentDynamicsContract
-from tests.worlds import assert_same, latents_of, make_batch, rows_of, small_mdn_rnn
+from tests.contracts import WorldModelContract
+from tests.worlds import assert_same, embedded_batch, latents_of, rows_of, small_mdn_rnn
 from wm_tf import rng
 from wm_tf.imagination import observe_sequence
 from wm_tf.models.ensemble import Ensemble, dynamics_class
@@ -21,7 +21,7 @@ def _model(kind, change, skip, **options):
   return small_mdn_rnn(mixture_kind=kind, predict_change=change, skip_connection=skip, **options)
 
 
-class TestEnsemble(LatentDynamicsContract):
+class TestEnsemble(WorldModelContract):
   @pytest.fixture(scope="class", params=_KINDS, ids=lambda param: param[0])
   @classmethod
   def make_model(cls, request):
@@ -66,7 +66,7 @@ every_kind = pytest.mark.parametrize(("kind", "change", "skip"), _KINDS)
 @every_kind
 def test_the_loss_is_the_sum_of_the_members(kind, change, skip):
   ensemble = _model(kind, change, skip, sample_latents=False)
-  batch = make_batch(latents_of(ensemble, 3, 6), lengths=(6, 3, 4))
+  batch = embedded_batch(latents_of(ensemble, 3, 6), lengths=(6, 3, 4))
   loss, metrics = ensemble.loss(batch, _SEED)
   alone = [member.loss(batch, _SEED) for member in _members(ensemble)]
   np.testing.assert_allclose(loss, sum(one for one, _ in alone), rtol=1e-4)
@@ -79,7 +79,7 @@ def test_the_loss_is_the_sum_of_the_members(kind, change, skip):
 def test_every_step_follows_one_member(kind, change, skip):
   ensemble = _model(kind, change, skip)
   members = _members(ensemble)
-  batch = make_batch(latents_of(ensemble, 64, 4))
+  batch = embedded_batch(latents_of(ensemble, 64, 4))
   states = tf.nest.map_structure(lambda x: x[:, -1], observe_sequence(ensemble, batch, _SEED))
   action = batch.prev_action[:, 1]
   noise = tf.nest.map_structure(lambda x: x[:, 0], ensemble.draw_noise(64, 1, _SEED))
@@ -115,7 +115,7 @@ def test_every_step_follows_one_member(kind, change, skip):
 def test_disagreement_is_the_spread_of_what_members_expect(kind, change, skip):
   ensemble = _model(kind, change, skip)
   ensemble.reward_scale.assign(0.5)
-  batch = make_batch(latents_of(ensemble, 5, 4))
+  batch = embedded_batch(latents_of(ensemble, 5, 4))
   states = tf.nest.map_structure(lambda x: x[:, -1], observe_sequence(ensemble, batch, _SEED))
   action = batch.prev_action[:, 1]
   expected, rewards = [], []
@@ -148,7 +148,7 @@ def test_members_that_are_the_same_agree():
 def test_adapt_knows_the_rewards():
   ensemble, single = _model(*_KINDS[0]), small_mdn_rnn()
   batches = [
-    make_batch(latents_of(single, 3, 6, seed=s), lengths=(6, 2, 5), seed=s) for s in (0, 1)
+    embedded_batch(latents_of(single, 3, 6, seed=s), lengths=(6, 2, 5), seed=s) for s in (0, 1)
   ]
   ensemble.adapt(iter(batches))
   single.adapt(batches)
@@ -167,7 +167,7 @@ def test_members_agree_where_they_have_learned(tmp_path):
   action[:, 0] = 0.0
   loc = generator.normal(size=(64, 1, 4)) + 0.3 * action[..., [0, 1, 0, 1]].cumsum(1)
   latents = np.concatenate([loc, -3.0 * np.ones_like(loc)], axis=-1).astype(np.float32)
-  batch = make_batch(latents)._replace(prev_action=tf.constant(action))
+  batch = embedded_batch(latents)._replace(prev_action=tf.constant(action))
   model.adapt([batch])
   data = tf.data.Dataset.from_tensors(batch).repeat(150)
   config = FitConfig(learning_rate=3e-3, num_epochs=1, clip_norm=10.0)

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.contracts import LatentDynamicsContract
+from tests.contracts import WorldModelContract
 from tests.worlds import (
   assert_same,
+  embedded_batch,
   latents_of,
   make_batch,
   random_frames,
@@ -26,7 +27,7 @@ _KINDS = [
 every_kind = pytest.mark.parametrize(("kind", "change", "skip"), _KINDS)
 
 
-class TestMDNRNN(LatentDynamicsContract):
+class TestMDNRNN(WorldModelContract):
   @pytest.fixture(
     scope="class",
     params=_KINDS,
@@ -55,10 +56,10 @@ def test_nll_is_the_density_of_the_standardised_latent(kind, change, skip):
   loc, scale = generator.normal(size=(4, 3)), generator.uniform(0.3, 2.0, (4, 3))
   set_mixture(model.mixture, weights, loc, scale)
   lengths = np.array([6, 3, 2])
-  batch = make_batch(latents_of(model, 3, 6), lengths=lengths)
+  batch = embedded_batch(latents_of(model, 3, 6), lengths=lengths)
   _, metrics = model.loss(batch, _SEED)
 
-  z = batch.observation.numpy()[..., :4].astype(np.float64)
+  z = batch.observation.value.numpy()[..., :4].astype(np.float64)
   unit = (model.change_scale if change else model.latent_scale).numpy()
   origin = z[:, :-1] if change else model.latent_loc.numpy()
   # Density of z[t + 1] in its own units, for each component: [B, T - 1, Z, K].
@@ -83,7 +84,7 @@ def test_a_standard_normal_has_1_419_nats():
   standard = np.random.default_rng(0).normal(size=(64, 101, 4))
   loc = model.latent_loc.numpy() + model.latent_scale.numpy() * standard
   latents = np.concatenate([loc, np.zeros_like(loc)], -1).astype(np.float32)
-  nll = model.loss(make_batch(latents), _SEED)[1]["nll_per_dimension"]
+  nll = model.loss(embedded_batch(latents), _SEED)[1]["nll_per_dimension"]
   # The standard error of the mean of 25600 halved chi squares is 0.0044.
   assert abs(nll - 0.5 * np.log(2 * np.pi * np.e)) < 0.02
 
@@ -95,12 +96,12 @@ def test_the_loss_is_of_what_is_imagined(kind, change, skip):
     kind, change, skip, sample_latents=False, reward_weight=0.7, termination_weight=0.3
   )
   lengths = np.array([6, 3])
-  batch = make_batch(latents_of(model, 2, 6), lengths=lengths)
+  batch = embedded_batch(latents_of(model, 2, 6), lengths=lengths)
   loss, metrics = model.loss(batch, _SEED)
   states = observe_sequence(model, batch, _SEED)
   # The state in row t was stepped with what led there, so its h is what frame t was predicted from.
   h = states.h[:, 1:]
-  z, mask = batch.observation[..., :4], batch.mask[:, 1:].numpy()
+  z, mask = batch.observation.value[..., :4], batch.mask[:, 1:].numpy()
   if change:
     target = (z[:, 1:] - z[:, :-1]) / model.change_scale
   else:
@@ -134,13 +135,13 @@ def test_sampled_latents_are_samples_of_the_posterior():
   sampled, mean = small_mdn_rnn(**kwargs), small_mdn_rnn(sample_latents=False, **kwargs)
   latents = latents_of(mean, 2, 5)
   other = rng.make_seed(4)
-  batch = make_batch(latents)
+  batch = embedded_batch(latents)
   assert sampled.loss(batch, _SEED)[0] != sampled.loss(batch, other)[0]
   assert mean.loss(batch, _SEED)[0] == mean.loss(batch, other)[0]
   # A sample given as a mean, by hand.
   noise = rng.normal([2, 5, 4], _SEED)
   latents[..., :4] += np.exp(latents[..., 4:]) * noise
-  assert_same(mean.loss(make_batch(latents), _SEED), sampled.loss(batch, _SEED))
+  assert_same(mean.loss(embedded_batch(latents), _SEED), sampled.loss(batch, _SEED))
 
 
 @pytest.mark.parametrize("sample_latents", [True, False])
@@ -152,7 +153,7 @@ def test_adapt(sample_latents):
     x[..., 2] = 0.7  # A latent that says nothing
     x[..., 6] = -5.0
     x[np.arange(x.shape[1]) >= n[:, None]] = 9.0  # Padding
-  model.adapt(make_batch(x, lengths=n) for x, n in zip(latents, lengths, strict=True))
+  model.adapt(embedded_batch(x, lengths=n) for x, n in zip(latents, lengths, strict=True))
 
   pairs = zip(latents, lengths, strict=True)
   rows = [row[:n] for x, ns in pairs for row, n in zip(x, ns, strict=True)]
@@ -174,8 +175,7 @@ def test_adapt_takes_frames():
   frames, cached = small_mdn_rnn(0), small_mdn_rnn(0)
   batch = make_batch(random_frames(2, 3))
   frames.adapt([batch])
-  posterior = tf.concat(cached.vae.encode(tf.reshape(batch.observation, [-1, 64, 64, 3])), -1)
-  cached.adapt([batch._replace(observation=tf.reshape(posterior, [2, 3, -1]))])
+  cached.adapt([batch._replace(observation=cached.embed(batch.observation))])
   for name in ("latent_loc", "latent_scale", "change_scale"):
     np.testing.assert_allclose(getattr(frames, name), getattr(cached, name), rtol=1e-4)
 
@@ -184,9 +184,9 @@ def test_adapt_passes_over_what_is_not_finite():
   broken, pieces = small_mdn_rnn(0), small_mdn_rnn(0)
   latents = latents_of(broken, 2, 7)
   apart = [latents[:1, :3], latents[:1, 4:], latents[1:, :2], latents[1:, 3:]]
-  pieces.adapt(make_batch(x) for x in apart)
+  pieces.adapt(embedded_batch(x) for x in apart)
   latents[0, 3, 1], latents[1, 2, -1] = np.nan, np.inf
-  broken.adapt([make_batch(latents)])
+  broken.adapt([embedded_batch(latents)])
   for name in ("latent_loc", "latent_scale", "change_scale"):
     np.testing.assert_allclose(getattr(broken, name), getattr(pieces, name), rtol=1e-5)
 
@@ -194,7 +194,7 @@ def test_adapt_passes_over_what_is_not_finite():
 def test_adapt_without_two_frames_in_a_row_is_an_error():
   model = small_mdn_rnn()
   with pytest.raises(ValueError, match="no pair of consecutive frames"):
-    model.adapt([make_batch(latents_of(model, 3, 4), lengths=(1, 1, 1))])
+    model.adapt([embedded_batch(latents_of(model, 3, 4), lengths=(1, 1, 1))])
   with pytest.raises(ValueError, match="no pair of consecutive frames"):
     model.adapt([])
 

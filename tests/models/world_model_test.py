@@ -14,11 +14,6 @@ class TestAdditiveWorld(WorldModelContract):
   def make_model(cls):
     return lambda seed: AdditiveWorld(noise_scale=0.4, discount=0.9, gain=1.0 + 0.5 * seed)
 
-  @pytest.fixture(scope="class")
-  @classmethod
-  def posteriors(cls):
-    return lambda model, frames: tf.concat([model.posterior(frames)] * 2, axis=-1)
-
 
 def test_additive_world_by_hand():
   world = AdditiveWorld(goal=2.0, discount=0.9)

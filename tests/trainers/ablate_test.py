@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trainers.importing import import_trainer
 from tests.trainers.workdirs import read_json, snapshot
-from trainers.stages import Run
-from trainers.workdir import write_json
 from wm_tf import config as config_lib
 from wm_tf.data import rollouts
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig, MDNRNNState
 from wm_tf.models.vae import VAE
+from wm_tf.runs import ablation
+from wm_tf.runs.run import Run
+from wm_tf.runs.workdir import write_json
 
-ablate = import_trainer("ablate")
 pytestmark = pytest.mark.timeout(1200)  # A machine that is busy with other things needs its time.
 
 
@@ -92,7 +91,7 @@ def test_a_table_over_several_fits():
     "in_environment": {"mean": mean, "std": 90.0, "n": 16},
     "seconds": 120.0,
   }
-  text = ablate.to_markdown({"z_only": [row(100.0, 1.0), row(200.0, 1.1)]})
+  text = ablation.to_markdown({"z_only": [row(100.0, 1.0), row(200.0, 1.1)]})
   last = text.splitlines()[-1]
   assert re.search(
     r"\| 350 \| 1\.050 \| - \| 0\.50 \| 400 \| 150 ± 90 \(fits ± 71\) "
@@ -104,18 +103,18 @@ def test_a_table_over_several_fits():
 
 def test_what_a_run_is_already_is_left_out(capsys):
   config = config_lib.make_config("debug")
-  kept = ablate.applicable(config, list(ablate.VARIANTS))
+  kept = ablation.applicable(config, list(ablation.VARIANTS))
   assert "per_dimension" not in kept and "joint" in kept
   other = config_lib.override(config, ["dynamics.mixture_kind=joint", "dynamics.num_mixtures=1"])
-  kept = ablate.applicable(other, list(ablate.VARIANTS))
+  kept = ablation.applicable(other, list(ablation.VARIANTS))
   assert "per_dimension" in kept and not {"joint", "one_normal"} & set(kept)
   assert "joint: left out, the run is so already." in capsys.readouterr().err
-  for variant in ablate.VARIANTS.values():  # Every override is one of the configuration.
+  for variant in ablation.VARIANTS.values():  # Every override is one of the configuration.
     config_lib.override(config, variant.overrides)
 
 
 def test_rollouts_up_to_an_iteration_and_changes_of_every_variant(tmp_path):
-  source = Run(tmp_path / "run", config_lib.make_config("debug"), 0)
+  source = Run(tmp_path / "run", preset="debug")
   for iteration in range(3):
     source.path("controller", iteration).mkdir(parents=True)
     write_json(source.path("controller", iteration) / "validation.json", {"iteration": iteration})
@@ -124,8 +123,8 @@ def test_rollouts_up_to_an_iteration_and_changes_of_every_variant(tmp_path):
     (folder / rollouts.MANIFEST).touch()
   changes = ["controller.start_anywhere=0.3", "dynamics.num_mixtures=7"]
   every, some = (
-    ablate.Ablations(source, tmp_path / "a", 2),
-    ablate.Ablations(source, tmp_path / "b", 2, last=1, changes=changes),
+    ablation.Ablations(source, tmp_path / "a", 2),
+    ablation.Ablations(source, tmp_path / "b", 2, last=1, changes=changes),
   )
   folders = lambda ablations, name: ablations.variant_run(name, 0).data_folders(0)
   assert [len(folders(every, name)) for name in ("all_data", "without_iteration")] == [3, 1]
@@ -137,7 +136,7 @@ def test_rollouts_up_to_an_iteration_and_changes_of_every_variant(tmp_path):
 
 def test_nothing_of_the_recurrent_state_is_seen():
   vae = VAE(config_lib.make_config("debug").vae)
-  model = ablate.latent_only(MDNRNN)(vae, 2, MDNRNNConfig(hidden_size=3))
+  model = ablation.latent_only(MDNRNN)(vae, 2, MDNRNNConfig(hidden_size=3))
   draw = lambda size: tf.random.stateless_normal([5, size], [0, size])
   features = model.features(MDNRNNState(draw(8), draw(3), draw(3))).numpy()
   np.testing.assert_allclose(features[:, :8], draw(8), rtol=1e-6)  # As it was, and zeros.

@@ -7,11 +7,10 @@ import json
 import numpy as np
 import pytest
 
-from tests.trainers.importing import import_trainer
 from tests.trainers.workdirs import read_json, snapshot
 from wm_tf.export import SavedModelActor
+from wm_tf.runs import comparison
 
-compare = import_trainer("compare")
 pytestmark = pytest.mark.timeout(1200)  # A machine that is busy with other things needs its time.
 
 
@@ -64,5 +63,5 @@ def test_the_table_has_the_gap():
     "cpu_seconds": 900.0,
     "compile_seconds": 12.3,
   }
-  line = compare.to_text({"ppo": result}).splitlines()[-1]
+  line = comparison.to_text({"ppo": result}).splitlines()[-1]
   assert line == "| ppo | 500 ± 10 | 420 ± 10 | 80 | 20 | 1.23 M | 600 | 900 | 12 s |"

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from tests.trainers.workdirs import read_json, snapshot
-from wm_tf import transfer
+from wm_tf.evaluation import transfer
 from wm_tf.report import verdicts
 
 pytestmark = pytest.mark.timeout(1200)  # A machine that is busy with other things needs its time.

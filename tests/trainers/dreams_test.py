@@ -15,15 +15,15 @@ from gymnasium.utils.env_checker import check_env
 import wm_tf  # noqa: F401  Registers the environment.
 from tests.data.helpers import noise_episode, write_noise
 from tests.worlds import randomize
-from trainers.dreams import load_dream
-from trainers.learned import LearnedRun
-from trainers.run_folder import read_description
-from trainers.workdir import WorkdirError
 from wm_tf import config as config_lib
 from wm_tf import export
 from wm_tf.data import datasets
 from wm_tf.dream_env import DreamVectorEnv
 from wm_tf.imagination import observe_sequence
+from wm_tf.runs.dreams import load_dream
+from wm_tf.runs.folder import read_description
+from wm_tf.runs.learned import LearnedRun
+from wm_tf.runs.workdir import WorkdirError
 from wm_tf.training import checkpoints
 
 _NAME = "wm_tf/Dream-v0"
@@ -46,7 +46,7 @@ def workdir(tmp_path_factory) -> Path:
   """A run with data and random weights."""
   workdir = _write_run(tmp_path_factory.mktemp("runs") / "run", **{"dynamics.ensemble_size": 2})
   write_noise(workdir / "data/000", num_episodes=3, steps=5)
-  model = _run(workdir).new_world_model()
+  model = _run(workdir).family.new_model()
   randomize(model, 0)
   for name in ("latent_scale", "change_scale", "reward_scale"):
     getattr(model, name).assign(np.ones(getattr(model, name).shape))

@@ -18,7 +18,9 @@ from pathlib import Path
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 # Nothing of these runs an operation when imported, so that no thread of TensorFlow's is lost.
-_CONTEXT.set_forkserver_preload([__name__, "trainers.common", "trainers.summary", "serving.client"])
+_CONTEXT.set_forkserver_preload(
+  [__name__, "trainers.common", "wm_tf.runs.summary", "serving.client"]
+)
 _TIMEOUT = 600.0  # seconds
 
 

@@ -9,13 +9,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.trainers.importing import import_trainer
 from tests.trainers.untrained import make_config, make_run
-from trainers.playing import episode_seeds
-from trainers.stages import Run
 from wm_tf.core import AgentState
+from wm_tf.runs import planner_table
+from wm_tf.runs.playing import episode_seeds
+from wm_tf.runs.run import Run
 
-plan_table = import_trainer("plan_table")
 pytestmark = pytest.mark.timeout(600)
 
 
@@ -24,7 +23,7 @@ def test_rows_are_measured_once(launcher, tmp_path):
   files = lambda: {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
   before, output = files(), tmp_path / "out"
   flags = ("--episodes=2", "--decisions=4", f"--output={output}")
-  read = lambda: json.loads((output / "planner_table.json").read_text())
+  read = lambda: json.loads((output / "plan_table.json").read_text())
   launcher.run("trainers.plan_table", *flags, "--rows=controller,particles_1", workdir=workdir)
   first = read()["rows"]
   said = launcher.run(
@@ -43,13 +42,13 @@ def test_rows_are_measured_once(launcher, tmp_path):
     assert 0 < row["milliseconds"]["p50"] <= row["milliseconds"]["p95"]
   returns = [row["in_environment"]["returns"] for row in table.values()]
   assert returns[0] != returns[3]
-  markdown = (output / "planner_table.md").read_text()
+  markdown = (output / "plan_table.md").read_text()
   assert markdown in said and len({line.count("|") for line in markdown.splitlines()}) == 1
   words = "".join(ElementTree.parse(output / "planner_table.svg").getroot().itertext())
   assert all(name.replace("_", " ") in words for name in table)
 
-  run = Run(workdir, make_config("actor_critic"), seed=3)
-  kept = [plan_table.Table(run, output, 2, False, seed).rows for seed in (0, 1)]
+  run = Run(workdir, config=make_config("actor_critic"), seed=3)
+  kept = [planner_table.Table(run, output, 2, False, seed).rows for seed in (0, 1)]
   assert kept == [table, {}]  # On other tracks nothing of what was measured counts.
 
 
@@ -74,6 +73,6 @@ class _Noting:
 def test_every_frame_is_decided_on():
   agent = _Noting()
   frames = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * np.ones([1, 64, 64, 3], np.uint8)
-  timing = plan_table.milliseconds(agent, frames)
+  timing = planner_table.milliseconds(agent, frames)
   assert agent.frames == [0, 1, 2, 3, 4]
   assert 0 < timing["p50"] <= timing["p95"] < 1000 and timing["cpu"] >= 0

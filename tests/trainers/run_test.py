@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from tests.trainers.workdirs import contents, read_json
-from trainers import check
+from wm_tf.runs import integrity
 
 _ROOT = Path(__file__).resolve().parents[2]
 _RUN = "--preset=debug"
@@ -120,9 +120,8 @@ np.savez(answers, **found)
 def test_exports_act_alike_where_only_tensorflow_is(finished, tmp_path):
   import tensorflow as tf
 
-  from trainers.stages import Run
-  from wm_tf import config
   from wm_tf.data import rollouts
+  from wm_tf.runs.run import Run
 
   (episode, _), *_ = rollouts.read_episodes(finished / "data" / "000")
   np.save(tmp_path / "frames.npy", episode.observation[:3])
@@ -134,7 +133,7 @@ def test_exports_act_alike_where_only_tensorflow_is(finished, tmp_path):
   )
   found = np.load(tmp_path / "a.npz")
   best = read_json(finished / "results.json")["chosen_iteration"]
-  run = Run(finished, config.make_config("debug"), seed=0)
+  run = Run(finished, preset="debug")
   for name in ("controller", "planner"):
     agent = run.agent(name, best)
     state = agent.initial_state(1)
@@ -360,7 +359,7 @@ def test_damage_is_named(launcher, copy, damaged, command, missing):
 
 
 def test_check_names_what_is_damaged_and_makes_way_for_it(launcher, finished, copy):
-  assert not list(check.problems(copy))
+  assert not list(integrity.problems(copy))
   damaged = (
     "data/001/shard-00000.tfrecord",
     "export/controller/1/saved_model.pb",
@@ -371,7 +370,7 @@ def test_check_names_what_is_damaged_and_makes_way_for_it(launcher, finished, co
     content = bytearray(sound)
     content[len(content) // 2] ^= 0x55
     (copy / name).write_bytes(content)
-    texts = [problem.text for problem in check.problems(copy)]
+    texts = [problem.text for problem in integrity.problems(copy)]
     assert any(str(copy / name) in text for text in texts), (name, texts)
     if name not in damaged:
       (copy / name).write_bytes(sound)
@@ -379,14 +378,14 @@ def test_check_names_what_is_damaged_and_makes_way_for_it(launcher, finished, co
     for path in (path for path in folder.glob("*") if path.suffix in (".npz", ".jsonl")):
       sound = path.read_bytes()
       path.unlink()
-      assert any(str(path) in problem.text for problem in check.problems(copy)), path
+      assert any(str(path) in problem.text for problem in integrity.problems(copy)), path
       path.write_bytes(sound)
   output = launcher.run("trainers.check", workdir=copy, expected=1)
   assert all(str(copy / name) in output for name in damaged) and "Traceback" not in output
   output = launcher.run("trainers.check", "--remove", workdir=copy)
   assert f"Removed {copy / 'export/controller/1'}." in output
   launcher.run("trainers.quickstart", _RUN, workdir=copy)
-  assert not list(check.problems(copy))
+  assert not list(integrity.problems(copy))
   assert contents(copy) == contents(finished)
 
 

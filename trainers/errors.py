@@ -1,0 +1,57 @@
+"""Errors that end a trainer with one line instead of a traceback."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from wm_tf import config as config_lib
+from wm_tf.data.env_pool import WorkerError
+from wm_tf.data.manifest import CorruptManifestError
+from wm_tf.data.rollouts import CorruptShardError
+from wm_tf.evaluation import QualityGateError
+from wm_tf.files import DamagedFileError
+from wm_tf.runs.workdir import WorkdirError
+from wm_tf.training import checkpoints, loop
+
+
+class FlagError(ValueError):
+  """A flag's value that cannot be used."""
+
+
+# Errors that name what is wrong and what to do: their message is enough.
+EXPECTED_ERRORS = (
+  FlagError,
+  WorkdirError,
+  config_lib.ConfigError,
+  QualityGateError,
+  CorruptManifestError,
+  CorruptShardError,
+  DamagedFileError,
+  WorkerError,
+  loop.NonFiniteLossError,
+  loop.RunMismatchError,
+  checkpoints.CheckpointMismatchError,
+  checkpoints.CorruptCheckpointError,
+)
+
+
+_STORAGE = {
+  errno.ENOSPC: "Make room on that disk.",
+  errno.EDQUOT: "Make room within that quota.",
+  errno.EROFS: "Make it writable, or use another --workdir.",
+  errno.EACCES: "Make it accessible, or use another --workdir.",
+  errno.EPERM: "Make it accessible, or use another --workdir.",
+  errno.EIO: "See to that disk; trainers.check says which files can be read.",
+}
+
+
+def storage_error(error: Exception) -> str | None:
+  """What to say of a disk that is full, read-only or broken; None for other errors."""
+  if isinstance(error, OSError):
+    remedy = _STORAGE.get(error.errno)
+  else:  # TensorFlow's file system says it in words.
+    remedy = next(
+      (what for code, what in _STORAGE.items() if os.strerror(code) in error.message), None
+    )
+  return f"{error}. {remedy}" if remedy else None

@@ -1,0 +1,203 @@
+"""Presets by name: what each changes of the defaults, and how a configuration is made of one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from wm_tf import envs
+from wm_tf.checks import ConfigError
+from wm_tf.config.experiment import ExperimentConfig, to_dict
+from wm_tf.config.overrides import complete, override
+from wm_tf.registry import nearest
+
+# Each one's name, the preset that it starts from, and its overrides of that one's fields.
+PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
+  (
+    "quickstart",
+    "default",
+    (
+      "num_iterations=5",
+      "num_vae_refits=1",
+      "vae.encoder_filters=(16, 32, 64, 128)",
+      "vae.decoder_filters=(64, 32, 16)",
+      "vae_fit.batch_size=50",
+      *(
+        f"{stage}.{fit}.precision=bfloat16"
+        for stage in ("vae_fit", "dynamics_fit")
+        for fit in ("first", "refit")
+      ),
+      "vae_fit.first.learning_rate=1e-3",
+      "vae_fit.first.end_learning_rate=1e-4",
+      "vae_fit.first.num_epochs=6",
+      "vae_fit.refit.learning_rate=5e-4",
+      "vae_fit.refit.end_learning_rate=1e-4",
+      "vae_fit.refit.steps_per_epoch=400",
+      "dynamics_fit.on_policy_repeats=3",
+      "dynamics_fit.first.end_learning_rate=1e-4",
+      "dynamics_fit.first.num_epochs=120",
+      "dynamics_fit.first.clip_norm=10.0",
+      "dynamics_fit.refit.learning_rate=5e-4",
+      "dynamics_fit.refit.end_learning_rate=1e-4",
+      "dynamics_fit.refit.steps_per_epoch=12",
+      "dynamics_fit.refit.num_epochs=32",
+      "dynamics_fit.refit.clip_norm=10.0",
+      "controller.num_generations=100",
+      "controller.method=actor_critic",
+      "controller.actor_critic.num_further_updates=150",
+      # Near what the controller proposes, and averaged over what may happen: with wider search on a
+      # single dream the best plan is the luckiest one, and drives worse than its proposal.
+      "planner.initial_scale=0.15",
+      "planner.num_candidates=24",
+      "planner.num_elites=4",
+      "planner.num_particles=4",
+      "planner.num_iterations=2",
+      "planner.answer=mean",
+      "evaluate.num_planner_episodes=6",
+      "evaluate.validation_episodes=12",
+    ),
+  ),
+  (
+    "full",
+    "quickstart",
+    (
+      "num_iterations=12",
+      "num_vae_refits=2",
+      "collect.num_episodes=200",
+      "collect.episodes_per_iteration=60",
+      "collect.controller_noise=0.15",
+      "vae_fit.first.num_epochs=8",
+      "vae_fit.refit.steps_per_epoch=1500",
+      "dynamics_fit.refit.num_epochs=64",
+      "controller.actor_critic.num_updates=300",
+      "controller.actor_critic.num_further_updates=0",  # What goes on drifts: docs/experiments.md.
+      "evaluate.num_episodes=100",
+      "evaluate.num_planner_episodes=100",
+      "evaluate.validation_episodes=32",
+    ),
+  ),
+  (
+    "debug",
+    "default",
+    (
+      "num_iterations=1",
+      "quality_gates=False",  # Models of this size cannot pass.
+      "collect.num_episodes=6",
+      "collect.episodes_per_iteration=2",
+      "collect.num_workers=2",
+      "collect.episodes_per_shard=2",
+      "collect.held_out=0.34",
+      "vae.encoder_filters=(4, 8, 8, 16)",
+      "vae.decoder_filters=(8, 8, 4)",
+      "vae.latent_size=8",
+      "vae_fit.first.num_epochs=1",
+      "vae_fit.first.checkpoint_every=3",
+      "vae_fit.batch_size=32",
+      "dynamics.hidden_size=16",
+      "dynamics_fit.first.num_epochs=1",
+      "dynamics_fit.first.checkpoint_every=3",
+      "dynamics_fit.refit.num_epochs=1",
+      "dynamics_fit.batch_size=2",
+      "dynamics_fit.sequence_length=16",
+      "controller.population_size=8",
+      "controller.num_generations=12",
+      "controller.hidden_components=4",
+      "controller.num_starts=64",
+      "controller.dream.num_rollouts=2",
+      "controller.dream.horizon=10",
+      "controller.actor_critic.num_updates=12",
+      "controller.actor_critic.num_further_updates=11",
+      "controller.actor_critic.batch_size=8",
+      "controller.actor_critic.horizon=4",
+      "controller.actor_critic.actor_hidden_sizes=(8,)",
+      "controller.actor_critic.critic_hidden_sizes=(8,)",
+      *(
+        f"controller.{group}.{setting}"
+        for group in ("ppo", "reinforce")
+        for setting in (
+          "num_updates=12",
+          "num_further_updates=11",
+          "batch_size=8",
+          "horizon=4",
+          "actor_hidden_sizes=(8,)",
+          "critic_hidden_sizes=(8,)",
+        )
+      ),
+      "planner.num_candidates=8",
+      "planner.num_elites=2",
+      "planner.horizon=4",
+      "planner.num_iterations=2",
+      "evaluate.num_episodes=2",
+      "evaluate.num_planner_episodes=1",
+      "evaluate.validation_episodes=1",
+      "finish.population_size=4",
+      "finish.num_generations=3",
+      "finish.num_seeds=2",
+      "finish.validate_every=2",
+      "finish.validation_episodes=2",
+    ),
+  ),
+)
+
+
+def preset_names() -> tuple[str, ...]:
+  """The names of all presets."""
+  return ("default", *(name for name, _, _ in PRESETS))
+
+
+def make_config(
+  preset: str = "default", overrides: Iterable[str] = (), environment: str | None = None
+) -> ExperimentConfig:
+  """Makes a configuration: a preset, what suits the environment, and overrides.
+
+  A preset holds what suits any environment. What was tuned for one stands in its recipe
+  (`wm_tf.envs.recipe`), which is applied after each preset that this one starts from.
+
+  Args:
+    preset: its name.
+    overrides: such as `"dynamics.num_mixtures=8"`; applied last, in order.
+    environment: a name that `make_env` takes; by default what the overrides say, or car_racing.
+
+  Returns:
+    The configuration.
+
+  Raises:
+    ConfigError: for an unknown preset, environment or field (the nearest known one is named), or a
+      value of the wrong type.
+  """
+  overrides = list(overrides)
+  if preset not in preset_names():
+    raise ConfigError(f"Unknown preset {preset!r}; {nearest(preset, preset_names())}")
+  named = [text.partition("=")[2].strip() for text in overrides if _is_environment(text)]
+  environment = [environment or ExperimentConfig.environment, *named][-1]
+  try:
+    recipe = envs.recipe(environment)
+  except (ValueError, ImportError) as error:
+    raise ConfigError(f"environment={environment}: {error}") from error
+  bases = {name: (base, changes) for name, base, changes in PRESETS}
+  chain = [preset]
+  while chain[0] != "default":
+    chain.insert(0, bases[chain[0]][0])
+  config = dataclasses.replace(ExperimentConfig(), preset=preset, environment=environment)
+  for name in chain:
+    changes = bases[name][1] if name in bases else ()
+    config = override(config, (*changes, *recipe.get(name, ())))
+  return override(config, overrides)
+
+
+def _is_environment(text: str) -> bool:
+  return text.partition("=")[0].strip() == "environment"
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+  """Adds the fields that a run of an older version does not have, at the value they stood for.
+
+  Args:
+    values: what `to_dict` of that version gave.
+  """
+  try:
+    defaults = make_config(environment=values.get("environment"))
+  except ConfigError:  # Its environment is not there now; whoever needs it says so.
+    defaults = ExperimentConfig()
+  return complete(values, to_dict(defaults))

@@ -1,0 +1,292 @@
+"""The examination of a run's world model: gathers data and models, plays, and makes the films.
+
+The workdir is only read; whatever is written goes to a folder of the examination's own.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from wm_tf.runs import summary
+from wm_tf.runs.playing import environment_factory, episode_seeds, num_workers, summarize
+from wm_tf.runs.run import Run
+from wm_tf.runs.workdir import read_json, say, write_json
+from wm_tf import evaluation, report
+from wm_tf.evaluation import diagnosis, open_loop, transfer
+from wm_tf.agent import Agent, AgentActor
+from wm_tf.core import ActionSpace, Episode, EvalResult, Nest
+from wm_tf.data import datasets, rollouts
+from wm_tf.data.env_pool import EnvPool
+from wm_tf.imagination import recently_rewarded, sample_states
+from wm_tf.training.loggers import progress
+
+# Its tracks are validation tracks, but not those that choose the controller (iteration 0).
+_TRACKS = 1
+_ROWS = 4  # Episodes at a time: their observations are in memory.
+_MAX_HELD = 8  # Rows of a film strip.
+
+
+class Examination:
+  """Everything that is measured of the world model of one iteration.
+
+  Args:
+    run: the run.
+    iteration: which of its models.
+    folder: where to keep what was played.
+    seed: of controllers, tracks, starts and noise.
+  """
+
+  def __init__(self, run: Run, iteration: int, folder: Path, seed: int):
+    self.run, self.iteration, self.folder, self.seed = run, iteration, folder, seed
+    self.agent = run.agent("controller", iteration)
+    self.model = self.agent.world_model
+    self.num_decisions = run.spec.max_decisions
+    self._folders = run.data_folders(iteration)
+    self._split = dict(split="held_out", held_out_fraction=run.config.collect.held_out)
+
+  # --- Against held-out data ------------------------------------------------------------------
+
+  def held_out(self, num_episodes: int) -> tf.data.Dataset:
+    """Held-out episodes with their frames, in random order: the oldest folders would come first."""
+    episodes = datasets.episodes_dataset(
+      self._folders, batch_size=_ROWS, seed=self.seed, **self._split
+    )
+    return episodes.take(-(-num_episodes // _ROWS))
+
+  def figures(self, num_episodes: int) -> dict[str, Any]:
+    """What `doctor.json` says of the model by itself, from at most `num_episodes` episodes."""
+    run, model, episodes = self.run, self.model, self.held_out(num_episodes)
+    say("Held-out frames ...")
+    frames = datasets.observations_dataset(
+      self._folders, batch_size=64, seed=0, drop_remainder=False, **self._split
+    )
+    kept = run.family.observation_figures(model, frames.take(32))
+    say("One step ahead ...")
+    observed = [open_loop.as_observed(model, batch) for batch in episodes]
+    outcomes = diagnosis.outcomes(model, observed)
+    rewards = diagnosis.calibration(outcomes.predicted_reward, outcomes.reward)
+    ends = diagnosis.calibration(outcomes.predicted_end, outcomes.end, equal_mass=True)
+    dynamics = evaluation.dynamics_quality(model, observed)
+    say("Dreams along real actions ...")
+    held = open_loop.open_loop(model, episodes, run.spec.observation, seed=self.seed)
+    say("Dreams along other actions ...")
+    starts = self._on_the_way(observed, 32)
+    horizons = {run.config.planner.horizon, run.config.controller.dream.horizon}
+    return {
+      **kept,
+      "dynamics": dynamics | {"mixture": run.config.dynamics.mixture_kind},
+      "open_loop": held,
+      "reward_calibration": rewards
+      | {"std": float(outcomes.reward.std()), "decisions": self.num_decisions},
+      "termination_calibration": ends
+      | {"expected": float(outcomes.predicted_end.sum()), "real": int(outcomes.end.sum())},
+      "action_sensitivity": {
+        str(horizon): diagnosis.action_sensitivity(model, starts, horizon, self.seed)
+        for horizon in sorted(horizons)
+      },
+    }
+
+  # --- Dream against reality ------------------------------------------------------------------
+
+  def controllers(self, num: int) -> dict[str, transfer.Layers]:
+    """Controllers of mixed skill on this model's features, the iteration's own first."""
+    found = {f"iteration {self.iteration}": transfer.Network.of(self.agent.policy)}
+    for path in sorted(self.run.workdir.glob("controller/*/controller.npz"), reverse=True):
+      iteration = int(path.parent.name)
+      if iteration != self.iteration:
+        policy = self.run.agent("controller", iteration).policy
+        found[f"iteration {iteration}"] = transfer.Network.of(policy)
+    return transfer.mixed_controllers(found, num, self.seed)
+
+  @functools.cached_property
+  def initial_return(self) -> float:
+    """What the frames that are skipped at the start of an episode bring on average."""
+    return self.run.initial_return()
+
+  @functools.cache  # noqa: B019
+  def first_states(self, num: int) -> Nest:
+    """States of real episodes' first frames, which full dreams start from."""
+    return self.run.first_states(self.model, num, self.iteration, seed=self.seed)
+
+  def real_returns(
+    self, controllers: Mapping[str, transfer.Layers], seeds: Sequence[int]
+  ) -> np.ndarray:
+    """Plays what has not been played before; `float32[N, E]`."""
+    path = self.folder / "real_returns.json"
+    known = read_json(path) if path.exists() else {}
+    weights = self.run.path("dynamics", self.iteration) / "weights.npz"
+    model = hashlib.sha256(weights.read_bytes()).digest()
+    keys = {
+      name: hashlib.sha256(b"".join([model, *map(np.ndarray.tobytes, layers)])).hexdigest()[:16]
+      for name, layers in controllers.items()
+    }
+    missing = {
+      name: [seed for seed in seeds if str(seed) not in known.get(key, {}).get("returns", {})]
+      for name, key in keys.items()
+    }
+    total, left = len(seeds) * len(keys), sum(map(len, missing.values()))
+    if left:
+      policy, actor = self._actor(next(iter(controllers.values())))
+      factory = environment_factory(self.run.config)
+      with (
+        EnvPool(factory, min(len(seeds), num_workers(self.run.config))) as pool,
+        progress(total, "play controllers", unit="episode", initial=total - left) as bar,
+      ):
+        for name in filter(missing.get, keys):
+          policy.become(controllers[name])
+          result = evaluation.evaluate_in_environment(
+            pool, actor, missing[name], lambda info: bar.update(1, {"return": info.episode_return})
+          )
+          found = zip(missing[name], result.episode_return.tolist(), strict=True)
+          entry = known.setdefault(keys[name], {"name": name, "returns": {}})
+          entry["returns"] |= {str(seed): round(value, 3) for seed, value in found}
+          write_json(path, known)
+    returns = [[known[key]["returns"][str(seed)] for seed in seeds] for key in keys.values()]
+    return np.array(returns, np.float32)
+
+  def compare(self, num: int, num_episodes: int, num_dreams: int) -> dict[str, Any]:
+    """What `doctor.json` says of `num` controllers in the dream and in the environment."""
+    controllers = self.controllers(num)
+    seeds = episode_seeds("validation", self.seed, num_episodes, _TRACKS)
+    say("Dreams of controllers ...")
+    lengths = {30, self.run.config.controller.dream.horizon, self.num_decisions // 2}
+    lengths = sorted({k for k in lengths if k < self.num_decisions} | {self.num_decisions})
+    dreams = transfer.dream_returns(
+      self.model,
+      list(controllers.values()),
+      self.first_states(num_dreams),
+      lengths,
+      self.seed,
+    )
+    full = dreams[-1] + np.float32(self.initial_return)
+    real = self.real_returns(controllers, seeds)
+    return {
+      "transfer": transfer.transfer(full, real, 0, self.seed),
+      "rank_correlation_by_length": {
+        str(length): transfer.rank_correlation(dream.mean(1), real.mean(1))
+        for length, dream in zip(lengths, dreams, strict=True)
+      },
+      "seeds": seeds,
+      "controllers": [
+        _comparison(name, *rows) for name, *rows in zip(controllers, full, real, strict=True)
+      ],
+      "controller_in_model": _score(full[0], range(len(full[0]))),
+      "controller_in_environment": _score(real[0], seeds),
+    }
+
+  # --- Films ----------------------------------------------------------------------------------
+
+  def films(
+    self, results: Mapping[str, Any], num: int, num_dreams: int
+  ) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Film strips (PNG) and their captions.
+
+    Args:
+      results: what `compare` returned.
+      num, num_dreams: as in `compare`.
+    """
+    say("Film strips ...")
+    spec = self.run.spec
+    strip, _ = summary.dream_strip(self.agent, self._held_out_episode())
+    start = self._on_the_way(self.held_out(4 * _ROWS), 1)
+    acted = diagnosis.dream_actions(self.model, start, _held_actions(spec.action_space), 20, self.seed)
+
+    flattered = max(results["controllers"], key=lambda row: row["dream"] - row["real"])
+    controller = self.controllers(num)[flattered["name"]]
+    promised, total = transfer.best_dream(
+      self.model, controller, self.first_states(num_dreams), self.num_decisions, self.seed
+    )
+    _, actor = self._actor(controller)
+    paid = self.run.play(actor, results["seeds"][0]).observation
+
+    def as_long(real, dreamed):  # A strip is as long as the dream; the last observation stays.
+      return np.asarray(real)[np.minimum(np.arange(len(dreamed)), len(real) - 1)]
+
+    promise = {
+      f"promised\n{total + self.initial_return:.0f}": promised,
+      f"paid\n{flattered['returns'][0]:.0f}": tf.nest.map_structure(as_long, paid, promised),
+    }
+    shown = (0, 1, 2, 3, 5, 8, 12, 16, 20)
+    return {
+      "film_strip_drive": strip,
+      "film_strip_actions": report.observation_strip(acted, spec.observation, steps=shown),
+      "film_strip_promise": report.observation_strip(promise, spec.observation),
+    }, {
+      "film_strip_drive": "A held-out episode, what the model keeps of it, and, from the marked "
+      "step on, a dream along the same actions.",
+      "film_strip_actions": "The same moment dreamed on, under one action each. In a model that "
+      "responds to the action every row goes another way.",
+      "film_strip_promise": f"The controller that the dream flatters most ({flattered['name']}): "
+      "its best dream, and a real episode of it. What the dream shows and no real episode does is "
+      "what is exploited.",
+    }
+
+  def _actor(self, controller: transfer.Layers) -> tuple[transfer.LayersPolicy, AgentActor]:
+    policy = transfer.LayersPolicy(self.model, controller)
+    return policy, AgentActor(Agent(self.run.spec, self.model, policy))
+
+  def _on_the_way(self, episodes, num: int) -> Nest:
+    """Real states that a plan would start from: on the way to something, not stranded."""
+    window = self.run.config.controller.start_window
+    observed = (open_loop.as_observed(self.model, batch) for batch in episodes)
+    select = recently_rewarded(window) if window else None
+    return sample_states(self.model, observed, num, self.seed, select)
+
+  def _held_out_episode(self) -> Episode:
+    """The best held-out episode of the newest data."""
+    kept = datasets.select_episodes(self._folders, **self._split)
+    chosen = max(kept, key=lambda info: (info.iteration, info.episode_return))
+    for folder in self._folders:
+      for shard in rollouts.load_manifest(folder).shards:
+        if chosen in shard.episodes:
+          found = rollouts.read_episodes(folder, [shard])
+          return next(episode for episode, info in found if info == chosen)
+    raise AssertionError(f"no shard has {chosen}")
+
+
+def _comparison(name: str, dream: np.ndarray, real: np.ndarray) -> dict[str, Any]:
+  error = float(real.std(ddof=1) / math.sqrt(len(real))) if len(real) > 1 else None
+  return {
+    "name": name,
+    "original": name.startswith("iteration") and "+" not in name,
+    "dream": float(dream.mean()),
+    "dream_std": float(dream.std()),
+    "real": float(real.mean()),
+    "real_error": error,
+    "returns": [round(float(value), 3) for value in real],
+  }
+
+
+def _score(returns: np.ndarray, seeds: Sequence[int]) -> dict[str, Any]:
+  nothing = np.zeros(len(returns), np.int32)
+  result = summarize(EvalResult(returns, nothing, np.asarray(seeds, np.int64)), 0.0)
+  del result["seconds"]  # Of no one of them.
+  return result
+
+
+def _held_actions(space: ActionSpace) -> dict[str, np.ndarray]:
+  """Actions to hold in a dream, by name: one of each extreme, or one of each first choice."""
+  unit = np.eye(space.size, dtype=np.float32)
+  if not space.is_categorical:
+    return {"no action": np.zeros(space.size, np.float32)} | {
+      f"{name} {value:+.0f}": value * unit[index]
+      for index, name in enumerate(space.names[:_MAX_HELD])
+      for value in (-1.0, 1.0)
+    }
+  first = space.canonical(np.zeros(space.size))
+  starts = np.cumsum([0, *space.num_choices[:-1]])
+  held = {}
+  for start, count in zip(starts, space.num_choices, strict=True):
+    for index in range(start, start + count):
+      action = first.copy()
+      action[start : start + count] = unit[index, start : start + count]
+      held[space.names[index]] = action
+  return dict(list(held.items())[:_MAX_HELD])
