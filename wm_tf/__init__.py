@@ -1,5 +1,17 @@
-"""World Models in TensorFlow: learn a model of the world from rollouts, dream in it, plan in it."""
+"""World Models in TensorFlow: learn a model of the world from rollouts, dream in it, plan in it.
 
+    import wm_tf
+
+    run = wm_tf.Run("runs/pendulum", environment="gym:Pendulum-v1", preset="quickstart", seed=0)
+    run.train()
+    scores = run.evaluate("planner", episodes=10)
+    run.export()
+
+The names below are imported when they are first asked for, so that `import wm_tf` is quick and
+loads no TensorFlow.
+"""
+
+import importlib
 import os
 
 # tensorflow-probability 0.23 and tf-agents need Keras 2 behind `tf.keras`, and read this when
@@ -7,6 +19,57 @@ import os
 os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 from gymnasium.envs.registration import register
+
+# Each public name, and the module that has it.
+_PUBLIC = {
+  # Runs.
+  "Run": "wm_tf.runs.run",
+  "load_run": "wm_tf.runs.run",
+  "make_config": "wm_tf.config",
+  "ExperimentConfig": "wm_tf.config",
+  # Environments.
+  "make_env": "wm_tf.envs",
+  "env_spec": "wm_tf.envs",
+  "register_env": "wm_tf.envs",
+  "EnvSpec": "wm_tf.core",
+  "ActionSpace": "wm_tf.core",
+  "ObservationSpec": "wm_tf.core",
+  # Data.
+  "Episode": "wm_tf.core",
+  "Batch": "wm_tf.core",
+  "collect": "wm_tf.data.collect",
+  "episodes_dataset": "wm_tf.data.datasets",
+  "sequences_dataset": "wm_tf.data.datasets",
+  # Models.
+  "WorldModel": "wm_tf.models.world_model",
+  "VAE": "wm_tf.models.vae",
+  "MDNRNN": "wm_tf.models.mdn_rnn",
+  "Ensemble": "wm_tf.models.ensemble",
+  # Agents.
+  "Agent": "wm_tf.agent",
+  "Planner": "wm_tf.policies.planner",
+  "PlannerConfig": "wm_tf.policies.planner",
+  # Exports.
+  "export_agent": "wm_tf.export",
+  "export_world_model": "wm_tf.export",
+  "load_agent": "wm_tf.export",
+  "SavedWorldModel": "wm_tf.export",
+}
+
+__all__ = sorted(_PUBLIC)
+
+
+def __getattr__(name: str):
+  if name not in _PUBLIC:
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+  value = getattr(importlib.import_module(_PUBLIC[name]), name)
+  globals()[name] = value
+  return value
+
+
+def __dir__() -> list[str]:
+  return sorted({*globals(), *_PUBLIC})
+
 
 # Names only: what they stand for is imported when a dream is made.
 register(

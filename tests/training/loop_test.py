@@ -249,9 +249,11 @@ class Drift(keras.Model):
 
 
 def fit_drift(model, directory, **options):
-  values = lambda value: tf.data.Dataset.from_tensors(tf.constant([value]))
+  def data(value):
+    return tf.data.Dataset.from_tensors(tf.constant([value]))
+
   config = FitConfig(learning_rate=0.1, num_epochs=50, **options)
-  return fit(model, lambda _: values(1.0), config, directory, seed=0, eval_fn=lambda: values(0.45))
+  return fit(model, lambda _: data(1.0), config, directory, seed=0, eval_fn=lambda: data(0.45))
 
 
 def test_early_stopping_restores_the_best_weights(tmp_path):
@@ -277,7 +279,9 @@ def test_without_patience_all_epochs_and_still_the_best(tmp_path):
 
 
 def test_nan_evaluations_are_an_error_and_never_the_best(tmp_path):
-  nan = lambda: tf.data.Dataset.from_tensors(tf.constant([np.nan]))
+  def nan():
+    return tf.data.Dataset.from_tensors(tf.constant([np.nan]))
+
   with pytest.raises(NonFiniteLossError, match="No evaluation gave a finite loss"):
     fit(
       Drift(), lambda _: tf.data.Dataset.from_tensors(tf.constant([1.0])),
@@ -305,7 +309,9 @@ def test_seeds_differ_by_step_and_are_the_same_at_each_evaluation(tmp_path):
       halves = tf.cast(tf.bitwise.bitwise_and(seed, 0xFFF), tf.float32)
       return tf.reduce_mean((self.w - batch) ** 2), {"seed": halves[0] * 4096 + halves[1]}
 
-  data = lambda *_: tf.data.Dataset.from_tensor_slices(tf.constant([1.0, 2.0])).batch(1)
+  def data(*_):
+    return tf.data.Dataset.from_tensor_slices(tf.constant([1.0, 2.0])).batch(1)
+
   seen = {}
   for seed in (0, 1):
     config = FitConfig(num_epochs=3, log_every=1)
@@ -324,7 +330,9 @@ def test_unknown_cardinality_gets_a_total_after_one_epoch(tmp_path):
     def tick(self, step, total=None):
       totals.append((step, total))
 
-  data = lambda _: tf.data.Dataset.from_tensors(tf.constant([1.0])).repeat(3).filter(lambda _: True)
+  def data(_):
+    return tf.data.Dataset.from_tensors(tf.constant([1.0])).repeat(3).filter(lambda _: True)
+
   fit(Drift(), data, FitConfig(num_epochs=2), tmp_path, seed=0, logger=Totals())
   assert totals == [(1, None), (2, None), (3, None), (4, 6), (5, 6), (6, 6)]
 
@@ -345,7 +353,10 @@ def test_gradients_are_clipped_by_global_norm(tmp_path):
   ends = []
   for clip_norm in (1.0, 1e9):
     model = Drift()
-    values = lambda epoch: tf.data.Dataset.from_tensors(tf.constant([1000.0 if epoch else 0.5]))
+
+    def values(epoch):
+      return tf.data.Dataset.from_tensors(tf.constant([1000.0 if epoch else 0.5]))
+
     fit(
       model, values, FitConfig(num_epochs=2, clip_norm=clip_norm, learning_rate=0.01),
       tmp_path / str(clip_norm), seed=0,
@@ -360,10 +371,11 @@ def test_gradients_are_clipped_by_global_norm(tmp_path):
 
 def test_another_run_in_the_folder_is_refused(tmp_path):
   config = dataclasses.replace(SHORT, num_epochs=1)
-  fit_it = lambda **options: run(
-    tmp_path,
-    **({"config": config, "fingerprint": {"data": "a"}, "model": TinyModel()} | options),
-  )
+
+  def fit_it(**options):
+    defaults = {"config": config, "fingerprint": {"data": "a"}, "model": TinyModel()}
+    run(tmp_path, **(defaults | options))
+
   others = {
     "seed = 7, .* 8": {"seed": 8},
     "learning_rate = 0.003, .* 0.1": {"config": dataclasses.replace(config, learning_rate=0.1)},

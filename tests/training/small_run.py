@@ -25,7 +25,10 @@ class SmallModel(keras.Model):
   def __init__(self, units: int = 8, seed: int = 0):
     super().__init__()
     del self.loss
-    init = lambda i: keras.initializers.GlorotUniform(seed=10 * seed + i)
+
+    def init(i):
+      return keras.initializers.GlorotUniform(seed=10 * seed + i)
+
     self.conv = keras.layers.Conv2D(4, 3, activation="relu", kernel_initializer=init(0))
     self.norm = keras.layers.BatchNormalization()
     self.lstm = keras.layers.LSTM(
@@ -80,7 +83,9 @@ def run(directory, config=CONFIG, *, model=None, bad_rows=(), shuffle=True, **op
     return data.batch(len(train["target"]) // STEPS_PER_EPOCH)
 
   # Batches of 12 and 12 and 8: rows, not batches, must be averaged over.
-  eval_fn = lambda: tf.data.Dataset.from_tensor_slices(held_out).batch(12)
+  def eval_fn():
+    return tf.data.Dataset.from_tensor_slices(held_out).batch(12)
+
   options = {"seed": 7, "eval_fn": eval_fn} | options
   return fit(model or SmallModel(), train_fn, config, Path(directory), **options)
 

@@ -8,7 +8,7 @@ from typing import Any
 from wm_tf.checks import check_at_least
 from wm_tf.config.overrides import from_plain
 from wm_tf.learners.config import ControllerConfig
-from wm_tf.learners.real_evolution import FinishConfig
+from wm_tf.learners.real_search import FinishConfig
 from wm_tf.models.mdn_rnn import MDNRNNConfig
 from wm_tf.models.vae import VAEConfig
 from wm_tf.policies.planner import PlannerConfig

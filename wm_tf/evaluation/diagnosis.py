@@ -130,7 +130,7 @@ def action_sensitivity(
     the best and the worst sequence from a state; `horizon`.
   """
   generator = np.random.default_rng(seed)
-  walk = Brownian(world_model.action_size)
+  walk = Brownian(world_model.action_size, num_choices=world_model.num_choices)
   sequences = np.clip(
     [list(itertools.islice(walk.actions(generator), horizon)) for _ in range(num_sequences)], -1, 1
   )

@@ -100,7 +100,7 @@ def dream_returns(
 
   def action_fn(t, state, memory):
     features = tf.reshape(world_model.features(state), [num, num_rows, world_model.feature_size])
-    actions = controller_actions(layers, features)
+    actions = controller_actions(layers, features, world_model.num_choices)
     return tf.reshape(actions, [num * num_rows, world_model.action_size]), memory
 
   @tf.function

@@ -23,12 +23,12 @@ from wm_tf.runs.playing import environment_factory, episode_seeds, num_workers, 
 from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError, read_json, say, write_json
 from wm_tf import rng
-from wm_tf.learners import real_evolution as real_es
+from wm_tf.learners import real_search as real_es
 from wm_tf.policies.linear import LinearController
 from wm_tf.core import EvalResult, Policy
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import make_loggers, progress
-from wm_tf.policies.networks import Network
+from wm_tf.policies.networks import Network, become
 
 # Validation tracks, but neither those that chose the iteration (0: it would owe its luck to them)
 # nor the doctor's (1) nor the ablations' (2).

@@ -188,7 +188,8 @@ def scripted_actor(name: str, config: config_lib.ExperimentConfig) -> Actor:
     ConfigError: if it has no scripted policy.
   """
   if name == "random":
-    return exploration.Brownian(environment_spec(config).action_size)
+    space = environment_spec(config).action_space
+    return exploration.Brownian(space.size, num_choices=space.num_choices)
   try:
     return exploration.Scripted(make_heuristic(config.environment))
   except ValueError as error:
@@ -205,18 +206,21 @@ def explorers(config: config_lib.ExperimentConfig) -> exploration.Mixture:
     ValueError: if the shares, or the options of the environment's scripted policy, make no sense.
   """
   settings, space = config.collect, environment_spec(config).action_space
+  size, choices = space.size, space.num_choices
   actors = {
-    "uniform": exploration.Uniform(space.size),
-    "held": exploration.Held(space.size),
-    "brownian": exploration.Brownian(space.size),
+    "uniform": exploration.Uniform(space.size, num_choices=space.num_choices),
+    "held": exploration.Held(space.size, num_choices=space.num_choices),
+    "brownian": exploration.Brownian(space.size, num_choices=space.num_choices),
   }
   weights = {name: getattr(settings, name) for name in actors}
   for noise, options in settings.heuristics if settings.heuristic else ():
     details = [f"{key}={value:g}" for key, value in (*options, ("noise", noise))]
     name = " ".join(["heuristic", *details])
     heuristic = make_heuristic(config.environment, **dict(options))
-    actor = exploration.Noisy(exploration.Scripted(heuristic), noise)
-    actors[name] = exploration.Interrupted(actor, settings.interruption_rate)
+    actor = exploration.Noisy(exploration.Scripted(heuristic), noise, num_choices=space.num_choices)
+    actors[name] = exploration.Interrupted(
+      actor, settings.interruption_rate, num_choices=space.num_choices
+    )
     weights[name] = settings.heuristic / len(settings.heuristics)
   chosen = {name: weight for name, weight in weights.items() if weight}
   return exploration.Mixture({name: actors[name] for name in chosen}, chosen)
