@@ -200,6 +200,14 @@ def randomize(model: keras.Model, seed: int) -> None:
     weight.assign(generator.normal(0.0, scale, shape))
 
 
+def random_head(head, seed: int = 0):
+  """A head with standard normal weights; its statistics stay as they are."""
+  generator = np.random.default_rng(seed)
+  for weight in head.trainable_weights:
+    weight.assign(generator.normal(size=weight.shape))
+  return head
+
+
 def set_mixture(head: MixtureHead, weights, loc, scale) -> None:
   """Makes a head's mixture what it is told, whatever the hidden state.
 
