@@ -13,6 +13,7 @@ loads no TensorFlow.
 
 import importlib
 import os
+import sys
 
 # tensorflow-probability 0.23 and tf-agents need Keras 2 behind `tf.keras`, and read this when
 # TensorFlow is first imported. The library itself uses `import keras` (Keras 3) only.
@@ -77,3 +78,30 @@ register(
   entry_point="wm_tf.runs.dreams:make_dream_env",
   vector_entry_point="wm_tf.runs.dreams:make_dream_vector_env",
 )
+
+_forked_with_tensorflow = False
+
+
+def _note_fork() -> None:
+  global _forked_with_tensorflow
+  _forked_with_tensorflow |= "tensorflow" in sys.modules
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def check_not_forked() -> None:
+  """Refuses to run TensorFlow in a process that was forked after TensorFlow was loaded.
+
+  The threads of TensorFlow do not survive a fork, so its first operation in the child waits
+  forever.
+
+  Raises:
+    RuntimeError: with the remedy.
+  """
+  if _forked_with_tensorflow:
+    raise RuntimeError(
+      "A dream cannot run in a process forked from one that has loaded TensorFlow. Leave out "
+      'vectorization_mode="async" of make_vec, whose default steps all dreams in one call, or give '
+      'it vector_kwargs={"context": "spawn"}.'
+    )
