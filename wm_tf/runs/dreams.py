@@ -183,9 +183,9 @@ class _Observations:
     arrays = {name: np.asarray(array) for name, array in arrays.items()}
     sizes = {name: len(array) if array.ndim else None for name, array in arrays.items()}
     if len(set(sizes.values())) != 1 or not all(sizes.values()):
-      found = " and ".join(f"{list(x.shape)} {name}".strip() for name, x in arrays.items())
+      found = " and ".join(f"{name} {list(x.shape)}".strip() for name, x in arrays.items())
       raise ValueError(
-        f"frames= must hold the same number of observations of each part, at least one, not {found}."
+        f"frames= must hold as many observations of each part, at least one, not {found}."
       )
     digest = hashlib.sha256()
     for name, array in sorted(arrays.items()):
@@ -196,7 +196,7 @@ class _Observations:
     """Returns one array or a dict, as the model observes."""
     if model.observation.is_array and len(self.arrays) == 1:
       return next(iter(self.arrays.values()))
-    return self.arrays[""] if "" in self.arrays else self.arrays
+    return self.arrays.get("", self.arrays)
 
 
 def _read_arrays(path: Path) -> Nest:
