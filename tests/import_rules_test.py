@@ -57,7 +57,7 @@ _HOMES = {
   "absl.app": ("trainers/", "serving/"),
   "absl.flags": ("trainers/", "serving/"),
   "gym": (),
-  "gymnasium": ("wm_tf/__init__.py", "wm_tf/dream_env.py", "wm_tf/envs/"),
+  "gymnasium": ("wm_tf/__init__.py", "wm_tf/dream_actions.py", "wm_tf/dream_env.py", "wm_tf/envs/"),
   "matplotlib": ("wm_tf/report/",),
   "tf_agents": ("wm_tf/learners/tf_agents_environment.py", "wm_tf/learners/tf_agents_learning.py"),
   "tqdm": ("wm_tf/training/loggers.py",),

@@ -13,6 +13,7 @@ loads no TensorFlow.
 
 import importlib
 import os
+import sys
 
 # tensorflow-probability 0.23 and tf-agents need Keras 2 behind `tf.keras`, and read this when
 # TensorFlow is first imported. The library itself uses `import keras` (Keras 3) only.
@@ -77,3 +78,33 @@ register(
   entry_point="wm_tf.runs.dreams:make_dream_env",
   vector_entry_point="wm_tf.runs.dreams:make_dream_vector_env",
 )
+
+_forked_from_tensorflow = False
+
+
+def _note_fork() -> None:
+  """Notes in a new child process whether TensorFlow had run in its parent."""
+  global _forked_from_tensorflow
+  module = sys.modules.get("tensorflow.python.eager.context")
+  context = getattr(module, "context_safe", lambda: None)()
+  _forked_from_tensorflow |= context is not None and getattr(context, "_initialized", True)
+
+
+os.register_at_fork(after_in_child=_note_fork)
+
+
+def check_not_forked() -> None:
+  """Refuses to run TensorFlow in a process that was forked from one in which it had run.
+
+  The threads of TensorFlow do not survive a fork: its next operation in the child would wait
+  forever.
+
+  Raises:
+    RuntimeError: with the remedy.
+  """
+  if _forked_from_tensorflow:
+    raise RuntimeError(
+      "A dream cannot run in a process that was forked after TensorFlow had run. Leave out "
+      'vectorization_mode="async" of make_vec: by default it steps all dreams in one call. Or give '
+      'it vector_kwargs={"context": "spawn"}.'
+    )
