@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from wm_tf.files import read_json
+from wm_tf.training.loggers import JsonlLogger, read_jsonl
 from wm_tf.training.loop import FitConfig, FitResult, fit
 
 CONFIG = FitConfig(
@@ -88,6 +90,32 @@ def run(directory, config=CONFIG, *, model=None, bad_rows=(), shuffle=True, **op
 
   options = {"seed": 7, "eval_fn": eval_fn} | options
   return fit(model or SmallModel(), train_fn, config, Path(directory), **options)
+
+
+class Killed(BaseException):
+  """Not an `Exception`: nothing may catch it, as nothing catches SIGKILL."""
+
+
+class KillAt(JsonlLogger):
+  """Dies at a step, after it was taken and before its metrics are written."""
+
+  def __init__(self, path, step):
+    super().__init__(path)
+    self.kill_at = step
+
+  def tick(self, step, total=None):
+    if step == self.kill_at:
+      raise Killed
+
+
+def same_run(a, b):
+  """Asserts that two finished folders hold the same weights, metrics and history, bit for bit."""
+  assert read_jsonl(a / "metrics.jsonl") == read_jsonl(b / "metrics.jsonl")
+  assert (a / "weights.npz").read_bytes() == (b / "weights.npz").read_bytes()
+  results = [read_json(folder / "fit.json") for folder in (a, b)]
+  for result in results:
+    result.pop("seconds")
+  assert results[0] == results[1]
 
 
 if __name__ == "__main__":
