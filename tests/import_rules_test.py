@@ -59,7 +59,7 @@ _HOMES = {
   "gym": (),
   "gymnasium": ("wm_tf/__init__.py", "wm_tf/dream_actions.py", "wm_tf/dream_env.py", "wm_tf/envs/"),
   "matplotlib": ("wm_tf/report/",),
-  "tf_agents": ("wm_tf/learners/tf_agents_environment.py", "wm_tf/learners/tf_agents_learning.py"),
+  "tf_agents": ("wm_tf/learners/policy_gradients/",),
   "tqdm": ("wm_tf/training/loggers.py",),
   "vizdoom": ("wm_tf/envs/",),
 }
