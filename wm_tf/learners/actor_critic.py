@@ -133,7 +133,7 @@ class ActorCritic(GradientLearner):
       target = lambda_returns(
         reward_scale * (reward - config.disagreement_penalty * unfamiliarity),
         config.discount * discount,
-        self._slow_critic(after)[..., 0],
+        self.slow_values(after),
         config.lambda_,
       )
       actor_loss = -tf.reduce_mean(alive * target)

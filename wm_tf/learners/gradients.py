@@ -36,8 +36,9 @@ class GradientConfig:
     final_action_noise: the same at the last update; in between it decreases linearly.
     entropy_scale: weight of the entropy of categorical actions in the actor's objective, in units
       of scaled return.
-    reward_scale: factor on rewards, which brings returns to the order of one; None for the inverse
-      standard deviation of the discounted returns of the real episodes.
+    reward_scale: factor on rewards, which brings returns to the order of one. None for the inverse
+      standard deviation of the discounted returns of the real episodes; targets are then also
+      bounded by the returns that the rewards of the real episodes allow.
     disagreement_penalty: cost of a step for each unit of disagreement above the usual, in units of
       reward; see `WorldModel.unfamiliarity`.
     actor_learning_rate, critic_learning_rate: of Adam.
@@ -106,6 +107,22 @@ def derive_reward_scale(rewards: Sequence[np.ndarray], discount: float) -> float
   return 1.0 / spread if spread > 1e-8 else 1.0
 
 
+def return_bounds(rewards: Sequence[np.ndarray], discount: float) -> tuple[float, float]:
+  """Returns the range of discounted returns that steps with the given rewards can add up to.
+
+  An episode may end at any step, so the range contains 0.
+
+  Args:
+    rewards: of E real episodes, each `float[T]`.
+    discount: factor per decision; the range is infinite if it is 1.
+  """
+  lowest = min(0.0, *(float(np.min(episode)) for episode in rewards))
+  largest = max(0.0, *(float(np.max(episode)) for episode in rewards))
+  if discount >= 1.0:
+    return -np.inf, np.inf
+  return lowest / (1.0 - discount), largest / (1.0 - discount)
+
+
 class Update(NamedTuple):
   """What one update reports, each `float32[]`.
 
@@ -124,7 +141,9 @@ class GradientLearner:
   """An actor and its critic, trained by gradients of dreams: the base of such learners.
 
   A subclass implements `update`. A slow copy of the critic computes the targets of both networks,
-  because a critic that chases its own values can diverge.
+  because a critic that chases its own values can diverge. Its values are clipped to the range of
+  possible returns if `reward_scale` is derived: outside of the real states critics extrapolate, and
+  actors seek the states whose values are extrapolated highest.
 
   Attributes:
     policy: the actor.
@@ -151,6 +170,8 @@ class GradientLearner:
     self._actor_optimizer = _adam(self.policy.network, config.actor_learning_rate, config)
     self._critic_optimizer = _adam(self.critic.network, config.critic_learning_rate, config)
     self._num_updates = tf.Variable(float(config.num_updates), trainable=False)
+    # Of what the critic predicts; not used with an explicit reward scale.
+    self._bounds = tf.Variable([-np.inf, np.inf], dtype=tf.float32, trainable=False)
     self._initial = self.policy_state()
 
   @property
@@ -165,13 +186,16 @@ class GradientLearner:
     if previous is None or not config.num_further_updates:
       num_updates = config.num_updates
       self.standardise(features)
-      if config.reward_scale is None:
+      if self._derives_scale:
         scale = derive_reward_scale([] if rewards is None else rewards, config.discount)
         self.critic.reward_scale.assign(scale)
     else:
       num_updates = config.num_further_updates
       self.restore_policy(previous)
       self.follow(1.0)
+    if self._derives_scale and rewards is not None:
+      bounds = return_bounds(rewards, config.discount)
+      self._bounds.assign(self.critic.reward_scale * np.float32(bounds))
     self.anneal_over(num_updates)
     return num_updates
 
@@ -221,6 +245,7 @@ class GradientLearner:
       "slow_critic": self._slow_critic.state(),
       "actor_optimizer": numbered(self._actor_optimizer),
       "critic_optimizer": numbered(self._critic_optimizer),
+      **({"targets": {"bounds": self._bounds}} if self._derives_scale else {}),
     }
 
   def num_done(self) -> tf.Tensor:
@@ -244,6 +269,13 @@ class GradientLearner:
     for slow, fast in zip(self._slow_critic.weights, self.critic.network.weights, strict=True):
       slow.assign_add(rate * (fast - slow))
 
+  def slow_values(self, features: tf.Tensor) -> tf.Tensor:
+    """Returns the slow critic's values `float32[...]` of features `float32[..., F]`."""
+    values = self._slow_critic(features)[..., 0]
+    if not self._derives_scale:
+      return values
+    return tf.clip_by_value(values, self._bounds[0], self._bounds[1])
+
   def noise_scale(self) -> tf.Tensor:
     """Returns the standard deviation of the noise on continuous actions, `float32[]`."""
     first, last = self._config.action_noise, self._config.final_action_noise
@@ -260,6 +292,10 @@ class GradientLearner:
     ):
       kept = [tf.where(finite, gradient, tf.zeros_like(gradient)) for gradient in gradients]
       optimizer.apply_gradients(zip(kept, network.weights, strict=True))
+
+  @property
+  def _derives_scale(self) -> bool:
+    return self._config.reward_scale is None
 
   @functools.cached_property
   def _fresh(self) -> Nest:

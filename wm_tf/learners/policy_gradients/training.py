@@ -14,7 +14,7 @@ from wm_tf.core import Nest
 from wm_tf.imagination import lambda_returns
 from wm_tf.learners.gradients import GradientLearner, numbered
 from wm_tf.learners.policy_gradients.auto_reset import LAST, Dreams
-from wm_tf.learners.policy_gradients.methods import PolicyGradientConfig
+from wm_tf.learners.policy_gradients.methods import METHODS, PolicyGradientConfig, PPOConfig
 from wm_tf.models.world_model import WorldModel
 
 if TYPE_CHECKING:
@@ -75,7 +75,14 @@ class PolicyGradient(GradientLearner):
       config: how to learn; a `PPOConfig` for `ppo` and `ppo_clip`.
       seed: of the initial weights.
       jit_compile: whether XLA compiles the dreams.
+
+    Raises:
+      ValueError: for an unknown method, or a configuration of another one.
     """
+    if method not in METHODS:
+      raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}.")
+    if method != "reinforce" and not isinstance(config, PPOConfig):
+      raise ValueError(f"method {method} takes a PPOConfig, not a {type(config).__name__}.")
     super().__init__(world_model, config, seed)
     self.title = method
     self._dreams = Dreams(
@@ -177,7 +184,7 @@ class PolicyGradient(GradientLearner):
     rollout = self._dreams.rollout(choose, starts, randomness)
     features = rollout.features
     values = self.critic.network(features[:, :-1])[..., 0]
-    return rollout, values, self._slow_critic(features[:, 1:])[..., 0]
+    return rollout, values, self.slow_values(features[:, 1:])
 
   def _dream(self, starts: Nest, seed: tf.Tensor):
     """Returns a `Trajectory` `[B, T, ...]` to train on, and figures for an `Update`."""

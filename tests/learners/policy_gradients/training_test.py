@@ -1,4 +1,4 @@
-"""PPO and REINFORCE by TF-Agents: where they are exact, and where they must not run away."""
+"""PPO and REINFORCE by TF-Agents: exact resume, schedules, values."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ import tensorflow as tf
 
 from tests.worlds import AdditiveWorld, assert_same, small_mdn_rnn, state_at
 from wm_tf import rng
-from wm_tf.learners.dream_rollouts import METHODS, PolicyGradientConfig, PPOConfig
-from wm_tf.learners.tf_agents_learning import PolicyGradient
-from wm_tf.policies.actor import Actor, Critic
+from wm_tf.learners.policy_gradients.methods import METHODS, PolicyGradientConfig, PPOConfig
+from wm_tf.learners.policy_gradients.training import PolicyGradient
 
 pytest.importorskip("tf_agents", reason='TF-Agents is not installed: pip install "wm_tf[agents]"')
 
@@ -19,16 +18,14 @@ _SEED = rng.make_seed(3)
 
 def _config(method, **options):
   kind = PolicyGradientConfig if method == "reinforce" else PPOConfig
-  options = {"actor_hidden_sizes": (8,), "critic_hidden_sizes": (8,), **options}
+  options = {"reward_scale": 0.1, "actor_hidden_sizes": (8,), "critic_hidden_sizes": (8,), **options}
   if method != "reinforce":
     options = {"num_minibatches": 2, "num_epochs": 2, **options}
   return kind(**{"batch_size": 4, "horizon": 4, **options})
 
 
 def _trainer(method, world, config, jit_compile=False, seed=0):
-  actor = Actor(world, config.actor_hidden_sizes, seed)
-  critic = Critic(world, config.critic_hidden_sizes, config.reward_scale, config.discount, seed)
-  return PolicyGradient(method, world, actor, critic, config, jit_compile=jit_compile)
+  return PolicyGradient(method, world, config, seed, jit_compile=jit_compile)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -40,14 +37,14 @@ def test_goes_on_exactly_where_it_was(method):
   trainer = _trainer(method, model, config)
   trainer.standardise(model.features(starts).numpy())
   trainer.update(starts, rng.fold_in(_SEED, 0))
-  saved = tf.nest.map_structure(lambda variable: variable.numpy(), trainer.state())
+  saved = tf.nest.map_structure(lambda variable: variable.numpy(), trainer.variables())
   other = _trainer(method, model, config, seed=7)
-  for variable, value in zip(tf.nest.flatten(other.state()), tf.nest.flatten(saved), strict=True):
+  for variable, value in zip(tf.nest.flatten(other.variables()), tf.nest.flatten(saved), strict=True):
     variable.assign(value)
   reports = [each.update(starts, rng.fold_in(_SEED, 1)) for each in (trainer, other)]
   assert_same(*reports, rtol=0, atol=0)
-  after = tf.nest.map_structure(lambda variable: variable.numpy(), trainer.state())
-  assert_same(after, tf.nest.map_structure(lambda v: v.numpy(), other.state()), rtol=0, atol=0)
+  after = tf.nest.map_structure(lambda variable: variable.numpy(), trainer.variables())
+  assert_same(after, tf.nest.map_structure(lambda v: v.numpy(), other.variables()), rtol=0, atol=0)
   for name in ("actor", "critic"):
     assert np.any(after[name]["weights_0"] != saved[name]["weights_0"])
   assert after["progress"]["updates"] == 2.0
@@ -82,7 +79,7 @@ def test_dreams_are_learned_from_as_often_as_is_said(method):
   """Adam counts its steps."""
   trainer = _trainer(method, AdditiveWorld(), _config(method))
   trainer.update(state_at([[0.0, 0.0]]), _SEED)
-  assert int(trainer.state()["optimizers"]["0"]) == (1 if method == "reinforce" else 2 * 2)
+  assert int(trainer.variables()["optimizers"]["0"]) == (1 if method == "reinforce" else 2 * 2)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -104,7 +101,7 @@ def test_the_penalty_follows_the_divergence():
     trainer = _trainer("ppo", world, config)
     report = trainer.update(state_at([[0.0, 0.0]]), _SEED)
     assert (float(report.kl_divergence) > 0.015) == (rate > 0.1)
-    coefficients.append(float(trainer.state()["penalty"]["kl_coefficient"]))
+    coefficients.append(float(trainer.variables()["penalty"]["kl_coefficient"]))
   np.testing.assert_allclose(coefficients, [1 / 1.5, 1.5])
 
 

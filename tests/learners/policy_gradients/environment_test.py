@@ -1,4 +1,4 @@
-"""The dream under TF-Agents' own eyes."""
+"""The dream as an environment, validated by TF-Agents itself."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ import tensorflow as tf
 
 from tests.worlds import AdditiveWorld, assert_same, small_mdn_rnn, state_at
 from wm_tf import rng
-from wm_tf.learners import dream_rollouts as policy_gradient
+from wm_tf.learners.policy_gradients import auto_reset
 
-_ROOT = Path(__file__).resolve().parents[2]
+_ROOT = Path(__file__).resolve().parents[3]
 _SEED = rng.make_seed(3)
 
 
-def test_without_tf_agents_it_loads_and_says_how_to_get_it():
+def test_without_tf_agents_the_error_says_how_to_install_it():
   """In a process that cannot import it."""
   code = """
 import sys
 sys.modules["tf_agents"] = None
 from tests.worlds import AdditiveWorld
-from wm_tf.learners import dream_rollouts as dreams
-from wm_tf.learners.tf_agents_environment import MissingTFAgentsError, WorldModelEnvironment
-from wm_tf.learners.tf_agents_learning import PolicyGradient
+from wm_tf.learners.policy_gradients.environment import MissingTFAgentsError, WorldModelEnvironment
+from wm_tf.learners.policy_gradients.methods import PPOConfig
+from wm_tf.learners.policy_gradients.training import PolicyGradient
 world = AdditiveWorld()
 for make in (
   lambda: WorldModelEnvironment(world, world.initial_state(1)),
-  lambda: PolicyGradient("ppo", world, None, None, dreams.PPOConfig()),
+  lambda: PolicyGradient("ppo", world, PPOConfig()).state(),
 ):
   try:
     make()
@@ -52,7 +52,7 @@ from tf_agents.policies.random_tf_policy import RandomTFPolicy  # noqa: E402
 from tf_agents.specs import tensor_spec  # noqa: E402
 from tf_agents.trajectories import StepType  # noqa: E402
 
-from wm_tf.learners.tf_agents_environment import WorldModelEnvironment  # noqa: E402
+from wm_tf.learners.policy_gradients.environment import WorldModelEnvironment  # noqa: E402
 
 
 def _mdn_rnn_starts(model, num):
@@ -84,7 +84,7 @@ class _AsPython(py_environment.PyEnvironment):
 
 
 def test_steps_are_numbered_as_tf_agents_does():
-  ours = (policy_gradient.FIRST, policy_gradient.MID, policy_gradient.LAST)
+  ours = (auto_reset.FIRST, auto_reset.MID, auto_reset.LAST)
   assert ours == (StepType.FIRST, StepType.MID, StepType.LAST)
 
 
