@@ -77,11 +77,7 @@ def test_densities_against_tensorflow_probability(num_choices):
   raw = _raw(num_choices, 6)
   action = actions.sample(raw, rng.uniform(raw.shape, rng.make_seed(3)), num_choices)
   groups = [tfp.distributions.OneHotCategorical(g) for g in _split(raw, num_choices)]
-  log_prob = sum(
-    g.log_prob(a) for g, a in zip(groups, _split(action, num_choices), strict=True)
-  )
-  np.testing.assert_allclose(
-    actions.log_probability(raw, action, num_choices), log_prob, rtol=1e-4
-  )
+  log_prob = sum(g.log_prob(a) for g, a in zip(groups, _split(action, num_choices), strict=True))
+  np.testing.assert_allclose(actions.log_probability(raw, action, num_choices), log_prob, rtol=1e-4)
   entropy = sum(g.entropy() for g in groups)
   np.testing.assert_allclose(actions.entropy(raw, num_choices), entropy, rtol=1e-4)

@@ -127,7 +127,9 @@ def test_goes_on_exactly_where_it_was(kind, ensemble_size):
     learner.update(starts, rng.fold_in(_SEED, step))
   saved = tf.nest.map_structure(lambda variable: variable.numpy(), learner.variables())
   other = _learner(model, config, seed=7)
-  for variable, value in zip(tf.nest.flatten(other.variables()), tf.nest.flatten(saved), strict=True):
+  for variable, value in zip(
+    tf.nest.flatten(other.variables()), tf.nest.flatten(saved), strict=True
+  ):
     variable.assign(value)
   for step in range(2, 4):
     reports = [each.update(starts, rng.fold_in(_SEED, step)) for each in (learner, other)]

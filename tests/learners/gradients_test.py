@@ -91,7 +91,11 @@ def test_an_explicit_scale_leaves_files_as_they_were():
   learner = _learner(reward_scale=0.1)
   learner.begin(_features(_X), None)
   assert "targets" not in learner.state()
-  assert set(learner.policy_state()["critic"]) == {"loc", "scale", *(f"weights_{i}" for i in range(4))}
+  assert set(learner.policy_state()["critic"]) == {
+    "loc",
+    "scale",
+    *(f"weights_{i}" for i in range(4)),
+  }
   assert learner.critic.reward_scale == 0.1
 
 

@@ -98,7 +98,9 @@ def test_fit_basis_whitens():
 
 def test_fit_basis_does_not_depend_on_the_order_of_rows():
   features, _ = _correlated_features()
-  for one, two in zip(fit_basis(features, _centred(8), 3), fit_basis(features[::-1], _centred(8), 3), strict=True):
+  for one, two in zip(
+    fit_basis(features, _centred(8), 3), fit_basis(features[::-1], _centred(8), 3), strict=True
+  ):
     np.testing.assert_allclose(one, two, atol=1e-4)
 
 

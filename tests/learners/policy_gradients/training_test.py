@@ -18,7 +18,12 @@ _SEED = rng.make_seed(3)
 
 def _config(method, **options):
   kind = PolicyGradientConfig if method == "reinforce" else PPOConfig
-  options = {"reward_scale": 0.1, "actor_hidden_sizes": (8,), "critic_hidden_sizes": (8,), **options}
+  options = {
+    "reward_scale": 0.1,
+    "actor_hidden_sizes": (8,),
+    "critic_hidden_sizes": (8,),
+    **options,
+  }
   if method != "reinforce":
     options = {"num_minibatches": 2, "num_epochs": 2, **options}
   return kind(**{"batch_size": 4, "horizon": 4, **options})
@@ -39,7 +44,9 @@ def test_goes_on_exactly_where_it_was(method):
   trainer.update(starts, rng.fold_in(_SEED, 0))
   saved = tf.nest.map_structure(lambda variable: variable.numpy(), trainer.variables())
   other = _trainer(method, model, config, seed=7)
-  for variable, value in zip(tf.nest.flatten(other.variables()), tf.nest.flatten(saved), strict=True):
+  for variable, value in zip(
+    tf.nest.flatten(other.variables()), tf.nest.flatten(saved), strict=True
+  ):
     variable.assign(value)
   reports = [each.update(starts, rng.fold_in(_SEED, 1)) for each in (trainer, other)]
   assert_same(*reports, rtol=0, atol=0)
