@@ -9,7 +9,7 @@ import tensorflow as tf
 from benchmarks import _problems as problems
 from benchmarks._worker import Task
 from wm_tf import rng
-from wm_tf.core import Batch
+from wm_tf.core import Batch, Embedded
 from wm_tf.learners.dream_es import DreamES, DreamESConfig
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig, MDNRNNState
 from wm_tf.models.vae import VAE, VAEConfig, to_float
@@ -29,7 +29,7 @@ def make_vae(latent: int = 32, seed: int = 0) -> VAE:
   deconvolutions = [x for x in vae.decoder.layers if isinstance(x, keras.layers.Conv2DTranspose)]
   layers = {f"encoder{i}": layer for i, layer in enumerate(convolutions)}
   layers |= {f"decoder{i}": layer for i, layer in enumerate(deconvolutions)}
-  layers |= {"posterior": vae.encoder.layers[-1], "expand": vae.decoder.layers[0]}
+  layers |= {"posterior": vae.encoder.layers[-1], "expand": vae.decoder.get_layer("dense")}
   for name, layer in layers.items():
     layer.kernel.assign(arrays[f"{name}/kernel"])
     layer.bias.assign(arrays[f"{name}/bias"])
@@ -39,7 +39,9 @@ def make_vae(latent: int = 32, seed: int = 0) -> VAE:
 def make_dynamics(size: problems.DreamSize | None = None) -> MDNRNN:
   """The MDN-RNN with the common weights."""
   size = size or problems.DreamSize()
-  config = MDNRNNConfig(hidden_size=size.hidden, num_mixtures=size.mixtures)
+  config = MDNRNNConfig(
+    hidden_size=size.hidden, num_mixtures=size.mixtures, reward_bins=problems.REWARD_BINS
+  )
   model = MDNRNN(VAE(VAEConfig(latent_size=size.latent)), problems.ACTION_SIZE, config)
   arrays = problems.dynamics_weights(size)
   cell = model.lstm.cell
@@ -127,6 +129,7 @@ def dynamics(
   noise = arrays.pop("noise")
   model = make_dynamics(problems.DreamSize(latent=latent))
   batch = Batch(**{k: tf.constant(v) for k, v in arrays.items()})
+  batch = batch._replace(observation=Embedded(batch.observation))
   return _training(model, batch, noise, steps, precision)
 
 

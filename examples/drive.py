@@ -51,11 +51,11 @@ def make_env(spec, name=None):
       env = factory(**kwargs)
     else:
       env = gymnasium.make(name, max_episode_steps=spec["max_steps"], **kwargs)
-  except (gymnasium.error.Error, ImportError) as error:
+  except (gymnasium.error.Error, ImportError, TypeError) as error:
     sys.exit(
-      f"drive.py: {name!r} is not a gymnasium id here ({error}). Name what builds the environment "
-      f"{spec['name']!r}: --env=module:factory, or --env=module:ID, with the module that registers "
-      "the ID."
+      f"drive.py: cannot make {name!r} with {kwargs} here: {error}. Name what builds environment "
+      f"{spec['name']!r}: --env=module:factory, or --env=module:ID, with the module that "
+      "registers the ID."
     )
   space, kind = env.action_space, spec["action_space"].get("kind")
   shape = tuple(spec["action_space"].get("env_shape") or space.shape)

@@ -23,16 +23,18 @@ _CORE, _RNG, _SEAM = "//wm_tf:core", "//wm_tf:rng", "//wm_tf/models:world_model"
 _CHECKS, _FILES, _NESTS = "//wm_tf:checks", "//wm_tf:files", "//wm_tf:nests"
 _REGISTRY = "//wm_tf:registry"
 _HELPERS = {_CHECKS, _CORE, _FILES, _NESTS, _REGISTRY, _RNG}
+_ACTIONS = "//wm_tf:actions"
 _BELOW_AGENT = {
   _CORE: set(),
   **{label: {_CORE} for label in _HELPERS - {_CORE}},
   "//wm_tf/envs": {_CORE, _REGISTRY},  # No TensorFlow.
-  "//wm_tf/search": _HELPERS,
+  _ACTIONS: _HELPERS,
+  "//wm_tf/search": {*_HELPERS, _ACTIONS},
   _SEAM: _HELPERS,
   "//wm_tf/models": {*_HELPERS, _SEAM},
   "//wm_tf/data": _HELPERS,
   "//wm_tf:imagination": {*_HELPERS, _SEAM},
-  "//wm_tf/policies": {*_HELPERS, _SEAM, "//wm_tf/search", "//wm_tf:imagination"},
+  "//wm_tf/policies": {*_HELPERS, _ACTIONS, _SEAM, "//wm_tf/search", "//wm_tf:imagination"},
 }
 _BELOW_RUNS = _BELOW_AGENT | {
   label: {*_BELOW_AGENT, *above}
@@ -57,9 +59,9 @@ _HOMES = {
   "absl.app": ("trainers/", "serving/"),
   "absl.flags": ("trainers/", "serving/"),
   "gym": (),
-  "gymnasium": ("wm_tf/__init__.py", "wm_tf/dream_env.py", "wm_tf/envs/"),
+  "gymnasium": ("wm_tf/__init__.py", "wm_tf/dream_actions.py", "wm_tf/dream_env.py", "wm_tf/envs/"),
   "matplotlib": ("wm_tf/report/",),
-  "tf_agents": ("wm_tf/learners/tf_agents_environment.py", "wm_tf/learners/tf_agents_learning.py"),
+  "tf_agents": ("wm_tf/learners/policy_gradients/",),
   "tqdm": ("wm_tf/training/loggers.py",),
   "vizdoom": ("wm_tf/envs/",),
 }

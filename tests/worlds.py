@@ -148,8 +148,11 @@ class Always:
     return tf.tile(self.action[tf.newaxis], [rows, 1]), memory + 1.0
 
 
-def small_vae(seed: int = 0, **options) -> VAE:
-  """A VAE of 4 latents and few filters, with weights drawn from `seed`."""
+def small_vae(seed: int = 0, observation: ObservationSpec | None = None, **options) -> VAE:
+  """A VAE of 4 latents and few filters, with weights drawn from `seed`.
+
+  It observes one 64x64x3 image if `observation` is None.
+  """
   config = VAEConfig(
     **{
       "latent_size": 4,
@@ -158,12 +161,19 @@ def small_vae(seed: int = 0, **options) -> VAE:
       **options,
     }
   )
-  vae = VAE(config)
+  vae = VAE(config) if observation is None else VAE(config, observation)
   randomize(vae, seed)
   return vae
 
 
-def small_mdn_rnn(seed: int = 0, action_size: int = 2, **options) -> LatentDynamics:
+def small_mdn_rnn(
+  seed: int = 0,
+  action_size: int = 2,
+  *,
+  observation: ObservationSpec | None = None,
+  num_choices: tuple[int, ...] = (),
+  **options,
+) -> LatentDynamics:
   """An MDN-RNN on a `small_vae`, with weights and statistics drawn from `seed`.
 
   With `ensemble_size` an ensemble of them.
@@ -177,7 +187,8 @@ def small_mdn_rnn(seed: int = 0, action_size: int = 2, **options) -> LatentDynam
       **options,
     }
   )
-  model = dynamics_class(config)(small_vae(seed), action_size, config)
+  vae = small_vae(seed, observation)
+  model = dynamics_class(config)(vae, action_size, config, num_choices=num_choices)
   randomize(model, seed)
   generator = np.random.default_rng(seed)
   model.latent_loc.assign(generator.normal(0.0, 0.3, model.latent_size))
@@ -198,6 +209,14 @@ def randomize(model: keras.Model, seed: int) -> None:
       fan_in = np.prod(shape) / shape[2] / 4  # Each pixel is reached by a quarter of the kernel.
     scale = 0.5 if len(shape) == 1 else 1.4 / np.sqrt(fan_in)
     weight.assign(generator.normal(0.0, scale, shape))
+
+
+def random_head(head, seed: int = 0):
+  """A head with standard normal weights; its statistics stay as they are."""
+  generator = np.random.default_rng(seed)
+  for weight in head.trainable_weights:
+    weight.assign(generator.normal(size=weight.shape))
+  return head
 
 
 def set_mixture(head: MixtureHead, weights, loc, scale) -> None:

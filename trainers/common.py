@@ -165,12 +165,23 @@ def run(main: Callable[[], None]) -> None:
 def print_figures(title: str, figures: Mapping[str, Any]) -> None:
   """Prints a model's held-out figures, one a line."""
   print(f"{title}, held out:")
+  _print_rows(figures, "  ")
+
+
+def _print_rows(figures: Mapping[str, Any], indent: str) -> None:
   for name, value in figures.items():
+    if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values()):
+      print(f"{indent}{name}")
+      _print_rows(value, indent + "  ")
+      continue
     if isinstance(value, Mapping):
-      value = "  ".join(f"{k}: {v:.4g}" for k, v in value.items() if v is not None)
+      numbers = {k: v for k, v in value.items() if v is not None}
+      value = "  ".join(
+        f"{k}: {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in numbers.items()
+      )
     elif isinstance(value, float):
       value = f"{value:.4g}"
-    print(f"  {name:24} {value}")
+    print(f"{indent}{name:24} {value}")
 
 
 def print_scores(scores: Mapping[str, Any]) -> None:

@@ -47,8 +47,8 @@ def opened() -> Run:
   )
   if described and there.config != dataclasses.replace(common.config(), finish=there.config.finish):
     raise WorkdirError(
-      f"{workdir} holds a run of another configuration. Leave out --preset, --config, --environment and any "
-      "--override but of finish.*: the rest is taken from the run."
+      f"{workdir} holds a run of another configuration. Leave out --preset, --config, "
+      "--environment and any --override but of finish.*: the rest is taken from the run."
     )
   config = config_lib.override(there.config, mine)
   return Run(workdir, config=config, seed=there.seed, create=False)

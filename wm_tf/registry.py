@@ -49,30 +49,28 @@ def unknown(noun: str, name: str, known: Iterable[str]) -> UnknownNameError:
 
 
 def load(path: str) -> Any:
-  """Imports `"package.module:attribute"` and returns the attribute.
+  """Imports `"package.module:attribute"` and returns the attribute, which may be dotted.
 
   Raises:
-    ValueError: if the path has another form, or there is no such module or attribute. An import
-      that fails inside the module keeps its own error.
+    ValueError: if the path has another form, the module cannot be imported, or it has no such
+      attribute.
   """
   module_name, colon, attribute = path.partition(":")
   if not (module_name and colon and attribute):
     raise ValueError(f"{path!r} must look like package.module:attribute.")
   try:
-    module = importlib.import_module(module_name)
-  except ModuleNotFoundError as error:
-    if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-      raise
-    raise ValueError(
-      f"{path!r}: there is no module {error.name!r}; install it, or run from the folder it is in."
-    ) from error
-  try:
-    return getattr(module, attribute)
-  except AttributeError:
-    names = [name for name in vars(module) if not name.startswith("_")]
-    raise UnknownNameError(
-      f"{path!r}: module {module_name!r} has no {attribute!r}; {nearest(attribute, names)}"
-    ) from None
+    item = importlib.import_module(module_name)
+  except ImportError as error:
+    hint = ""
+    if isinstance(error, ModuleNotFoundError):
+      hint = " Install it, or run from the folder that it is in."
+    raise ValueError(f"{path!r} cannot be imported: {error}.{hint}") from error
+  for part in attribute.split("."):
+    if not hasattr(item, part):
+      names = [name for name in vars(item) if not name.startswith("_")]
+      raise UnknownNameError(f"{path!r}: there is no {part!r} in it; {nearest(part, names)}")
+    item = getattr(item, part)
+  return item
 
 
 class Registry:
@@ -131,8 +129,11 @@ class Registry:
 
 
 def _same(first: Any, second: Any) -> bool:
-  """Whether two items are equal, or one definition that was imported twice."""
+  """Whether two items are equal, or one definition of a module that was imported twice."""
   if isinstance(first, str) or isinstance(second, str) or first == second:
     return first == second
-  places = [(getattr(x, "__module__", 0), getattr(x, "__qualname__", 1)) for x in (first, second)]
-  return places[0] == places[1] and "<l" not in str(places[0][1])
+  names = [getattr(item, "__qualname__", None) for item in (first, second)]
+  modules = [getattr(item, "__module__", None) for item in (first, second)]
+  # Lambdas and what functions define share a name: `<lambda>`, `f.<locals>.g`.
+  unique = names[0] is not None and "<" not in names[0]
+  return unique and names[0] == names[1] and modules[0] == modules[1]

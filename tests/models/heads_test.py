@@ -1,20 +1,19 @@
 import itertools
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from tensorflow_probability import distributions as tfd
 
-from tests.worlds import set_mixture
+from tests.worlds import random_head, set_mixture
 from wm_tf.models.heads import (
   MIXTURE_KINDS,
   MixtureHead,
-  Network,
   RewardHead,
+  RewardRangeError,
+  SymexpRewardHead,
   TerminationHead,
-  bounded_scale,
-  mixture_nll,
-  side_by_side,
+  make_reward_head,
   soft_bound,
 )
 
@@ -23,11 +22,7 @@ both_kinds = pytest.mark.parametrize("kind", MIXTURE_KINDS)
 
 
 def _random_head(kind, seed=0):
-  head = MixtureHead(_Z, _K, kind, _U)
-  generator = np.random.default_rng(seed)
-  for weight in head.weights:
-    weight.assign(generator.normal(size=weight.shape))
-  return head
+  return random_head(MixtureHead(_Z, _K, kind, _U), seed)
 
 
 def _fixed_head(weights, loc, scale):
@@ -78,33 +73,6 @@ def test_nll_against_numpy(kind, lead):
   log_prob = head.distribution(h).log_prob(x)
   assert log_prob.shape == ((*lead, _Z) if kind == "per_dimension" else lead)
   np.testing.assert_allclose(head.mean(h), (weights * loc).sum(-1), rtol=1e-4, atol=1e-5)
-
-
-def test_the_gradient_of_the_nll_is_that_of_the_density():
-  """Written out against automatic differentiation of tfp's; some far out, some at the bounds."""
-  generator = np.random.default_rng(0)
-  arrays = [generator.normal(size=(6, 5 * _Z)) for _ in range(3)] + [generator.normal(size=(6, _Z))]
-  arrays[3][0, 0] = 40.0
-  arrays[2][1], arrays[2][2] = -8.0, 5.0
-  arguments = [tf.constant(x, tf.float32) for x in arrays]
-  weight = tf.constant(generator.normal(size=6), tf.float32)
-
-  def density(logits, loc, unbounded, x):
-    parts = (tf.reshape(y, [-1, 5, _Z]) for y in (logits, loc, unbounded))
-    logits, loc, unbounded = map(tf.linalg.matrix_transpose, parts)
-    components = tfd.Normal(loc, tf.exp(soft_bound(unbounded, -5.0, 2.0)))
-    mixture = tfd.MixtureSameFamily(tfd.Categorical(logits=logits), components)
-    return -tf.reduce_sum(mixture.log_prob(x), axis=-1)
-
-  found = []
-  for function in (mixture_nll, density):
-    with tf.GradientTape() as tape:
-      tape.watch(arguments)
-      nll = function(*arguments)
-      total = tf.reduce_sum(nll * weight)
-    found.append([nll, *tape.gradient(total, arguments)])
-  for ours, expected in zip(*found, strict=True):
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_two_kinds_are_different_densities():
@@ -208,9 +176,11 @@ def test_temperature_of_each_row(kind):
 def test_the_draw_picks_by_cumulative_weight(kind):
   loc, scale = np.arange(7.0)[None], np.full((1, 7), 0.01)
   head = _fixed_head(np.full((1, 7) if kind == "per_dimension" else 7, 1 / 7), loc, scale)
-  draw = lambda choice: head.sample(
-    tf.zeros([1, 1]), np.full((1, 1), choice, np.float32), np.zeros((1, 1), np.float32), 1.0
-  )[0, 0]
+
+  def draw(choice):
+    choice, noise = np.full((1, 1), choice, np.float32), np.zeros((1, 1), np.float32)
+    return head.sample(tf.zeros([1, 1]), choice, noise, 1.0)[0, 0]
+
   assert draw(0.0) == 0.0
   for k in range(7):
     assert draw((k + 0.5) / 7) == k
@@ -244,21 +214,16 @@ def test_soft_bound():
   np.testing.assert_allclose(y[[0, -1]], [-5.0, 2.0], atol=1e-3)
   middle = np.abs(x + 1.5) < 1.0
   np.testing.assert_allclose(y[middle], x[middle], atol=0.08)
-  at = lambda value: slope[np.argmin(np.abs(x - value))]
-  np.testing.assert_allclose([at(-5.0), at(2.0)], 0.5, atol=0.01)
+  at_bounds = [slope[np.argmin(np.abs(x - bound))] for bound in (-5.0, 2.0)]
+  np.testing.assert_allclose(at_bounds, 0.5, atol=0.01)
   assert np.all(slope[np.abs(x) < 12] > 1e-5)  # Nowhere near the bounds is it lost.
-  scale, scale_slope = bounded_scale(x)
-  np.testing.assert_allclose(scale, np.exp(y.astype(np.float64)), rtol=2e-5)
-  np.testing.assert_allclose(scale_slope, np.exp(y) * slope, rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("lead", [(), (4,), (2, 3)])
 def test_reward_head_against_numpy(lead):
   bins = np.array([-2.0, 0.0, 0.5, 3.0])
-  head = RewardHead(bins, _U, hidden_size=6)
-  generator = np.random.default_rng(0)
-  for weight in head.weights:
-    weight.assign(generator.normal(size=weight.shape))
+  head = random_head(RewardHead(bins, _U, hidden_size=6))
+  generator = np.random.default_rng(1)
   h = generator.normal(size=(*lead, _U)).astype(np.float32)
   if not lead:
     h = h[None]
@@ -306,6 +271,106 @@ def test_bad_bins_are_an_error(bins):
     RewardHead(bins, _U)
 
 
+@pytest.mark.parametrize("rewards", [[0.0, 3.01], [-2.1], [np.nan], [np.inf, 0.0]])
+def test_rewards_out_of_range_are_refused(rewards):
+  head = RewardHead([-2.0, 0.0, 3.0], _U)
+  head.check_rewards([-2.0, 3.0, 1.0])
+  head.check_rewards(np.float32([-2.00001, 3.00001]))  # Rounding of sums.
+  message = (
+    "not a finite number"
+    if not np.isfinite(rewards).all()
+    else (r"rewards from .* represents -2 to 3\. Widen dynamics\.reward_bins")
+  )
+  for function in (head.check_rewards, head.adapt):
+    with pytest.raises(RewardRangeError, match=message):
+      function(rewards)
+
+
+def _symexp_head(**options):
+  return SymexpRewardHead(**({"limit": 22_025.0, "input_size": _U} | options))
+
+
+def test_symexp_bins():
+  head = _symexp_head()
+  spaced = np.linspace(-10, 10, 101)
+  np.testing.assert_allclose(head.bins, np.sign(spaced) * np.expm1(np.abs(spaced)), rtol=1e-4)
+  assert head.bins[50] == 0.0
+  # Its two-hot has the reward as its mean, at any scale.
+  reward = np.float32([-20_000, -16.3, -0.1, 0, 1e-3, 1, 1000])
+  np.testing.assert_allclose(head.two_hot(reward).numpy() @ head.bins.numpy(), reward, rtol=1e-4)
+
+
+@pytest.mark.parametrize("limit", [1.0, 22_025.0, 1e6])
+@pytest.mark.parametrize("rewards", [[0.5], [-1.0, 1.0, 0.0], []])
+def test_a_new_symexp_head_expects_nothing(limit, rewards):
+  head = _symexp_head(limit=limit, hidden_size=6)
+  h = tf.random.stateless_normal([7, _U], [0, 1])
+  np.testing.assert_array_equal(head.mean(head.network(h)), np.zeros(7))
+  head.adapt(rewards)
+  np.testing.assert_array_equal(head.mean(head.network(h)), np.zeros(7))
+  assert head.data_limit == np.abs(rewards).max(initial=0.0)
+
+
+def test_symexp_rewards_out_of_range_are_refused():
+  head = _symexp_head(limit=100.0)
+  with pytest.raises(
+    RewardRangeError, match=r"to 101 .* represents -100 to 100\. Widen dynamics\.rew.*limit"
+  ):
+    head.adapt([0.0, 101.0])
+  assert head.data_limit == pytest.approx(100.0)  # As before.
+
+
+def test_the_mean_of_a_symexp_head_against_numpy():
+  head = random_head(_symexp_head(hidden_size=6, num_members=2))
+  h = tf.random.stateless_normal([2, 7, _U], [0, 1])
+  logits = head.network(h).numpy().astype(np.float64)
+  bins = head.bins.numpy().astype(np.float64)
+  for data_limit, num_bins in ((1e5, 101), (22_025.0, 101), (16.3, 31), (1.0, 9), (0.0, 1)):
+    head.data_limit.assign(data_limit)
+    within = np.abs(np.arange(101) - 50) <= num_bins // 2
+    # The outermost bin is the first at or beyond the data's limit.
+    assert bins[within].max() >= min(data_limit, 22_024.0)
+    assert num_bins == 1 or bins[within][-2] < data_limit
+    weights = np.exp(logits) * within
+    expected = (weights * bins).sum(-1) / weights.sum(-1)
+    np.testing.assert_allclose(head.mean(logits), expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "rewards", [lambda x: 0 * x + 1.0, lambda x: -16.0 * x**2, lambda x: 100.0 * (x > 0.95) - 0.3]
+)
+def test_a_symexp_head_learns_rewards_of_any_scale(rewards):
+  """Of what one number decides: the mean is right although 70 bins lie beyond the data."""
+  keras.utils.set_random_seed(0)
+  head = _symexp_head(input_size=1, hidden_size=64)
+  x = np.random.default_rng(0).uniform(0, 1, (2048, 1)).astype(np.float32)
+  reward = rewards(x[:, 0]).astype(np.float32)
+  head.adapt(reward)
+  optimizer = keras.optimizers.Adam(1e-2)
+
+  @tf.function
+  def fit():
+    for _ in tf.range(300):
+      with tf.GradientTape() as tape:
+        loss = tf.reduce_mean(head.loss(head.network(x), reward))
+      variables = head.trainable_variables
+      optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+
+  optimizer.build(head.trainable_variables)
+  fit()
+  mean = head.mean(head.network(x)).numpy()
+  assert np.abs(mean - reward).mean() < 0.02 * np.abs(reward).max()
+  # Over all bins it would not be.
+  assert abs(mean.mean() - reward.mean()) < 0.01 * np.abs(reward).max()
+
+
+def test_the_configuration_chooses_the_reward_head():
+  assert type(make_reward_head(None, 50.0, _U, 6)) is SymexpRewardHead
+  fixed = make_reward_head((0.0, 1.0), 50.0, _U, 6)
+  assert type(fixed) is RewardHead
+  assert [tuple(weight.shape) for weight in fixed.weights] == [(_U, 6), (6,), (6, 2), (2,)]
+
+
 @pytest.mark.parametrize(("weight", "ends"), list(itertools.product([1.0, 10.0], [0.02, 0.4])))
 def test_termination_is_a_probability_whatever_the_weight(weight, ends):
   """At the minimum of the weighted loss the discount is the true frequency."""
@@ -335,16 +400,3 @@ def test_termination_head_has_a_hidden_layer():
 def test_a_weight_that_is_not_positive_is_an_error(weight):
   with pytest.raises(ValueError, match="positive_weight must be positive"):
     TerminationHead(_U, weight)
-
-
-@pytest.mark.parametrize("hidden_size", [0, 7])
-def test_networks_side_by_side_answer_as_each_alone(hidden_size):
-  generator = np.random.default_rng(0)
-  networks = [Network(size, _U, hidden_size, None) for size in (4, 1, 2)]
-  for network in networks:
-    for weight in network.weights:
-      weight.assign(generator.normal(size=weight.shape))
-  h = tf.constant(generator.normal(size=(6, _U)), tf.float32)
-  (kernel, bias), finish = side_by_side(networks)
-  for network, found in zip(networks, finish(h @ kernel + bias), strict=True):
-    np.testing.assert_allclose(found, network(h), rtol=1e-4, atol=1e-5)

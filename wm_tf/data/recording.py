@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -49,14 +50,19 @@ def recorded_options(options: Mapping[str, Any]) -> dict[str, Any]:
   for name, value in options.items():
     try:
       found[name] = to_json(value)
-      if to_json(found[name]) != found[name]:
-        raise ValueError("NaN is not equal to itself")
+      json.loads(json.dumps(found[name]), parse_constant=_refuse_nan)
     except ValueError as error:
       raise ValueError(
         f"Option {name!r} of the environment cannot be recorded with its rollouts ({error}); use "
         "numbers, strings, booleans, lists and mappings."
       ) from error
   return found
+
+
+def _refuse_nan(constant: str) -> float:
+  if constant == "NaN":
+    raise ValueError("NaN is not equal to itself")
+  return float(constant)
 
 
 def recorded_info(info: EpisodeInfo) -> EpisodeInfo:
@@ -68,7 +74,8 @@ def recorded_info(info: EpisodeInfo) -> EpisodeInfo:
     ValueError: if one of them could not be read back.
   """
   try:
-    value = float(np.float32(info.episode_return))
+    with np.errstate(over="ignore"):
+      value = float(np.float32(info.episode_return))
   except (TypeError, ValueError):
     value = math.nan
   if not math.isfinite(value):
@@ -86,6 +93,8 @@ def recorded_info(info: EpisodeInfo) -> EpisodeInfo:
     name: natural(getattr(info, name), f"Episode of seed {info.seed}: {name}")
     for name in ("seed", "iteration", "frames", "steps")
   }
+  if not counts["steps"]:
+    raise ValueError(f"Episode of seed {info.seed}: steps is 0; it must be at least 1.")
   return info._replace(policy=policy, episode_return=value, **counts)
 
 

@@ -12,6 +12,7 @@ from wm_tf.envs.registry import (
   register_env,
   resolve,
   training_options,
+  try_env,
 )
 
 __all__ = [
@@ -26,4 +27,5 @@ __all__ = [
   "resolve",
   "reward_threshold",
   "training_options",
+  "try_env",
 ]

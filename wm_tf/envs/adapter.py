@@ -5,6 +5,7 @@ No TensorFlow in here.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
@@ -34,8 +35,8 @@ class AdaptedEnv(gym.Env):
 
   Attributes:
     env: the wrapped environment.
-    spec_: the `EnvSpec` that it is adapted by.
-    spec: gymnasium's specification: `spec.make()` makes another one of these.
+    spec_: how it is adapted.
+    spec: gymnasium's specification; `spec.make()` builds the same environment.
   """
 
   def __init__(self, env: gym.Env, spec: EnvSpec):
@@ -43,10 +44,10 @@ class AdaptedEnv(gym.Env):
 
     Args:
       env: the environment. Its own time limit, if any, counts as well.
-      spec: what to make of it.
+      spec: how to adapt it.
 
     Raises:
-      ValueError: if a number in `spec` makes no sense.
+      ValueError: if a number in `spec` is invalid.
     """
     _check_spec(spec)
     self.env = env
@@ -67,9 +68,12 @@ class AdaptedEnv(gym.Env):
     self._native = None
 
   def native(self, observation: Any) -> Any:
-    """Returns the observation, of the space that `spec_` describes, behind the env's latest one.
+    """Returns the native observation that `spec_` describes.
 
-    Called once for every observation that is kept, so drawing can be left until here.
+    Called once for each observation that the agent sees, so expensive drawing belongs here.
+
+    Args:
+      observation: what the wrapped environment returned last.
     """
     return observation
 
@@ -78,14 +82,14 @@ class AdaptedEnv(gym.Env):
     return {}
 
   def cut_short(self) -> bool:
-    """Returns whether to truncate the episode after this decision; for training data."""
+    """Returns whether to truncate the episode after this decision."""
     return False
 
   def reset(self, *, seed: int | None = None, options: dict | None = None):
     """Starts an episode and passes `frames_to_skip` steps.
 
     Args:
-      seed: decides the episode; None for one by chance.
+      seed: determines the episode; None for a random one.
       options: the wrapped environment's own.
 
     Returns:
@@ -187,18 +191,25 @@ class AdaptedEnv(gym.Env):
       raise ValueError(f"{self.spec_.name}: action {action.tolist()} is not finite.")
     return action
 
+  def _checked_reward(self, reward) -> float:
+    try:
+      number = float(reward)
+    except (TypeError, ValueError):
+      number = math.nan
+    if not math.isfinite(number):
+      raise ValueError(
+        f"{self.spec_.name}: the environment's reward is {reward!r} at frame {self._frames} of the "
+        f"episode of seed {self._seed}; it must be a finite number."
+      )
+    return number
+
   def _advance(self, env_action, num_frames: int):
     """Takes up to `num_frames` steps, fewer if the episode ends; sums the reward."""
     total = 0.0
     for _ in range(num_frames):
       observation, reward, terminated, truncated, info = self.env.step(env_action)
       self._frames += 1
-      reward = float(reward)
-      if not np.isfinite(reward):
-        raise ValueError(
-          f"{self.spec_.name}: the environment's reward is {reward} at frame {self._frames} of the "
-          f"episode of seed {self._seed}; it must be finite."
-        )
+      reward = self._checked_reward(reward)
       total += reward
       self._return += reward
       truncated = bool(truncated) or self._frames >= self.spec_.max_steps
@@ -254,7 +265,7 @@ class PixelEnv(AdaptedEnv):
   def frame(self, observation: Any) -> np.ndarray:
     """Returns the native frame `uint8[H, W, C]` of the wrapped environment's latest `observation`.
 
-    Called once for every frame that is kept, so drawing can be left until here.
+    Called once for each frame that the agent sees, so expensive drawing belongs here.
     """
     return observation
 

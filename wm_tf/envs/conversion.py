@@ -1,4 +1,4 @@
-"""What an environment shows, as the agent sees it. NumPy; an exported graph does the same."""
+"""Converts native observations to what agents see. NumPy; exported graphs do exactly the same."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def to_agent(spec: ObservationSpec, native: Any) -> Nest:
 
 
 def picture(part: ObservationPart, native: Any) -> np.ndarray:
-  """Returns the newest native frame in colour, for people: `uint8[H, W, 3]`, a copy.
+  """Returns the newest native frame as an RGB picture: `uint8[H, W, 3]`, a copy.
 
   Args:
     part: the description of an image.

@@ -13,6 +13,8 @@ import math
 
 import numpy as np
 
+from wm_tf.core import ObservationPart
+
 Crop = tuple[int, int, int, int]  # top, left, height, width
 
 
@@ -117,3 +119,37 @@ def resize(frame: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarray:
   x = frame[top : top + height, left : left + width].astype(np.min_scalar_type(511 * total))
   x = _shrink(_shrink(x, size[0]).transpose(1, 0, 2), size[1]).transpose(1, 0, 2)
   return ((2 * x + total) // (2 * total)).astype(np.uint8, order="C")
+
+
+def display_frames(frames: np.ndarray, part: ObservationPart) -> np.ndarray:
+  """Converts images of any channels to RGB.
+
+  Args:
+    frames: `uint8[T, H, W, C]`, or floats in [0, 1] as a world model decodes them.
+    part: which part of the observation they are; `frame_channels` says how many channels belong
+      to one frame where frames are stacked.
+
+  Returns:
+    `uint8[T, H, W, 3]`: of stacked frames the newest; gray as gray; colours with alpha in front of
+    black; of any other number of channels the first three.
+
+  Raises:
+    ValueError: if `frames` has not four axes.
+  """
+  frames = np.asarray(frames)
+  if frames.ndim != 4:
+    raise ValueError(
+      f"display_frames: {part.name or 'the observation'} must be [T, H, W, C], got {frames.shape}."
+    )
+  if frames.dtype != np.uint8:
+    frames = np.round(np.clip(frames, 0.0, 1.0) * 255.0).astype(np.uint8)
+  frames = frames[..., -part.frame_channels :]
+  channels = frames.shape[-1]
+  if channels == 1:
+    return np.repeat(frames, 3, axis=-1)
+  if channels == 2:  # Not colours: shown as red and green.
+    return np.concatenate([frames, np.zeros_like(frames[..., :1])], axis=-1)
+  if channels == 4:
+    alpha = frames[..., 3:].astype(np.uint16)
+    return ((frames[..., :3] * alpha + 127) // 255).astype(np.uint8)
+  return frames[..., :3]

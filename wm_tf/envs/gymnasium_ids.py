@@ -24,6 +24,10 @@ class _Provider(NamedTuple):
   module: str
   requirement: str
 
+  @property
+  def remedy(self) -> str:
+    return f"install it: pip install '{self.requirement}'"
+
 
 _PROVIDERS = (
   _Provider(("ALE/",), "ale_py", "ale-py"),
@@ -33,7 +37,7 @@ _PROVIDERS = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class GymnasiumFactory:
   """Builds the environment of a gymnasium id.
 
@@ -52,6 +56,9 @@ class GymnasiumFactory:
   def make_id(self) -> str:
     """What `gymnasium.make` takes in any process."""
     return f"{self.module}:{self.registered.id}" if self.module else self.registered.id
+
+  def __repr__(self) -> str:
+    return f"the entry point {self.registered.entry_point!r} of {self.registered.id!r}"
 
   def __call__(self, **options) -> gym.Env:
     """Calls `gymnasium.make`; `options` go to the environment's constructor."""
@@ -76,16 +83,16 @@ def find(gym_id: str) -> GymnasiumFactory:
   """
   module, _, bare_id = gym_id.rpartition(":")
   if module:
-    _import(module, module.partition(".")[0], gym_id)
+    _import(module, gym_id, "install its package, or run from the folder that it is in.")
   found = _lookup(bare_id)
   for provider in _PROVIDERS if found is None else ():
     if bare_id.startswith(provider.prefixes):
-      gym.register_envs(_import(provider.module, provider.requirement, gym_id))
+      gym.register_envs(_import(provider.module, gym_id, provider.remedy))
       found = _lookup(bare_id)
   if found is None:
     for provider in _PROVIDERS:  # Some register ids without a prefix of their own.
       if importlib.util.find_spec(provider.module.partition(".")[0]) is not None:
-        gym.register_envs(_import(provider.module, provider.requirement, gym_id))
+        gym.register_envs(_import(provider.module, gym_id, provider.remedy))
     found = _lookup(bare_id)
   if found is None:
     hint = nearest(bare_id, gym.registry)
@@ -116,13 +123,12 @@ def _lookup(gym_id: str) -> EnvSpec | None:
   return max(versions, key=lambda spec: spec.version, default=None)
 
 
-def _import(module: str, requirement: str, gym_id: str):
+def _import(module: str, gym_id: str, remedy: str):
   try:
     return importlib.import_module(module)
   except ImportError as error:
     raise ValueError(
-      f"{PREFIX}{gym_id} needs the package {requirement!r}, which cannot be imported ({error}); "
-      f"install it: pip install '{requirement}'"
+      f"{PREFIX}{gym_id} needs the module {module!r}, which cannot be imported ({error}); {remedy}"
     ) from error
 
 

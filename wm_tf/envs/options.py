@@ -16,7 +16,7 @@ Crop = tuple[int, int, int, int]  # top, left, height, width
 
 @dataclasses.dataclass(frozen=True)
 class AdapterOptions:
-  """What is made of a gymnasium environment.
+  """How a gymnasium environment is adapted.
 
   Attributes:
     action_repeat: environment steps per decision.
@@ -27,10 +27,11 @@ class AdapterOptions:
     frame_size: height and width of an image as the agent sees it, 32 to 128.
     crop: `(top, left, height, width)` of the image that is kept; a mapping from part names to such
       crops if there are several images. None for all of it.
-    observation: `auto` takes a Box for an image if it looks like one (see `spaces`); `image` and
-      `vector` take every Box for one; `render` observes the frames of `render()` instead.
-    action_low, action_high: bounds of a Box action, a number or one for each dimension. They bound
-      what is unbounded and narrow what is not.
+    observation: `auto` treats a Box as an image or a vector by its shape and range (see `spaces`);
+      `image` and `vector` treat every Box of 2 to 4 axes as one; `render` observes the frames of
+      `render()` instead of the environment's own observation.
+    action_low, action_high: bounds of a Box action, one number or one for each dimension. Required
+      for an unbounded Box; they narrow a bounded one.
   """
 
   action_repeat: int = 1

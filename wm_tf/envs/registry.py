@@ -7,13 +7,13 @@ A name is one of
     gym:my_package:Maze-v0       a gymnasium id, and the module that registers it
     my_package.module:Factory    anything that, called with options, returns a gymnasium.Env
 
-Every environment that is not an `AdaptedEnv` already is adapted (`wm_tf.envs.adapting`), and then
-takes the options of `AdapterOptions` besides its own. Attributes of a factory may say more:
+Every environment that is not an `AdaptedEnv` already is adapted (`wm_tf.envs.building`), and then
+takes the options of `AdapterOptions` besides its own. A factory may have these attributes:
 
-    make_spec(**options) -> EnvSpec      saves building the environment for its specification
+    make_spec(**options) -> EnvSpec      the specification, without building the environment
     make_heuristic(**options)            a scripted policy
-    RECIPE                               overrides of the configuration for each preset
-    TRAINING_OPTIONS                     options for training data that it takes
+    RECIPE                               overrides of the configuration, by preset
+    TRAINING_OPTIONS                     names of the options for training data that it takes
 """
 
 from __future__ import annotations
@@ -22,8 +22,10 @@ import functools
 import pickle
 from collections.abc import Callable, Mapping
 
+import numpy as np
+
 from wm_tf.core import EnvSpec
-from wm_tf.envs import adapting, gymnasium_ids
+from wm_tf.envs import building, gymnasium_ids
 from wm_tf.envs.adapter import AdaptedEnv
 from wm_tf.registry import Registry, UnknownNameError, load
 
@@ -38,13 +40,18 @@ def register_env(name: str, factory: str | Callable) -> None:
   Args:
     name: without a colon.
     factory: anything that, called with options, returns a `gymnasium.Env` or an `AdaptedEnv`; or
-      where to import it from, as `"package.module:Factory"`.
+      another name, as `"package.module:Factory"`, which is imported when needed, or `"gym:ID"`.
 
   Raises:
-    ValueError: if the name is taken, or contains a colon.
+    ValueError: if the name is taken or contains a colon, or the factory is neither.
   """
   if ":" in name:
     raise ValueError(f"Environment name {name!r} contains a colon; choose another.")
+  if not (":" in factory if isinstance(factory, str) else callable(factory)):
+    raise ValueError(
+      f"Environment {name!r}: its factory must be something to be called, or a string such as "
+      f'"package.module:Factory", not {factory!r}.'
+    )
   _registry.register(name, factory)
 
 
@@ -54,25 +61,27 @@ def env_names() -> tuple[str, ...]:
 
 
 def resolve(name: str) -> str | Callable:
-  """Returns what a worker process builds the environment with, whatever is registered there.
+  """Returns a picklable stand-in for a name, for processes that lack its registration.
 
   Returns:
-    `"package.module:Factory"`, or a factory that can be pickled by reference.
+    `"package.module:Factory"`, or a factory that is pickled by reference. `build_env` takes both.
 
   Raises:
     ValueError: if there is no such environment, or its factory cannot be sent to a worker.
   """
-  if name.startswith(gymnasium_ids.PREFIX):
-    target = gymnasium_ids.find(name.removeprefix(gymnasium_ids.PREFIX))
-  elif ":" in name:
-    target = name
-  else:
-    target = _entry(name)
+  target = _entry(name)
+  if isinstance(target, str) and target.startswith(gymnasium_ids.PREFIX):
+    target = factory_of(target)
   _check_sendable(name, target)
   return target
 
 
 def _entry(name: str) -> str | Callable:
+  """What a name was registered with; a name with a colon itself."""
+  if not isinstance(name, str):
+    raise ValueError(f"An environment is given by name, not as {name!r}.")
+  if ":" in name:
+    return name
   try:
     return _registry.entry(name)
   except UnknownNameError as error:
@@ -90,7 +99,7 @@ def _check_sendable(name: str, target: str | Callable) -> None:
   if sent is None or b"__main__" in sent:
     raise ValueError(
       f"Environment {name!r} cannot be built in worker processes, because they cannot import "
-      f"{target!r}; define it at the top level of a module and register "
+      f"{target!r}; define it at the top level of a module of its own and name it "
       '"module:Factory" instead.'
     )
 
@@ -101,12 +110,11 @@ def factory_of(target: str | Callable) -> Callable:
   Raises:
     ValueError: if there is none.
   """
-  if not isinstance(target, str):
-    return target
-  if target.startswith(gymnasium_ids.PREFIX):
-    return gymnasium_ids.find(target.removeprefix(gymnasium_ids.PREFIX))
-  entry = target if ":" in target else _entry(target)
-  factory = load(entry) if isinstance(entry, str) else entry
+  factory = target if callable(target) else _entry(target)
+  if isinstance(factory, str):
+    if factory.startswith(gymnasium_ids.PREFIX):
+      return gymnasium_ids.find(factory.removeprefix(gymnasium_ids.PREFIX))
+    factory = load(factory)
   if not callable(factory):
     raise ValueError(f"Environment {target!r} is {factory!r}, not something to be called.")
   return factory
@@ -128,13 +136,13 @@ def make_env(name: str, **options) -> AdaptedEnv:
 
 def build_env(target: str | Callable, env_name: str, /, **options) -> AdaptedEnv:
   """Builds an environment from what `resolve` returned; see `make_env`."""
-  return adapting.build(factory_of(target), env_name, options)
+  return building.build(factory_of(target), env_name, options)
 
 
 def env_factory(name: str, **options) -> functools.partial:
-  """Returns a function of no arguments that builds the environment, for worker processes.
+  """Returns a picklable function without arguments that builds an environment in a worker process.
 
-  It can be pickled, needs no registration where it is called, and has `options` as its `keywords`.
+  It does not depend on registrations in that process. Its `keywords` are `options`.
 
   Raises:
     ValueError: as `resolve`.
@@ -148,7 +156,25 @@ def env_spec(name: str, **options) -> EnvSpec:
   Raises:
     ValueError: as `make_env`.
   """
-  return adapting.describe(factory_of(name), name, options)
+  return building.describe(factory_of(name), name, options)
+
+
+def try_env(name: str, **options) -> EnvSpec:
+  """Builds an environment and takes one step, to report errors before any worker is started.
+
+  Returns:
+    The environment's `EnvSpec`.
+
+  Raises:
+    ValueError: as `make_env`, or if an observation or reward is not what it must be.
+  """
+  env = make_env(name, **options)
+  try:
+    env.reset(seed=0)
+    env.step(np.zeros(env.spec_.action_size, np.float32))
+    return env.spec_
+  finally:
+    env.close()
 
 
 def has_heuristic(name: str) -> bool:
@@ -168,7 +194,7 @@ def make_heuristic(name: str, **options):
   factory = factory_of(name)
   if not hasattr(factory, "make_heuristic"):
     raise ValueError(f"Environment {name!r} has no scripted policy.")
-  return adapting.call(factory.make_heuristic, f"The scripted policy of {name!r}", options)
+  return building.call(factory.make_heuristic, f"The scripted policy of {name!r}", options)
 
 
 def recipe(name: str) -> Mapping[str, tuple[str, ...]]:
@@ -184,7 +210,7 @@ def recipe(name: str) -> Mapping[str, tuple[str, ...]]:
 def training_options(name: str) -> frozenset[str]:
   """Returns the names of the options for training data that an environment takes.
 
-  They are `random_start` (episodes begin anywhere) and `stop_after_idle_decisions` (episodes end
-  that bring nothing): returns under them are not official.
+  They are among `random_start` (episodes begin anywhere) and `stop_after_idle_decisions` (episodes
+  without progress end early). Returns with these options are not official.
   """
   return frozenset(getattr(factory_of(name), "TRAINING_OPTIONS", ()))

@@ -101,7 +101,8 @@ def _part(name: str, path: tuple, space: gym.Space, options: AdapterOptions) -> 
     size = int(np.prod(space.shape))
     return _vector_part(name, path, space, np.zeros(size, np.float32), np.ones(size, np.float32))
   raise ValueError(
-    f"The observation space {space}{_named(name)} is not supported; supported are {_OBSERVATIONS}."
+    f"The observation space {space}{_named(name)} is not supported; supported are {_OBSERVATIONS}. "
+    "gymnasium.wrappers.FilterObservation leaves parts out."
   )
 
 

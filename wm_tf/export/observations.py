@@ -28,9 +28,18 @@ def described_observation(spec: Mapping[str, Any]) -> tuple[ObservationSpec, tup
   for part in parts:
     fields = {key: tuple(x) if isinstance(x, list) else x for key, x in part.items()}
     names.append(fields.pop("input"))
+    for bound, unbounded in (("low", -np.inf), ("high", np.inf)):
+      fields[bound] = _bound(fields.get(bound), unbounded)
     known = {key: x for key, x in fields.items() if key in ObservationPart._fields}
     described.append(ObservationPart(**known))
   return ObservationSpec(tuple(described)), tuple(names)
+
+
+def _bound(value: Any, unbounded: float) -> np.ndarray | None:
+  """A bound of a part as `ObservationPart` has it; JSON has None for infinity."""
+  if isinstance(value, tuple):
+    value = [unbounded if x is None else x for x in value]
+  return None if value is None else np.asarray(value, np.float32)
 
 
 def inputs_of(

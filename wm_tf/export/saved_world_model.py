@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
-from wm_tf.core import Nest, Prediction
+from wm_tf.core import ActionSpace, Nest, Prediction
 from wm_tf.export.conversions import mean_name
 from wm_tf.export.loading import LoadedExport
 from wm_tf.export.state import Tensors
@@ -24,6 +26,7 @@ class SavedWorldModel:
   Attributes:
     spec: what the export says of its environment: `EnvSpec` as a dict, and more.
     observation: describes the observation.
+    action_space: describes the action.
     action_size, feature_size: as of `WorldModel`.
     num_choices: as of `WorldModel`: groups of a categorical action; empty if continuous.
     max_decisions: as of `EnvSpec`.
@@ -43,8 +46,9 @@ class SavedWorldModel:
     self._export = LoadedExport(path, _SIGNATURES, "world model")
     self._signatures = self._export.signatures
     self.spec, self.observation = self._export.spec, self._export.observation
-    self.action_size = len(self.spec["action_space"]["names"])
-    self.num_choices = tuple(self.spec["action_space"].get("num_choices", ()))
+    self.action_space = _described_actions(self.spec["action_space"])
+    self.action_size = self.action_space.size
+    self.num_choices = self.action_space.num_choices
     frames = self.spec["max_steps"] - self.spec["frames_to_skip"]
     self.max_decisions = -(-frames // self.spec["action_repeat"])
     shapes = [tensor["shape"] for tensor in self.spec["state"].values()]
@@ -109,6 +113,19 @@ class SavedWorldModel:
   def unfamiliarity(self, disagreement: tf.Tensor) -> tf.Tensor:
     """As `WorldModel.unfamiliarity`."""
     return tf.nn.relu(disagreement - self.spec.get("usual_disagreement", 0.0))
+
+
+def _described_actions(described: Mapping[str, Any]) -> ActionSpace:
+  """Reads what the `json` of the signature `spec` says of the action space."""
+  fields = {
+    key: tuple(x) if isinstance(x, list) else x
+    for key, x in described.items()
+    if key in ActionSpace._fields
+  }
+  for name in ("matrix", "offset", "low", "high"):
+    if fields.get(name) is not None:
+      fields[name] = np.asarray(fields[name], np.float32)
+  return ActionSpace(**fields)
 
 
 def first_states(model: SavedWorldModel, observation: Nest) -> Tensors:

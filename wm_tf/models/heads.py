@@ -1,26 +1,23 @@
 """What a dynamics predicts from its hidden state: the next latent, the reward, the termination.
 
-With `num_members` = M a head is M of them side by side, with weights of their own: the hidden
-states that it takes, and what it answers, then have a leading M.
+With `num_members` = M a head is M heads side by side with weights of their own; hidden states and
+outputs then have a leading M.
 """
 
 from __future__ import annotations
-
-import functools
-import math
-from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
-from wm_tf.models.stacked import make_dense
+from wm_tf.models.kernels import mixture
+from wm_tf.models.kernels.stacked import make_dense
 
 MIXTURE_KINDS = ("per_dimension", "joint")
-_LOG_SCALE_BOUNDS = (-5.0, 2.0)
-# Kernels and biases of products that are taken apart.
-Weights = list[tuple[tf.Tensor, tf.Tensor]]
+NUM_SYMEXP_BINS = 101
+# How far beyond the outermost bins rewards may lie, relative to the bin: rounding of sums.
+_TOLERANCE = 1e-4
 
 
 def soft_bound(x: tf.Tensor, low: float, high: float) -> tf.Tensor:
@@ -29,72 +26,14 @@ def soft_bound(x: tf.Tensor, low: float, high: float) -> tf.Tensor:
   return low + tf.math.softplus(x - low)
 
 
-def bounded_scale(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """`exp(soft_bound(x))` within the bounds of log-scales, and its derivative: one sigmoid."""
-  low, high = _LOG_SCALE_BOUNDS
-  sigmoid = tf.sigmoid(x - high)
-  return math.exp(low) + math.exp(high) * sigmoid, math.exp(high) * sigmoid * (1.0 - sigmoid)
-
-
-@tf.custom_gradient
-def mixture_nll(logits: tf.Tensor, loc: tf.Tensor, unbounded: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-  """`-log p(x)` in nats, `float32[N]`: each of Z dimensions under a mixture of K normals.
-
-  The gradient is written out, and computed along with the value by one program of XLA's: as
-  operations of their own, the passes over `[N, K Z]` were a quarter of a training step.
-
-  Args:
-    logits, loc, unbounded: `float32[N, K Z]`, by component; log-scales before they are bounded.
-    x: `float32[N, Z]`.
-
-  References:
-    Bishop 1994, "Mixture Density Networks", equations 28 and 34 to 39.
-  """
-  # An eager tape would look for a gradient of the compiled program itself.
-  nll, *slopes = _nll_and_slopes(*map(tf.stop_gradient, (logits, loc, unbounded, x)))
-  return nll, lambda upstream: [slope * upstream[:, tf.newaxis] for slope in slopes]
-
-
-@tf.function(jit_compile=True, autograph=False)
-def _nll_and_slopes(logits, loc, unbounded, x):
-  """`mixture_nll`, and its derivatives by each argument."""
-  rows, size = tf.shape(x)[0], x.shape[-1]
-  logits, loc, unbounded = (tf.reshape(y, [rows, -1, size]) for y in (logits, loc, unbounded))
-  scale, scale_slope = bounded_scale(unbounded)
-  deviation = (x[:, tf.newaxis] - loc) / scale
-  joint = logits - 0.5 * tf.square(deviation) - tf.math.log(scale)
-  top, joint_top = (tf.reduce_max(y, axis=1, keepdims=True) for y in (logits, joint))
-  prior, posterior = tf.exp(logits - top), tf.exp(joint - joint_top)
-  prior_sum, posterior_sum = (tf.reduce_sum(y, axis=1, keepdims=True) for y in (prior, posterior))
-  nll = top + tf.math.log(prior_sum) - joint_top - tf.math.log(posterior_sum)
-  share = posterior / posterior_sum
-  d_loc = -share * deviation / scale
-  flat = lambda y: tf.reshape(y, [rows, -1])
-  return (
-    tf.reduce_sum(nll, axis=[1, 2]) + 0.5 * size * math.log(2.0 * math.pi),
-    flat(prior / prior_sum - share),
-    flat(d_loc),
-    flat(share * (1.0 - tf.square(deviation)) * scale_slope / scale),
-    -tf.reduce_sum(d_loc, axis=1),
-  )
-
-
-def _expected(logits: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-  """The mean of `values[..., K]` under a categorical.
-
-  The softmax is written out: as an op of its own it takes longer, over so few, than the rest of a
-  dreamed step together.
-  """
-  weights = tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
-  return tf.reduce_sum(weights * values, axis=-1) / tf.reduce_sum(weights, axis=-1)
-
-
 class MixtureHead(keras.layers.Layer):
-  """A mixture density over Z outputs (Bishop 1994), built on tfp's `MixtureSameFamily`.
+  """A mixture density over Z outputs.
 
   `per_dimension` is the paper's: every dimension has a mixture of its own of K normals. `joint` is
   one mixture of K diagonal Gaussians over all dimensions. They are different densities: the first
   has Z x K weights, the second K.
+
+  `wm_tf.models.kernels.mixture` computes the same numbers faster.
 
   References:
     Bishop 1994, "Mixture Density Networks", equations 22 to 25.
@@ -114,23 +53,29 @@ class MixtureHead(keras.layers.Layer):
     if kind not in MIXTURE_KINDS:
       raise ValueError(f"The mixture kind must be one of {MIXTURE_KINDS}, got {kind!r}.")
     self.event_size, self.num_mixtures, self.kind = event_size, num_mixtures, kind
-    self._num_members = num_members
+    self.num_members = num_members
     num_logits = num_mixtures * (event_size if kind == "per_dimension" else 1)
-    self._sizes = [num_logits, event_size * num_mixtures, event_size * num_mixtures]
-    self.projection = make_dense(sum(self._sizes), input_size, num_members, name="projection")
+    # Widths of the logits, the locs and the unbounded log-scales in the projection.
+    self.sizes = [num_logits, event_size * num_mixtures, event_size * num_mixtures]
+    self.projection = make_dense(sum(self.sizes), input_size, num_members, name="projection")
     self.built = True
 
   def parameters(self, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns `(logits, loc, log_scale)` of hidden states `float32[..., U]`.
+    """Returns the mixture's parameters.
 
-    `loc` and `log_scale` are `[..., Z, K]`; `logits` too, or `[..., 1, K]` for a joint mixture.
+    Args:
+      h: hidden states `float32[..., U]`.
+
+    Returns:
+      `(logits, loc, log_scale)`. `loc` and `log_scale` are `[..., Z, K]`; `logits` too, or
+      `[..., 1, K]` for a joint mixture.
     """
     lead = tf.shape(h)[:-1]
     logits, loc, unbounded = (
       tf.reshape(x, tf.concat([lead, [x.shape[-1] // self.num_mixtures, self.num_mixtures]], 0))
-      for x in tf.split(self.projection(h), self._sizes, axis=-1)
+      for x in tf.split(self.projection(h), self.sizes, axis=-1)
     )
-    return logits, loc, soft_bound(unbounded, *_LOG_SCALE_BOUNDS)
+    return logits, loc, soft_bound(unbounded, *mixture.LOG_SCALE_BOUNDS)
 
   def distribution(self, h: tf.Tensor) -> tfd.Distribution:
     """Returns the density; `log_prob(x[..., Z])` is `[..., Z]` per dimension or `[...]` joint."""
@@ -145,22 +90,28 @@ class MixtureHead(keras.layers.Layer):
     return tfd.MixtureSameFamily(tfd.Categorical(logits=logits[..., 0, :]), components)
 
   def nll(self, h: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """Negative log-likelihood in nats, summed over the Z dimensions: `float32[...]`."""
+    """Returns the negative log-likelihood in nats, summed over dimensions.
+
+    `-sum(distribution(h).log_prob(target))`, for mixtures per dimension by a kernel.
+
+    Args:
+      h: `float32[..., U]`.
+      target: `float32[..., Z]`.
+
+    Returns:
+      `float32[...]`.
+    """
     if self.kind == "joint":
       return -self.distribution(h).log_prob(target)
-    lead, size = tf.shape(h)[:-1], h.shape[-1]
-    rows = tf.reshape(h, [self._num_members, -1, size] if self._num_members else [-1, size])
-    flat = lambda x: tf.reshape(x, [-1, x.shape[-1]])
-    target = tf.broadcast_to(target, tf.concat([lead, [self.event_size]], 0))
-    nll = mixture_nll(*map(flat, self.projected(rows, self.by_component())), flat(target))
-    return tf.reshape(nll, lead)
+    return mixture.head_nll(self, h, target)
 
   def mean(self, h: tf.Tensor) -> tf.Tensor:
-    """The mean of the mixture, `float32[..., Z]`."""
-    return self.mean_of(self.projected(h))
+    """Returns the mean of the mixture, `float32[..., Z]`."""
+    logits, loc, _ = self.parameters(h)
+    return tf.reduce_sum(tf.nn.softmax(logits) * loc, axis=-1)
 
   def sample(self, h: tf.Tensor, choice: tf.Tensor, noise: tf.Tensor, temperature) -> tf.Tensor:
-    """Samples `float32[..., Z]` from given noise; the same noise gives the same sample.
+    """Samples from given noise; the same noise gives the same sample.
 
     Args:
       h: `float32[..., B, U]`.
@@ -169,75 +120,26 @@ class MixtureHead(keras.layers.Layer):
       noise: standard normal `float32[B, Z]`.
       temperature: scalar or `float32[B]`. Logits are divided by it and variances multiplied by it
         (Ha & Schmidhuber 2018, appendix A.2); towards 0 the sample is the heaviest component's loc.
-    """
-    return self.sample_of(self.components(self.projected(h)), choice, noise, temperature)
-
-  def by_component(self) -> Weights:
-    """Kernel and bias of the logits, the locs and the log-scales, each by component.
-
-    So laid out, a dreamed step reads and writes contiguous `[..., Z]` rather than every K-th
-    number, and products of few rows, for which TensorFlow takes one core, share all of them. It is
-    for a rollout to do once, before its loop.
-    """
-    thirds = lambda x: map(self._swap, tf.split(x, self._sizes, axis=-1))
-    return list(zip(thirds(self.projection.kernel), thirds(self.projection.bias), strict=True))
-
-  def projected(self, h: tf.Tensor, weights: Weights | None = None) -> list[tf.Tensor]:
-    """Logits, locs and unbounded log-scales of `h` for `mean_of` and `sample_of`.
-
-    Args:
-      h: `float32[..., U]`; `[M, B, U]` if there are members.
-      weights: from `by_component`; without, what was projected is put in that order, which takes
-        less time if it is done only once.
 
     Returns:
-      Three `float32[..., K * Z]` (the logits of a joint mixture: `[..., K]`).
+      `float32[..., B, Z]`.
     """
-    if weights is None:
-      return [self._swap(x) for x in tf.split(self.projection(h), self._sizes, axis=-1)]
-    return [tf.linalg.matmul(h, kernel) + bias for kernel, bias in weights]
-
-  def components(self, projected: list[tf.Tensor]) -> list[list[tf.Tensor]]:
-    """K each of logits, locs and unbounded log-scales, `[..., Z]` (or joint logits `[..., 1]`)."""
-    return [tf.split(x, self.num_mixtures, axis=-1) for x in projected]
-
-  def _swap(self, x: tf.Tensor) -> tf.Tensor:
-    """`[..., Z * K]` to `[..., K * Z]`."""
-    lead, size = tf.shape(x)[:-1], x.shape[-1]
-    shape = [size // self.num_mixtures, self.num_mixtures]
-    apart = tf.linalg.matrix_transpose(tf.reshape(x, tf.concat([lead, shape], 0)))
-    return tf.reshape(apart, tf.concat([lead, [size]], 0))
-
-  def mean_of(self, projected: list[tf.Tensor]) -> tf.Tensor:
-    """`mean` of what `projected` gave."""
-    logits, loc, _ = self.components(projected)
-    weights = _exponentials(logits)
-    return sum(w * x for w, x in zip(weights, loc, strict=True)) / sum(weights)
-
-  def sample_of(self, components: list[list[tf.Tensor]], choice, noise, temperature) -> tf.Tensor:
-    """`sample` from what `components` gave."""
-    logits, loc, unbounded = components
+    logits, loc, log_scale = self.parameters(h)
     temperature = tf.reshape(tf.maximum(tf.cast(temperature, tf.float32), 1e-6), [-1, 1])
     if self.kind == "joint":
       choice = choice[:, :1]
-    weights = _exponentials(logits, temperature)
-    threshold = choice * sum(weights)
-    # The component is the number of cumulative weights below the draw, summed up along the way.
-    # Only K - 1 of them are compared, since rounding can leave the last one under the draw.
-    below, picked_loc, picked = 0.0, loc[0], unbounded[0]
-    for weight, next_loc, following in zip(weights[:-1], loc[1:], unbounded[1:], strict=True):
-      below += weight
-      further = below <= threshold
-      picked_loc = tf.where(further, next_loc, picked_loc)
-      picked = tf.where(further, following, picked)
-    scale, _ = bounded_scale(picked)
-    return picked_loc + scale * tf.sqrt(temperature) * noise
+    weights = tf.nn.softmax(logits / temperature[..., tf.newaxis])
+    # The component is the number of cumulative weights below the draw. The last one is left out:
+    # rounding can leave it below the draw.
+    below = tf.cumsum(weights, axis=-1)[..., :-1] <= choice[..., tf.newaxis]
+    component = tf.one_hot(tf.reduce_sum(tf.cast(below, tf.int32), axis=-1), self.num_mixtures)
+    picked_loc = tf.reduce_sum(component * loc, axis=-1)
+    picked_scale = tf.exp(tf.reduce_sum(component * log_scale, axis=-1))
+    return picked_loc + picked_scale * tf.sqrt(temperature) * noise
 
 
-def _exponentials(logits: list[tf.Tensor], temperature=1.0) -> list[tf.Tensor]:
-  """The softmax's numerators of K logits that lie in tensors of their own."""
-  top = functools.reduce(tf.maximum, logits)
-  return [tf.exp((x - top) / temperature) for x in logits]
+class RewardRangeError(ValueError):
+  """Rewards of the data cannot be represented by a reward head."""
 
 
 def check_reward_bins(bins) -> np.ndarray:
@@ -249,11 +151,13 @@ def check_reward_bins(bins) -> np.ndarray:
 
 
 class RewardHead(keras.layers.Layer):
-  """A distribution over what a step brings: a categorical over fixed reward values.
+  """A distribution over the reward of a step: a categorical over given reward values.
 
   A target between two values is spread over them so that its mean is exact (the two-hot of
   Bellemare et al. 2017, arXiv:1707.06887, equation 7, with a point mass).
   """
+
+  _range_field = "dynamics.reward_bins"
 
   def __init__(
     self,
@@ -265,15 +169,53 @@ class RewardHead(keras.layers.Layer):
   ):
     super().__init__(name=name)
     self.bins = tf.constant(check_reward_bins(bins))
-    self.network = Network(self.bins.shape[0], input_size, hidden_size, num_members)
+    self.network = HeadNetwork(self.bins.shape[0], input_size, hidden_size, num_members)
     self.built = True
 
+  def check_rewards(self, rewards) -> None:
+    """Checks that rewards can be represented.
+
+    Args:
+      rewards: numbers of any shape.
+
+    Raises:
+      RewardRangeError: if one is not finite or lies outside the range of the bins.
+    """
+    rewards = np.asarray(rewards, np.float64)
+    if not np.isfinite(rewards).all():
+      raise RewardRangeError("The data hold a reward that is not a finite number.")
+    low, high = float(self.bins[0]), float(self.bins[-1])
+    outside = (rewards < low - _TOLERANCE * max(abs(low), 1.0)) | (
+      rewards > high + _TOLERANCE * max(abs(high), 1.0)
+    )
+    if outside.any():
+      raise RewardRangeError(
+        f"The data hold rewards from {rewards.min():g} to {rewards.max():g} ({outside.mean():.2%} "
+        f"of them out of range), and the reward head represents {low:g} to {high:g}. "
+        f"Widen {self._range_field}."
+      )
+
+  def adapt(self, rewards) -> None:
+    """Prepares the head for the rewards of the data it will be trained on.
+
+    Args:
+      rewards: numbers of any shape.
+
+    Raises:
+      RewardRangeError: as `check_rewards`.
+    """
+    self.check_rewards(rewards)
+
   def mean(self, logits: tf.Tensor) -> tf.Tensor:
-    """Expected reward, `float32[...]`, of what `network` answers."""
-    return _expected(logits, self.bins)
+    """Returns the expected reward, `float32[...]`, of what `network` answers."""
+    weights = _exponentials(logits)
+    return tf.reduce_sum(weights * self.bins, axis=-1) / tf.reduce_sum(weights, axis=-1)
 
   def two_hot(self, reward: tf.Tensor) -> tf.Tensor:
-    """`float32[..., num_bins]` weights whose mean is `reward`, clipped to the bins' range."""
+    """Returns weights `float32[..., num_bins]` whose mean is `reward`, clipped to the bins' range.
+
+    `adapt` has refused data beyond it.
+    """
     reward = tf.clip_by_value(reward, self.bins[0], self.bins[-1])
     num_bins = self.bins.shape[0]
     above = tf.searchsorted(self.bins, tf.reshape(reward, [-1]), side="right")
@@ -283,8 +225,87 @@ class RewardHead(keras.layers.Layer):
     return (1.0 - weight) * tf.one_hot(above - 1, num_bins) + weight * tf.one_hot(above, num_bins)
 
   def loss(self, logits: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
-    """Cross-entropy in nats, `float32[...]`."""
+    """Returns the cross-entropy in nats, `float32[...]`."""
     return tf.nn.softmax_cross_entropy_with_logits(self.two_hot(reward), logits)
+
+
+class SymexpRewardHead(RewardHead):
+  """A categorical over values that are spaced exponentially, for rewards of any scale.
+
+  The bins are `symexp(linspace(-symlog(limit), symlog(limit), 101))`. The output layer begins at
+  zero, so that the mean of a head that was not trained is zero.
+
+  Bins far from zero are dangerous for the mean: a probability of 1e-4 at the outermost one of a
+  limit of 22025 adds 2.2. So the mean is taken over the bins that span the rewards of the data,
+  symmetrically around zero. The loss is over all bins.
+
+  References:
+    Hafner et al. 2023, arXiv:2301.04104, section "Robust predictions" (symexp two-hot).
+
+  Attributes:
+    data_limit: the largest absolute reward of the data, `float32[]`; `limit` before `adapt`.
+  """
+
+  _range_field = "dynamics.reward_limit"
+
+  def __init__(
+    self,
+    limit: float,
+    input_size: int,
+    hidden_size: int = 0,
+    num_members: int | None = None,
+    name="reward",
+  ):
+    largest = np.log1p(limit)
+    spaced = np.linspace(-largest, largest, NUM_SYMEXP_BINS)
+    super().__init__(
+      np.sign(spaced) * np.expm1(np.abs(spaced)), input_size, hidden_size, num_members, name
+    )
+    kernel = self.network.output_layer.kernel
+    kernel.assign(tf.zeros_like(kernel))
+    self.data_limit = self.add_weight(
+      name="data_limit",
+      shape=(),
+      initializer=keras.initializers.Constant(float(self.bins[-1])),
+      trainable=False,
+    )
+
+  def adapt(self, rewards) -> None:
+    """As `RewardHead.adapt`; sets `data_limit`."""
+    super().adapt(rewards)
+    self.data_limit.assign(np.abs(np.asarray(rewards, np.float32)).max(initial=0.0))
+
+  def mean(self, logits: tf.Tensor) -> tf.Tensor:
+    """Returns the expected reward, `float32[...]`, given that it lies within the data's range."""
+    num_positive = NUM_SYMEXP_BINS // 2
+    size = np.abs(self.bins.numpy())
+    # A bin belongs to the range if its neighbour towards zero lies within it.
+    neighbour = np.concatenate([size[1 : num_positive + 1], [-1.0], size[num_positive:-1]])
+    logits = tf.where(tf.constant(neighbour, tf.float32) < self.data_limit, logits, -1e9)
+    weights = _exponentials(logits)
+    # Equal weights at a bin and its negative cancel exactly.
+    positive, negative = weights[..., -num_positive:], weights[..., :num_positive]
+    excess = positive - tf.reverse(negative, [-1])
+    total = tf.reduce_sum(excess * self.bins[-num_positive:], axis=-1)
+    return total / tf.reduce_sum(weights, axis=-1)
+
+
+def make_reward_head(
+  bins, limit: float, input_size: int, hidden_size: int, num_members: int | None = None
+) -> RewardHead:
+  """Makes the head of a configuration: over given `bins`, or symexp two-hot if they are None."""
+  if bins is None:
+    return SymexpRewardHead(limit, input_size, hidden_size, num_members)
+  return RewardHead(bins, input_size, hidden_size, num_members)
+
+
+def _exponentials(logits: tf.Tensor) -> tf.Tensor:
+  """The numerators of a softmax, `float32[..., K]`.
+
+  Written out: as an operation of its own the softmax takes longer, for the few rows of a dream,
+  than the rest of a step together.
+  """
+  return tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
 
 
 class TerminationHead(keras.layers.Layer):
@@ -308,21 +329,21 @@ class TerminationHead(keras.layers.Layer):
     if positive_weight <= 0:
       raise ValueError(f"positive_weight must be positive, got {positive_weight}.")
     self.positive_weight = positive_weight
-    self.network = Network(1, input_size, hidden_size, num_members)
+    self.network = HeadNetwork(1, input_size, hidden_size, num_members)
     self.built = True
 
   def discount(self, logits: tf.Tensor) -> tf.Tensor:
-    """`1 - P(terminal)`, `float32[...]`."""
+    """Returns `1 - P(terminal)`, `float32[...]`."""
     return tf.sigmoid(float(np.log(self.positive_weight)) - logits[..., 0])
 
   def loss(self, logits: tf.Tensor, discount: tf.Tensor) -> tf.Tensor:
-    """Weighted binary cross-entropy in nats against a real `discount` of 0 or 1."""
+    """Returns the weighted binary cross-entropy in nats against a real `discount` of 0 or 1."""
     return tf.nn.weighted_cross_entropy_with_logits(
       1.0 - discount, logits[..., 0], self.positive_weight
     )
 
 
-class Network(keras.layers.Layer):
+class HeadNetwork(keras.layers.Layer):
   """A dense layer, after a hidden one if `hidden_size` is not 0; for inputs of any rank."""
 
   def __init__(self, output_size: int, input_size: int, hidden_size: int, num_members: int | None):
@@ -335,30 +356,3 @@ class Network(keras.layers.Layer):
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
     return self.output_layer(self.hidden(x) if self.hidden else x)
-
-
-def side_by_side(
-  networks: Sequence[Network],
-) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable[[tf.Tensor], list[tf.Tensor]]]:
-  """Networks as one, for a rollout to lay out before its loop.
-
-  Args:
-    networks: all with a hidden layer, or all without; of no members.
-
-  Returns:
-    Kernel and bias of all their first layers; and what maps the product with them,
-    `float32[B, W]`, to each network's answer.
-  """
-  aside = lambda xs: tf.concat([tf.convert_to_tensor(x) for x in xs], axis=-1)
-  last = [network.output_layer for network in networks]
-  sizes, bias = [layer.units for layer in last], aside(layer.bias for layer in last)
-  if not networks[0].hidden:
-    return (aside(layer.kernel for layer in last), bias), lambda x: tf.split(x, sizes, axis=-1)
-  hidden = [network.hidden for network in networks]
-  first = aside(layer.kernel for layer in hidden), aside(layer.bias for layer in hidden)
-  # Each reads only its own columns.
-  above = np.cumsum([0] + [layer.units for layer in hidden])
-  pads = [[[above[i], above[-1] - above[i + 1]], [0, 0]] for i in range(len(last))]
-  kernel = aside(tf.pad(layer.kernel, pad) for layer, pad in zip(last, pads, strict=True))
-  finish = lambda x: tf.split(tf.linalg.matmul(tf.nn.relu(x), kernel) + bias, sizes, axis=-1)
-  return first, finish

@@ -1,17 +1,19 @@
-"""The frame model: a convolutional (beta-)VAE, `x -> z -> x`."""
+"""The observation model: a (beta-)VAE, `x -> z -> x`."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable
 
 import keras
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.checks import check_counts
-from wm_tf.models.deconvolution import Deconvolution
+from wm_tf.checks import check_counts, check_positive
+from wm_tf.core import Nest, ObservationSpec, image_observation
+from wm_tf.models import encoders
 
-FRAME_SIZE = 64
+_PAPER_OBSERVATION = image_observation((64, 64, 3), (64, 64, 3))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,119 +21,237 @@ class VAEConfig:
   """Sizes and loss of a `VAE`. The defaults are the paper's (Ha & Schmidhuber 2018, appendix A.1).
 
   Attributes:
-    latent_size: Z.
+    latent_size: Z, the largest that is used; see `VAE.latent_size`.
     encoder_filters: filters of the stride-2, kernel-4 convolutions.
     decoder_filters: filters of the stride-2 transposed convolutions before the last one.
+    vector_units: widths of the dense layers that encode and decode vectors.
     beta: weight of the KL term (Higgins et al. 2017); 1 is the evidence lower bound.
-    free_nats: nats per latent dimension below which the KL is not pressed further:
+    free_nats: nats per latent dimension below which the KL is not penalised further:
       `max(KL, free_nats * Z)` over the sum of dimensions, as the paper does with 0.5.
-    row_weights: `(first_row, end_row, weight)` triples; these rows of the squared error count
-      `weight` times, for small things that matter such as an instrument bar.
+    row_weights: `(first_row, end_row, weight)` triples; these rows of an image's squared error
+      count `weight` times, for small things that matter such as an instrument bar.
+    vector_scale: standard deviation of the likelihood of vectors, in standard deviations of the
+      data. A decoded sample of the posterior has about this error, see `VAE`.
   """
 
   latent_size: int = 32
   encoder_filters: tuple[int, ...] = (32, 64, 128, 256)
   decoder_filters: tuple[int, int, int] = (128, 64, 32)
+  vector_units: tuple[int, ...] = (128, 128)
   beta: float = 1.0
   free_nats: float = 0.5
   row_weights: tuple[tuple[int, int, float], ...] = ()
+  vector_scale: float = 0.03
 
   def __post_init__(self):
     check_counts(self, "latent_size", group="vae.")
+    check_positive(self, "vector_scale")
     if len(self.encoder_filters) != 4 or len(self.decoder_filters) != 3:
       raise ValueError("vae.encoder_filters takes 4 numbers and vae.decoder_filters 3.")
+    if not self.vector_units or min(self.vector_units) < 1:
+      raise ValueError(f"vae.vector_units must be positive numbers, got {self.vector_units}.")
     for first, end, _ in self.row_weights:
-      if not 0 <= first < end <= FRAME_SIZE:
+      if not 0 <= first < end:
         raise ValueError(
-          f"vae.row_weights are (first_row, end_row, weight) within 0 and {FRAME_SIZE}, "
+          "vae.row_weights are (first_row, end_row, weight) with 0 <= first_row < end_row, "
           f"got rows {first}, {end}."
         )
 
+  def check_observation(self, observation: ObservationSpec) -> None:
+    """Raises `ValueError` if a `VAE` of this configuration cannot take an observation."""
+    encoders.check_parts(observation)
+    if self.row_weights and not observation.images:
+      raise ValueError("vae.row_weights weigh rows of an image, and the observation has none.")
+    for part in observation.images:
+      for first, end, _ in self.row_weights:
+        if end > part.shape[0]:
+          raise ValueError(
+            f"vae.row_weights must lie within the {part.shape[0]} rows of the image, "
+            f"got rows {first}, {end}."
+          )
+
 
 def to_float(frames: tf.Tensor) -> tf.Tensor:
-  """`uint8` frames to `float32` in [0, 1]."""
+  """Converts `uint8` frames to `float32` in [0, 1]."""
   return tf.cast(frames, tf.float32) * (1.0 / 255.0)
 
 
 class VAE(keras.Model):
-  """Variational autoencoder of 64x64x3 frames with a diagonal Gaussian posterior.
+  """A variational autoencoder of observations with a diagonal Gaussian posterior.
+
+  The likelihood of an image is a Gaussian whose negative logarithm is the squared error summed over
+  pixels. That of a vector is a Gaussian of standard deviation `vector_scale` (S) in standardised
+  units: `sum(error^2) / (2 S^2)`. S sets the precision that passes through the latent. For a linear
+  model of data of unit variance the bound has its optimum where a decoded sample of the posterior
+  has mean squared error S^2 and a decoded posterior mean S^4 (Lucas et al. 2019, arXiv:1911.02469,
+  section 3), for `log(1 / S)` nats per dimension. A unit-variance likelihood, which is usual for
+  images, would keep no dimension at all.
 
   References:
     Ha & Schmidhuber 2018, arXiv:1803.10122, section 3.1 and appendix A.1.
     Kingma & Welling 2014, arXiv:1312.6114, equation 10 (the bound and its KL in closed form).
+
+  Attributes:
+    observation: the specification of what is encoded.
+    latent_size: Z. It is `config.latent_size` if there are images; for vectors alone, of D numbers
+      in total, no more than `max(4, 2 D)`: latents that carry nothing are noise to a dynamics.
   """
 
-  def __init__(self, config: VAEConfig = VAEConfig(), name: str = "vae"):
+  def __init__(
+    self,
+    config: VAEConfig = VAEConfig(),
+    observation: ObservationSpec = _PAPER_OBSERVATION,
+    name: str = "vae",
+  ):
     super().__init__(name=name)
     del self.loss  # Keras' attribute for `compile`, which would hide the method.
-    self.config = config
-    layers = keras.layers
-    frame = (FRAME_SIZE, FRAME_SIZE, 3)
-    self.encoder = keras.Sequential(
-      [keras.Input(frame)]
-      + [layers.Conv2D(f, 4, strides=2, activation="relu") for f in config.encoder_filters]
-      + [layers.Flatten(), layers.Dense(2 * config.latent_size, name="posterior")],
-      name="encoder",
+    config.check_observation(observation)
+    self.config, self.observation = config, observation
+    self.latent_size = config.latent_size
+    if not observation.images:
+      num_numbers = sum(part.shape[0] for part in observation.vectors)
+      self.latent_size = min(config.latent_size, max(4, 2 * num_numbers))
+    self.encoder = encoders.make_encoder(
+      observation, config.encoder_filters, config.vector_units, 2 * self.latent_size
     )
-    flat = self.encoder.layers[-2].output.shape[-1]
-    f1, f2, f3 = config.decoder_filters
-    self.decoder = keras.Sequential(
-      [
-        keras.Input((config.latent_size,)),
-        layers.Dense(flat),
-        layers.Reshape((1, 1, flat)),
-        Deconvolution(f1, 5, "relu", name="conv2d_transpose"),
-        Deconvolution(f2, 5, "relu", name="conv2d_transpose_1"),
-        Deconvolution(f3, 6, "relu", name="conv2d_transpose_2"),
-        Deconvolution(3, 6, "sigmoid", name="conv2d_transpose_3"),
-      ],
-      name="decoder",
+    self.decoder = encoders.make_decoder(
+      observation,
+      config.encoder_filters,
+      config.decoder_filters,
+      config.vector_units,
+      self.latent_size,
     )
-    weights = [1.0] * FRAME_SIZE
-    for first, end, weight in config.row_weights:
-      weights[first:end] = [float(weight)] * (end - first)
-    self._row_weights = tf.reshape(tf.constant(weights, tf.float32), [1, FRAME_SIZE, 1, 1])
+    self.scalers = [encoders.VectorScaler(part.shape[0]) for part in observation.vectors]
     self.built = True
 
-  def encode(self, frames: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the posterior `(loc, log_scale)`, each `float32[B, Z]`, of `uint8[B, 64, 64, 3]`."""
-    loc, log_scale = tf.split(self.encoder(to_float(frames)), 2, axis=-1)
-    return loc, tf.clip_by_value(log_scale, -7.0, 2.0)
+  def adapt(self, batches: Iterable[Nest]) -> None:
+    """Sets the statistics that vectors are standardised with; does nothing for images alone.
 
-  def decode(self, z: tf.Tensor) -> tf.Tensor:
-    """Returns mean frames `float32[B, 64, 64, 3]` in [0, 1] of latents `float32[B, Z]`."""
-    return self.decoder(z)
-
-  def call(self, frames: tf.Tensor) -> tf.Tensor:
-    """Reconstructs frames through the posterior mean."""
-    return self.decode(self.encode(frames)[0])
-
-  def loss(self, frames: tf.Tensor, seed: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """Squared error summed over a frame plus the weighted KL, averaged over frames.
+    To be called once, before the first fit.
 
     Args:
-      frames: `uint8[B, 64, 64, 3]`.
+      batches: observations, with any leading dimensions.
+
+    Raises:
+      ValueError: if there is no finite observation.
+    """
+    if self.scalers:
+      encoders.set_statistics(self.scalers, map(self._vectors, batches))
+
+  def encode(self, observation: Nest) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the posterior of observations.
+
+    Args:
+      observation: of B rows, such as `uint8[B, 64, 64, 3]`.
+
+    Returns:
+      `(loc, log_scale)`, each `float32[B, Z]`.
+
+    Raises:
+      ValueError: if it is not what `self.observation` says.
+    """
+    inputs = encoders.one_or_all(self._standardised(observation))
+    loc, log_scale = tf.split(self.encoder(inputs), 2, axis=-1)
+    return loc, tf.clip_by_value(log_scale, -7.0, 2.0)
+
+  def decode(self, z: tf.Tensor) -> Nest:
+    """Returns the mean observations of latents `float32[B, Z]`.
+
+    Returns:
+      A nest like an observation: images `float32[B, H, W, C]` in [0, 1], vectors `float32[B, D]`
+      in the environment's own units.
+    """
+    scalers, means = iter(self.scalers), []
+    for part, mean in zip(self.observation.parts, self._means(z), strict=True):
+      means.append(mean if part.kind == "image" else next(scalers).restore(mean))
+    return self.observation.pack(means)
+
+  def call(self, observation: Nest) -> Nest:
+    """Reconstructs observations through the posterior mean."""
+    return self.decode(self.encode(observation)[0])
+
+  def loss(self, observation: Nest, seed: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+    """Returns the negative log-likelihood plus the weighted KL, averaged over observations.
+
+    Args:
+      observation: of B rows.
       seed: `int32[2]` for the posterior sample.
 
     Returns:
-      The scalar loss and metrics: `sse` (unweighted, per frame), `kl` (nats per frame),
-      `active_dimensions` (dimensions with more than 0.1 nat of KL on average).
+      The scalar loss and metrics: `sse`, squared error summed over images, unweighted;
+      `vector_mse`, squared error per number of the vectors in standardised units (1 minus it is
+      their R^2); `kl`, nats per observation; `active_dimensions`, the number of latents with more
+      than 0.1 nat of KL on average. Of `sse` and `vector_mse`, those that there are.
     """
-    loc, log_scale = self.encode(frames)
+    loc, log_scale = self.encode(observation)
     z = loc + tf.exp(log_scale) * rng.normal(tf.shape(loc), seed)
-    squared = tf.square(self.decode(z) - to_float(frames))
-    weighted = tf.reduce_sum(squared * self._row_weights, axis=[1, 2, 3])
     kl = kl_to_standard_normal(loc, log_scale)
     total_kl = tf.reduce_sum(kl, axis=-1)
-    bounded_kl = tf.maximum(total_kl, self.config.free_nats * self.config.latent_size)
-    loss = tf.reduce_mean(weighted + self.config.beta * bounded_kl)
-    return loss, {
-      "sse": tf.reduce_mean(tf.reduce_sum(squared, axis=[1, 2, 3])),
+    bounded_kl = tf.maximum(total_kl, self.config.free_nats * self.latent_size)
+    nll, errors = self._likelihood(self._standardised(observation), self._means(z))
+    return tf.reduce_mean(nll + self.config.beta * bounded_kl), {
+      **{name: tf.reduce_mean(value) for name, value in errors.items()},
       "kl": tf.reduce_mean(total_kl),
       "active_dimensions": tf.reduce_sum(tf.cast(tf.reduce_mean(kl, axis=0) > 0.1, tf.float32)),
     }
 
+  def reconstruction_errors(self, observation: Nest, z: tf.Tensor) -> dict[str, tf.Tensor]:
+    """Returns `sse` and `vector_mse`, each `float32[B]`, as `loss` defines them, of given latents.
+
+    Args:
+      observation: of B rows.
+      z: `float32[B, Z]`.
+    """
+    return self._likelihood(self._standardised(observation), self._means(z))[1]
+
+  def _likelihood(self, targets: list[tf.Tensor], means: list[tf.Tensor]):
+    """The negative log-likelihood but for a constant, `float32[B]`, and `reconstruction_errors`."""
+    nll, sse, vector_error, num_numbers = 0.0, 0.0, 0.0, 0
+    for part, target, mean in zip(self.observation.parts, targets, means, strict=True):
+      squared = tf.square(mean - target)
+      if part.kind == "image":
+        weights = self._row_weights(part.shape[0])
+        nll += tf.reduce_sum(squared * weights, axis=[1, 2, 3])
+        sse += tf.reduce_sum(squared, axis=[1, 2, 3])
+      else:
+        error = tf.reduce_sum(squared, axis=-1)
+        nll += error / (2.0 * self.config.vector_scale**2)
+        vector_error += error
+        num_numbers += part.shape[0]
+    errors = {"sse": sse} if self.observation.images else {}
+    if num_numbers:
+      errors["vector_mse"] = vector_error / num_numbers
+    return nll, errors
+
+  def _row_weights(self, height: int) -> tf.Tensor:
+    weights = [1.0] * height
+    for first, end, weight in self.config.row_weights:
+      weights[first:end] = [float(weight)] * (end - first)
+    return tf.reshape(tf.constant(weights, tf.float32), [1, height, 1, 1])
+
+  def _standardised(self, observation: Nest) -> list[tf.Tensor]:
+    """The parts of an observation as the encoder takes them."""
+    scalers, values = iter(self.scalers), encoders.part_values(self.observation, observation)
+    return [
+      to_float(value) if part.kind == "image" else next(scalers).standardise(value)
+      for part, value in zip(self.observation.parts, values, strict=True)
+    ]
+
+  def _means(self, z: tf.Tensor) -> list[tf.Tensor]:
+    """The parts as the decoder answers them."""
+    means = self.decoder(z)
+    return list(means) if isinstance(means, (list, tuple)) else [means]
+
+  def _vectors(self, observation: Nest) -> list[tf.Tensor]:
+    values = encoders.part_values(self.observation, observation)
+    pairs = zip(self.observation.parts, values, strict=True)
+    return [value for part, value in pairs if part.kind == "vector"]
+
 
 def kl_to_standard_normal(loc: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
-  """KL(N(loc, scale) || N(0, 1)) per dimension, in nats (Kingma & Welling 2014, appendix B)."""
+  """Returns KL(N(loc, scale) || N(0, 1)) per dimension, in nats.
+
+  References:
+    Kingma & Welling 2014, arXiv:1312.6114, appendix B.
+  """
   return 0.5 * (tf.square(loc) + tf.exp(2.0 * log_scale) - 1.0) - log_scale

@@ -9,45 +9,12 @@ import numpy as np
 from PIL import Image
 
 from wm_tf.core import Nest, ObservationPart, ObservationSpec
+from wm_tf.envs.frames import display_frames as display_frames
 from wm_tf.report.canvas import stack
 from wm_tf.report.film_strips import film_strip
 from wm_tf.report.vector_plots import MAX_DIMENSIONS, varying_dimensions, vector_strip
 
 _WIDTH = 1456  # Of line plots that stand alone, in pixels.
-
-
-def display_frames(frames: np.ndarray, part: ObservationPart) -> np.ndarray:
-  """Converts images of any channels to RGB.
-
-  Args:
-    frames: `uint8[T, H, W, C]`, or floats in [0, 1] as a world model decodes them.
-    part: which part of the observation they are; `frame_channels` says how many channels belong
-      to one frame where frames are stacked.
-
-  Returns:
-    `uint8[T, H, W, 3]`: of stacked frames the newest; gray as gray; colours with alpha in front of
-    black; of any other number of channels the first three.
-
-  Raises:
-    ValueError: if `frames` has not four axes.
-  """
-  frames = np.asarray(frames)
-  if frames.ndim != 4:
-    raise ValueError(
-      f"display_frames: {part.name or 'the observation'} must be [T, H, W, C], got {frames.shape}."
-    )
-  if frames.dtype != np.uint8:
-    frames = np.round(np.clip(frames, 0.0, 1.0) * 255.0).astype(np.uint8)
-  frames = frames[..., -part.frame_channels :]
-  channels = frames.shape[-1]
-  if channels == 1:
-    return np.repeat(frames, 3, axis=-1)
-  if channels == 2:  # Not colours: shown as red and green.
-    return np.concatenate([frames, np.zeros_like(frames[..., :1])], axis=-1)
-  if channels == 4:
-    alpha = frames[..., 3:].astype(np.uint16)
-    return ((frames[..., :3] * alpha + 127) // 255).astype(np.uint8)
-  return frames[..., :3]
 
 
 def display_vectors(values: np.ndarray, part: ObservationPart) -> tuple[np.ndarray, list[str]]:

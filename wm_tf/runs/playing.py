@@ -206,6 +206,7 @@ def explorers(config: config_lib.ExperimentConfig) -> exploration.Mixture:
     ValueError: if the shares, or the options of the environment's scripted policy, make no sense.
   """
   settings, space = config.collect, environment_spec(config).action_space
+  size, choices = space.size, space.num_choices
   actors = {
     "uniform": exploration.Uniform(space.size, num_choices=space.num_choices),
     "held": exploration.Held(space.size, num_choices=space.num_choices),

@@ -174,6 +174,13 @@ def test_stop_after_idle_decisions():
     assert env.step(np.array([0, 0.5], np.float32))[2:4] == (False, False)
 
 
+def test_zero_idle_decisions_means_never():
+  env = envs.make_env("car_racing", stop_after_idle_decisions=0)
+  env.reset(seed=0)
+  flags = [env.step(np.zeros(2, np.float32))[2:4] for _ in range(60)]
+  assert flags == [(False, False)] * 60
+
+
 @pytest.mark.parametrize(
   "options, message",
   [({"stop_after_idle_decisions": -1}, "stop_after"), ({"action_repeat": 0}, "action_repeat")],

@@ -1,4 +1,4 @@
-"""A scripted driver for CarRacing: steers by the pixels, paces itself by the true speed."""
+"""A scripted driver for CarRacing: it steers by the pixels and knows the true speed."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from typing import Any
 
 import numpy as np
 
-# Where things are in the 64x64 frame: the car never moves in it, the panel covers the bottom.
+# Positions in the 64x64 frame. The car never moves in it, and the panel covers the bottom.
 _CAR_ROW, _CAR_COLUMN, _PANEL_ROW = 48, 31.5, 56
-# The track's own length units per pixel: 16.2 screen pixels to a unit, 1000x800 shown as 64x64.
+# Length units of the track per pixel: 16.2 screen pixels to a unit, 1000x800 shown as 64x64.
 _ACROSS, _ALONG = 1000 / 64 / 16.2, 800 / 64 / 16.2
 _FIRST_ROW = _CAR_ROW - 4  # In front of the bonnet.
 _HALF_WINDOW = 9  # Pixels; a little more than half the road's width.
 
-_REACH, _REACH_PER_SPEED = 4.0, 0.25  # Aims this many units ahead, plus so many seconds.
-_CAUTION = 0.3  # How much a bend ahead lowers the target speed.
-_EASE = 1.5  # Gas given up for steering: rear wheels that push cannot hold a bend.
-_THROTTLE = 0.1  # Pedal per unit of speed below the target.
-_HARDEST_BRAKE = 0.6  # Wheels block from 0.9.
+_REACH, _REACH_PER_SPEED = 4.0, 0.25  # It aims this many units, plus seconds, ahead.
+_CAUTION = 0.3  # Factor by which a bend ahead lowers the target speed.
+_EASE = 1.5  # Gas reduced per unit of steering, because the driven rear wheels slip in bends.
+_THROTTLE = 0.1  # Pedal per unit of speed below the target speed.
+_HARDEST_BRAKE = 0.6  # Wheels lock at 0.9.
 _LOST_SPEED, _LOST_REACH, _LOST_EASE = 20.0, 12.0, 0.8
-_CRAWL, _CRAWL_GAS = 10.0, 0.4  # Slower than this it needs gas whatever the steering.
+_CRAWL, _CRAWL_GAS = 10.0, 0.4  # Least gas below this speed, whatever the steering.
 
 
 def road_mask(observation: np.ndarray) -> np.ndarray:
-  """`bool[B, 64, 64]`: where the frames `uint8[B, 64, 64, 3]` show road: mid grey."""
+  """Returns `bool[B, 64, 64]`: where frames `uint8[B, 64, 64, 3]` show road, which is mid grey."""
   red, green, blue = np.moveaxis(observation.astype(np.int16), -1, 0)
   grey = (np.abs(green - red) < 20) & (np.abs(green - blue) < 20)
   mask = grey & (green > 70) & (green < 140)
@@ -32,11 +32,11 @@ def road_mask(observation: np.ndarray) -> np.ndarray:
 
 
 class CarDriver:
-  """Follows the middle of the road; a policy over rows, without memory.
+  """Follows the middle of the road. A stateless policy over batches.
 
-  Row by row from the car forward it takes the middle of the road pixels near the last middle; it
-  steers towards the point of that path that it will reach in a quarter of a second, and slows down
-  for bends. Off the road it crawls back to the nearest piece of road that lies ahead.
+  It traces the middle of the road from the car forward, row by row, among the road pixels near the
+  middle of the row before. It steers towards the point of that path that it reaches in a quarter of
+  a second, and slows down for bends. Off the road it drives slowly to the nearest road ahead.
   """
 
   def __init__(
@@ -51,10 +51,10 @@ class CarDriver:
       target_speed: speed on a straight, in units per second. A lap of 1000 frames needs a mean of
         about 50; the car itself reaches 100.
       steering_gain: steering per radian between the car's heading and the point it aims at.
-      separate_pedals: answer (steer, gas, brake) instead of (steer, pedal).
+      separate_pedals: whether actions are (steer, gas, brake) instead of (steer, pedal).
 
     Raises:
-      ValueError: if either number is not positive.
+      ValueError: if `target_speed` or `steering_gain` is not positive.
     """
     if not (target_speed > 0 and steering_gain > 0):
       raise ValueError(
@@ -75,13 +75,13 @@ class CarDriver:
     Args:
       observation: `uint8[B, 64, 64, 3]`.
       infos: the `info` that came with each frame; `info["privileged"]["speed"]` is read.
-      rng: not used: the driver is deterministic.
+      rng: unused; the driver is deterministic.
 
     Returns:
       `float32[B, 2]`, or `float32[B, 3]` with `separate_pedals`; in [-1, 1].
 
     Raises:
-      ValueError: if an info has no true speed in it.
+      ValueError: if an info lacks the true speed.
     """
     speed = self._speeds(infos)
     road = road_mask(observation)
@@ -104,11 +104,11 @@ class CarDriver:
     except KeyError as error:
       raise ValueError(
         f"The scripted driver needs info['privileged']['speed'] for every row; {error} is missing. "
-        "Only an environment made by make_env gives it."
+        "Only environments made by make_env have it."
       ) from None
 
   def _path(self, road: np.ndarray) -> np.ndarray:
-    """`float64[B, R]`: units to the right of the car of the road's middle, row by row ahead."""
+    """Returns `float64[B, R]`: for each row ahead, how far to the right the road's middle is."""
     columns = np.arange(road.shape[2])
     center = np.full(len(road), _CAR_COLUMN)
     centers = []
@@ -120,7 +120,7 @@ class CarDriver:
     return (np.stack(centers, axis=1) - _CAR_COLUMN) * _ACROSS
 
   def _follow(self, offset: np.ndarray, speed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Where to aim along the path (radians to the right) and how fast to go."""
+    """Returns the angle to the aimed-at point of the path (radians to the right), and the speed."""
     ahead = (_CAR_ROW - _FIRST_ROW + np.arange(offset.shape[1])) * _ALONG
     reach = np.searchsorted(ahead, _REACH + _REACH_PER_SPEED * speed, side="right") - 1
     reach = np.clip(reach, 0, len(ahead) - 1)
@@ -129,7 +129,7 @@ class CarDriver:
     return angle, self.target_speed / (1 + _CAUTION * bend)
 
   def _way_back(self, road: np.ndarray) -> np.ndarray:
-    """Radians to the right of the road pixel nearest to a point some way ahead of the car."""
+    """Returns the angle (radians to the right) to the road pixel nearest to a point ahead."""
     ahead, right = np.meshgrid(
       (_CAR_ROW - np.arange(road.shape[1])) * _ALONG,
       (np.arange(road.shape[2]) - _CAR_COLUMN) * _ACROSS,

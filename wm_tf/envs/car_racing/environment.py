@@ -1,4 +1,4 @@
-"""CarRacing-v3 as agents see it: official physics, rewards and pixels, at a learner's speed."""
+"""CarRacing-v3 as agents see it, with the official physics, rewards and pixels."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ class CarRacingOptions:
 
   Attributes:
     action_repeat: frames per decision.
-    frames_to_skip: frames at the start without gas or steering, while the camera zooms in.
+    frames_to_skip: frames at the start without gas or steering; the camera zooms in during them.
     max_steps: frames after which an episode is truncated; 1000 officially.
-    random_start: start on a random tile of the seed's track. For training data only: such returns
+    random_start: start on a random tile of the seed's track. For training data only: the returns
       are not official.
     stop_after_idle_decisions: truncate an episode after this number of decisions without a new
-      tile; 0 or None for never. For training data only, likewise.
+      tile; 0 or None for never. For training data only.
   """
 
   action_repeat: int = 4
@@ -45,13 +45,13 @@ class CarRacingOptions:
 class CarRacing(PixelEnv):
   """CarRacing-v3; an action is (steer, pedal).
 
-  Steering is -1 (left) to 1 (right). A positive pedal is gas, a negative one the brake: pressing
-  both at once is never of use. The whole 96x96 frame is kept, with the panel that shows speed,
-  wheels and steering.
+  Steering ranges from -1 (left) to 1 (right). A positive pedal is gas, a negative one the brake;
+  using both at once never helps. The whole 96x96 frame is kept, including the panel that shows
+  speed, wheels and steering.
 
-  `info` has, besides what every `PixelEnv` gives: `lap_finished` (officially, at the end only), and
-  `privileged`: `speed`, `yaw_rate` (radians per second, left positive), `tiles_visited` and
-  `tiles` of the track.
+  `info` also has `lap_finished` (set by the official simulator at the end of an episode), and
+  `privileged` has `speed`, `yaw_rate` (radians per second, left positive), `tiles_visited` and
+  `tiles`, the number of tiles of the track.
   """
 
   __signature__ = inspect.signature(CarRacingOptions)
@@ -72,7 +72,7 @@ class CarRacing(PixelEnv):
 
   @classmethod
   def make_spec(cls, **options) -> EnvSpec:
-    """What the constructor, given the same options, has as `spec_`."""
+    """Returns the `spec_` that the constructor sets for the same options."""
     chosen = CarRacingOptions(**options)
     return EnvSpec(
       name=cls.NAME,
@@ -93,7 +93,7 @@ class CarRacing(PixelEnv):
 
   @classmethod
   def make_heuristic(cls, **options) -> CarDriver:
-    """A scripted driver; see `CarDriver` for `options`."""
+    """Returns the scripted driver; see `CarDriver` for `options`."""
     return CarDriver(**options)
 
   def frame(self, observation: None) -> np.ndarray:
@@ -123,7 +123,7 @@ class CarRacing(PixelEnv):
 class CarRacing3D(CarRacing):
   """CarRacing-v3 with the simulator's own three actions: steer, gas, brake.
 
-  Each is in [-1, 1], as every agent's action is; gas or brake below 0 means none.
+  Each is in [-1, 1]; gas or brake below 0 counts as 0.
   """
 
   NAME = "car_racing_3d"

@@ -1,4 +1,4 @@
-"""CarRacing-v3's own simulator that draws only when asked, and the same bytes much faster."""
+"""The official CarRacing-v3 simulator with deferred, faster drawing of the same pixels."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from gymnasium.envs.box2d import car_racing as official
 from gymnasium.envs.box2d.car_racing import gfxdraw, pygame
 
 _WIDTH, _HEIGHT = official.WINDOW_W, official.WINDOW_H
-# Rows of the instrument panel, at the bottom of the picture. No gauge reaches above it: that would
-# take a wheel at 400 rad/s, and even on grass its friction stops the engine's pull at about 306.
+# Rows of the instrument panel, at the bottom of the picture. No gauge reaches above it: that takes
+# a wheel at 400 rad/s, and friction limits wheels to about 306 rad/s even on grass.
 _PANEL = _HEIGHT // 8
-# Releases differ in how they write the score: 1.2 truncates it, 1.4 rounds it.
+# Gymnasium 1.2 truncates the score that is shown, 1.4 rounds it.
 _TRUNCATES = "%04i" in official.CarRacing._render.__code__.co_consts
 _FARTHEST = np.hypot(_WIDTH / 2, 0.75 * _HEIGHT) + 4  # Pixels from the car to the farthest corner.
 
 
 def _grass_squares() -> np.ndarray:
-  """`float64[100, 4, 2]`: corners of the light grass squares, in the official order."""
+  """Returns `float64[100, 4, 2]`: corners of the light grass squares, in the official order."""
   dim, corners = official.GRASS_DIM, ((1, 0), (0, 0), (0, 1), (1, 1))
   return np.array(
     [
@@ -31,7 +31,7 @@ def _grass_squares() -> np.ndarray:
 
 @functools.lru_cache(maxsize=2048)
 def _lettering(text: str) -> pygame.Surface:
-  """The score on the panel. Kept as a picture: a Font crashes once anyone has quit pygame."""
+  """Returns a picture of the score. Cached as one, because a Font crashes after pygame.quit()."""
   pygame.font.init()
   font = pygame.font.Font(pygame.font.get_default_font(), 42)
   return font.render(text, True, (255, 255, 255), (0, 0, 0))
@@ -40,20 +40,20 @@ def _lettering(text: str) -> pygame.Surface:
 class CarSimulator(official.CarRacing):
   """`gymnasium`'s CarRacing whose `step` and `reset` draw nothing; `draw()` gives the frame.
 
-  Physics, rewards and endings are the official code itself. `draw` makes the very bytes that the
-  official `step` would have returned, by the same calls of SDL in the same order, but
+  Physics, rewards and endings are the official code. `draw` returns the same bytes as the official
+  `step`, by the same SDL calls in the same order. It is faster because it
 
-  - transforms all polygons at once, and passes on only those that can touch the picture;
-  - shrinks the picture sideways before turning it upside down, which moves a tenth of the bytes;
-  - keeps its surfaces and its lettering.
+  - transforms all polygons at once, and draws only those that can touch the picture;
+  - shrinks the picture horizontally before flipping it, which moves a tenth of the bytes;
+  - caches its surfaces and the lettering.
   """
 
   def __init__(self, random_start: bool = False):
     """Builds the simulator.
 
     Args:
-      random_start: start on a random tile of the track instead of the first. For training data
-        only: the track is the seed's own, but returns are not official any more.
+      random_start: start on a random tile of the track instead of the first. The track is still
+        the seed's, but returns are not official; for training data only.
     """
     super().__init__(render_mode=None, verbose=False, continuous=True)
     self._random_start = random_start
@@ -72,19 +72,19 @@ class CarSimulator(official.CarRacing):
     if not super()._create_track():
       return False
     road = np.array([polygon for polygon, _ in self.road_poly], np.float64)
-    # Coordinate first, polygon last, so that everything below runs over contiguous rows.
+    # Coordinate first, polygon last, so that the code below runs over contiguous rows.
     self._corners = np.ascontiguousarray(np.concatenate([self._grass, road]).transpose(2, 1, 0))
-    if self._random_start:  # The car is put on `track[0]`; nothing else asks for the order.
+    if self._random_start:  # The car starts on `track[0]`; nothing else depends on the order.
       start = int(self.np_random.integers(len(self.track)))
       self.track = self.track[start:] + self.track[:start]
     return True
 
   def _render(self, mode: str) -> None:
-    """Called by the official `step`, at the moment that a frame shows; see `draw`."""
-    self._shown_reward = self.reward  # `step` charges for the frame after drawing it.
+    """Notes the score that is drawn. The official `step` calls this where it renders the frame."""
+    self._shown_reward = self.reward  # `step` subtracts the cost of the frame after drawing it.
 
   def draw(self) -> np.ndarray:
-    """The official observation at this moment, `uint8[96, 96, 3]`."""
+    """Returns the current official observation, `uint8[96, 96, 3]`."""
     self._draw_scene()
     self._draw_panel()
     shrink = pygame.transform.smoothscale
@@ -103,7 +103,7 @@ class CarSimulator(official.CarRacing):
     self.surf = self._scene
     if max(map(abs, position)) * zoom + _FARTHEST < official.PLAYFIELD * zoom:
       self._scene.fill(self.bg_color)
-    else:  # The field ends in sight.
+    else:  # The edge of the field is visible.
       self._scene.fill(0)
       bound = official.PLAYFIELD
       field = [(bound, bound), (bound, -bound), (-bound, -bound), (-bound, bound)]
@@ -112,21 +112,21 @@ class CarSimulator(official.CarRacing):
     self.car.draw(self._scene, zoom, shift, angle, False)
 
   def _draw_polygons(self, zoom: float, shift: tuple[float, float], angle: float) -> None:
-    """Grass and road: `_draw_colored_polygon` of each that touches the picture."""
-    # pygame's own sine and cosine, and its order of operations: every coordinate is the same.
+    """Draws grass and road as `_draw_colored_polygon` does, where they touch the picture."""
+    # pygame's sine and cosine and its order of operations give the same coordinates.
     cos, sin = pygame.math.Vector2(1, 0).rotate_rad(angle)
     x, y = self._corners
     pixels = np.empty(self._corners.shape, np.int16)
     pixels[0] = (cos * x - sin * y) * zoom + shift[0]  # Truncated, as pygame does.
     pixels[1] = (sin * x + cos * y) * zoom + shift[1]
     low, high = pixels.min(axis=1), pixels.max(axis=1)
-    # Smoothed edges reach one pixel out. Rows under the panel do not matter.
+    # Antialiased edges extend by one pixel. Rows under the panel do not matter.
     seen = np.flatnonzero(
       (high[0] >= -2) & (low[0] <= _WIDTH + 1) & (high[1] >= _PANEL - 2) & (low[1] <= _HEIGHT + 1)
     )
     polygons = pixels[:, :, seen].transpose(2, 1, 0).tolist()
     for i, points in zip((seen - len(self._grass)).tolist(), polygons, strict=True):
-      # A road's color is its array in `road_poly`, which changes when the car has been there.
+      # The color of a road tile in `road_poly` changes once the car has visited it.
       color = tuple(map(int, self.road_poly[i][1] if i >= 0 else self.grass_color))
       gfxdraw.aapolygon(self._scene, points, color)
       gfxdraw.filled_polygon(self._scene, points, color)

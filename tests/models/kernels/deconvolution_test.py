@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tests.worlds import assert_same, randomize
-from wm_tf.models.deconvolution import Deconvolution
+from wm_tf.models.kernels.deconvolution import Deconvolution
 
 
 def _outputs_and_gradients(layer, inputs):

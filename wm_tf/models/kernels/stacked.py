@@ -1,4 +1,4 @@
-"""Layers of which M lie side by side with weights of their own: one batched product for all."""
+"""M layers side by side with weights of their own, computed by one batched product."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import keras
 import tensorflow as tf
 
-from wm_tf.models.recurrence import lstm
+from wm_tf.models.kernels.recurrence import lstm
 
 
 def _each(make_initializer: Callable[[], Callable]) -> Callable:
@@ -42,7 +42,7 @@ class StackedDense(keras.layers.Layer):
 
 
 class StackedLSTM(keras.layers.Layer):
-  """M LSTMs (gates in Keras' order: input, forget, cell, output; the forget bias begins at 1).
+  """M LSTMs (gates in Keras' order: input, forget, cell, output; the forget bias starts at 1).
 
   References:
     Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
@@ -62,24 +62,23 @@ class StackedLSTM(keras.layers.Layer):
     self.recurrent_kernel = self.add_weight(
       name="recurrent_kernel", shape=shape, initializer=orthogonal
     )
-    forget = lambda shape, dtype=None: (
-      tf.repeat(tf.constant([0.0, 1.0, 0.0, 0.0]), self.units) * tf.ones(shape)
-    )
+
+    def one_at_forget_gates(shape, dtype=None):
+      return tf.repeat(tf.constant([0.0, 1.0, 0.0, 0.0]), self.units) * tf.ones(shape)
+
     shape = (self.num_members, 1, gates)
-    self.bias = self.add_weight(name="bias", shape=shape, initializer=forget)
+    self.bias = self.add_weight(name="bias", shape=shape, initializer=one_at_forget_gates)
     self.built = True
 
   def step(self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """One step: inputs `float32[M, B, I]`, `h` and `c` `float32[M, B, U]` to the next `(h, c)`."""
-    return self._gates(tf.matmul(x, self.kernel) + self.bias, h, c)
+    gates = tf.matmul(x, self.kernel) + self.bias + tf.matmul(h, self.recurrent_kernel)
+    return lstm_step(tf.split(gates, 4, axis=-1), c)
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
     """`float32[M, B, T, I]` to every step's `h`, `float32[M, B, T, U]`, from a state of zeros."""
     weights = (self.kernel, self.recurrent_kernel, self.bias)
     return lstm(x, *map(tf.convert_to_tensor, weights))
-
-  def _gates(self, projected, h, c):
-    return lstm_step(tf.split(projected + tf.matmul(h, self.recurrent_kernel), 4, axis=-1), c)
 
 
 def lstm_step(gates: Sequence[tf.Tensor], c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -4,7 +4,7 @@ import pytest
 import tensorflow as tf
 
 from tests.worlds import assert_same
-from wm_tf.models.recurrence import lstm
+from wm_tf.models.kernels.recurrence import lstm
 
 
 def _weights(num_inputs, units, seed, lead=()):

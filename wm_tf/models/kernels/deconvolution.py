@@ -1,4 +1,4 @@
-"""Transposed convolutions of stride 2, each by the products that suit its shape."""
+"""Transposed convolutions of stride 2, computed in the way that is fastest for their shape."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _FEW_FILTERS = 4
 class Deconvolution(keras.layers.Conv2DTranspose):
   """Keras' `Conv2DTranspose` with stride 2 and no padding: the same weights, the same numbers.
 
-  Libraries compute it as the gradient of a convolution, which takes ten times as long as need be
-  where the input is a single pixel (it is a dense layer then), and twice as long where there are
+  TensorFlow computes it as the gradient of a convolution. That takes ten times as long as a dense
+  layer where the input is a single pixel, and twice as long as `deconvolve_cells` where there are
   few filters.
   """
 
@@ -34,7 +34,7 @@ class Deconvolution(keras.layers.Conv2DTranspose):
 
 
 def expand_pixel(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-  """Of single pixels `float32[B, 1, 1, C]` and a kernel `[k, k, O, C]`: `float32[B, k, k, O]`."""
+  """Maps single pixels `float32[B, 1, 1, C]`, by a kernel `[k, k, O, C]`, to `[B, k, k, O]`."""
   size, _, filters, channels = kernel.shape
   flat = tf.matmul(inputs[:, 0, 0], tf.reshape(kernel, [-1, channels]), transpose_b=True)
   return tf.reshape(flat, [-1, size, size, filters])
@@ -42,7 +42,7 @@ def expand_pixel(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def deconvolve_cells(inputs: tf.Tensor, kernel: tf.Tensor) -> tf.Tensor:
-  """Of `float32[B, H, W, C]` and a kernel `[k, k, O, C]`, k even: `[B, 2 H + k - 2, ..., O]`.
+  """Maps `float32[B, H, W, C]`, by a kernel `[k, k, O, C]`, k even, to `[B, 2 H + k - 2, ..., O]`.
 
   A convolution at the resolution of the input whose filters are the four pixels of a cell of
   2 x 2. Its gradients are those of the transposed convolution, an ordinary one.

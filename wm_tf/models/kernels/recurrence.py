@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+import keras
 import tensorflow as tf
 
 _LEAST_ROWS = 16  # Of a block that steps by itself.
+
+
+class CompiledLSTM(keras.layers.LSTM):
+  """Keras' `LSTM` from a state of zeros: the same weights, the same numbers, compiled loops."""
+
+  def call(self, sequences: tf.Tensor) -> tf.Tensor:
+    """Maps `float32[B, T, I]` to every step's `h`, `float32[B, T, U]`."""
+    weights = (self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias)
+    return lstm(sequences, *map(tf.convert_to_tensor, weights))
+
+  def step(self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Maps one step's input `float32[B, I]`, `h` and `c` `float32[B, U]` to the next `(h, c)`."""
+    _, (h, c) = self.cell(x, [h, c])
+    return h, c
 
 
 def lstm(
@@ -14,9 +29,9 @@ def lstm(
 
   What automatic differentiation of a loop does at each step is done once for all steps here: the
   product of the inputs, and the gradients of all weights, which are sums over time. Only what the
-  next step waits for stays in two loops, forth and back, which XLA compiles: the products there are
-  so small that else most of the time goes between the operations. All arguments may have a leading
-  M: M of them side by side.
+  next step waits for stays in two loops, forward and backward, which XLA compiles: the products
+  there are so small that otherwise most of the time is spent between the operations. All arguments
+  may have a leading M, for M LSTMs side by side.
 
   Args:
     inputs: `float32[B, T, I]`.
@@ -38,14 +53,14 @@ def _lstm(inputs, kernel, recurrent_kernel, bias):
   inputs, kernel, recurrent_kernel, bias = map(
     tf.stop_gradient, (inputs, kernel, recurrent_kernel, bias)
   )
-  rows = _rows(_time_major(inputs))
+  rows = _rows(_steps_first(inputs))
   num_steps = tf.shape(inputs)[-2]
   gates, c, h = _forward(_steps(tf.matmul(rows, kernel) + bias, num_steps), recurrent_kernel)
 
   def gradient(upstream):
-    d_gates = _rows(_backward(_time_major(upstream), gates, c, recurrent_kernel))
+    d_gates = _rows(_backward(_steps_first(upstream), gates, c, recurrent_kernel))
     d_inputs = _steps(tf.matmul(d_gates, kernel, transpose_b=True), num_steps)
-    # What every weight was multiplied with, the bias too: one product for all of them.
+    # What every weight and the bias were multiplied with: one product for all of them.
     before = _rows(_shifted(h))
     seen = tf.concat([rows, before, tf.ones_like(rows[..., :1])], axis=-1)
     sizes = [rows.shape[-1], before.shape[-1], 1]
@@ -53,13 +68,13 @@ def _lstm(inputs, kernel, recurrent_kernel, bias):
       tf.matmul(seen, d_gates, transpose_a=True), sizes, axis=-2
     )
     return (
-      _batch_major(d_inputs),
+      _rows_first(d_inputs),
       d_kernel,
       d_recurrent_kernel,
       tf.reshape(d_bias, tf.shape(bias)),
     )
 
-  return _batch_major(h), gradient
+  return _rows_first(h), gradient
 
 
 @tf.function(jit_compile=True, autograph=False)
@@ -123,8 +138,7 @@ def _blocks(inputs: tf.Tensor) -> list[tf.Tensor]:
 
 
 def _loop(step, num_steps, state):
-  condition = lambda t, *_: t < num_steps
-  return tf.while_loop(condition, step, (0, *state), maximum_iterations=num_steps)
+  return tf.while_loop(lambda t, *_: t < num_steps, step, (0, *state), maximum_iterations=num_steps)
 
 
 def _sequence(like: tf.Tensor, num_steps) -> tf.TensorArray:
@@ -137,17 +151,17 @@ def _half(recurrent_kernel: tf.Tensor) -> tf.Tensor:
 
 
 def _shifted(steps: tf.Tensor) -> tf.Tensor:
-  """What each step began with: `[T, ...]` one later, after zeros."""
+  """The sequence `[T, ...]` one step later, after zeros: what each step began with."""
   return tf.concat([tf.zeros_like(steps[:1]), steps[:-1]], axis=0)
 
 
-def _time_major(x: tf.Tensor) -> tf.Tensor:
+def _steps_first(x: tf.Tensor) -> tf.Tensor:
   """`[..., B, T, W]` to `[T, ..., B, W]`."""
   rank = x.shape.rank
   return tf.transpose(x, [rank - 2, *range(rank - 2), rank - 1])
 
 
-def _batch_major(x: tf.Tensor) -> tf.Tensor:
+def _rows_first(x: tf.Tensor) -> tf.Tensor:
   """`[T, ..., B, W]` to `[..., B, T, W]`."""
   rank = x.shape.rank
   return tf.transpose(x, [*range(1, rank - 1), 0, rank - 1])
@@ -161,7 +175,7 @@ def _rows(x: tf.Tensor) -> tf.Tensor:
 
 
 def _steps(rows: tf.Tensor, num_steps) -> tf.Tensor:
-  """What `_rows` was given."""
+  """Inverse of `_rows`: splits the rows back into steps."""
   shape = tf.concat([tf.shape(rows)[:-2], [num_steps, -1, rows.shape[-1]]], axis=0)
   x = tf.reshape(rows, shape)
   return tf.transpose(x, [1, 0, 2, 3]) if x.shape.rank == 4 else x

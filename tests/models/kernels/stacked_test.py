@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from tests.worlds import randomize
-from wm_tf.models.stacked import StackedDense, StackedLSTM, make_dense
+from wm_tf.models.kernels.stacked import StackedDense, StackedLSTM, make_dense
 
 _K, _B, _T, _I, _U = 3, 2, 5, 4, 6
 

@@ -1,4 +1,4 @@
-"""Calling factories, and adapting what they return."""
+"""Builds environments: calls their factories, and adapts the gymnasium environments among them."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _makes_adapted(factory: Callable) -> bool:
 
 
 def _takes_render_mode(factory: Callable, who: str) -> bool:
-  """Whether it is called with `render_mode`; what is adapted by hand must name it to be."""
+  """Whether `render_mode` is passed to a factory. One that adapts by hand must name it."""
   known, takes_any = _parameters(factory, who)
   return "render_mode" in known or (takes_any and not _makes_adapted(factory))
 
@@ -112,7 +112,7 @@ def _build_any(factory: Callable, who: str, name: str, options: dict[str, Any]) 
 
 
 def _default_render_mode(factory, known, takes_any, options: AdapterOptions) -> str | None:
-  """`rgb_array` for an environment that says it can; gymnasium passes the mode to its class."""
+  """Returns `rgb_array` if the class of the environment declares that mode, else None."""
   creator = factory.creator() if isinstance(factory, GymnasiumFactory) else factory
   modes = (getattr(creator, "metadata", None) or {}).get("render_modes") or ()
   can = "rgb_array" in modes and ("render_mode" in known or takes_any)
@@ -125,9 +125,9 @@ def call(function: Callable, who: str, options: dict[str, Any], extra: dict | No
 
   Args:
     function: what to call.
-    who: the start of the message if it does not take them.
-    options: keyword arguments, chosen by the user.
-    extra: more keyword arguments.
+    who: subject of the error messages, such as `Environment 'car_racing'`.
+    options: keyword arguments that the user chose.
+    extra: further keyword arguments, not checked.
 
   Raises:
     ValueError: if it does not take an option, or a package is missing.
@@ -150,7 +150,7 @@ def _missing(who: str, error: Exception) -> ValueError:
 
 
 def _parameters(function: Callable, who: str) -> tuple[list[str], bool]:
-  """Names of the keyword arguments, and whether any other is taken too."""
+  """Returns the names of a function's arguments, and whether it takes any others too."""
   if isinstance(function, GymnasiumFactory):
     try:
       function = function.creator()
@@ -171,7 +171,7 @@ def _check_taken(
   takes_any: bool,
   others: Iterable[str] = (),
 ) -> None:
-  """Refuses options that are not taken, and names those that are."""
+  """Raises `ValueError` for an option that is not taken, and names those that are."""
   taken = sorted({*known, *others})
   for option in options if not takes_any else ():
     if option not in known:
@@ -181,12 +181,12 @@ def _check_taken(
 
 
 def adapt(env: gym.Env, name: str, options: AdapterOptions) -> AdaptedEnv:
-  """Wraps a gymnasium environment by what its spaces say.
+  """Wraps a gymnasium environment, with an `EnvSpec` derived from its spaces.
 
   Args:
     env: the environment.
     name: becomes `spec_.name`.
-    options: what to make of it.
+    options: how to adapt it.
 
   Raises:
     ValueError: if its spaces are not supported, or the options do not fit them.
@@ -215,7 +215,7 @@ def adapt(env: gym.Env, name: str, options: AdapterOptions) -> AdaptedEnv:
 
 
 def _rendered_space(env: gym.Env) -> gym.spaces.Box:
-  """The space of the frames that an environment renders, found by rendering one."""
+  """Returns the space of the frames that an environment renders, found by rendering one."""
   if env.render_mode != "rgb_array":
     raise ValueError(
       "observation=render needs an environment that is built with render_mode='rgb_array'; this "
@@ -232,13 +232,13 @@ def _rendered_space(env: gym.Env) -> gym.spaces.Box:
 
 
 def _meanings(env: gym.Env) -> tuple[str, ...]:
-  """Names of a Discrete space's choices, where the environment tells them, as Atari's do."""
+  """Returns the names of the choices of a Discrete space, which Atari environments have."""
   meanings = getattr(env.unwrapped, "get_action_meanings", None)
   return tuple(str(meaning).lower() for meaning in meanings()) if callable(meanings) else ()
 
 
 def _time_limit(env: gym.Env) -> int | None:
-  """Steps after which a `TimeLimit`, or whatever the registered limit stands for, truncates."""
+  """Returns the least limit among `TimeLimit` wrappers, or else the registered one."""
   limits = []
   wrapper = env
   while isinstance(wrapper, gym.Wrapper):
@@ -251,7 +251,7 @@ def _time_limit(env: gym.Env) -> int | None:
 
 
 def _gymnasium_spec(name: str, options: dict[str, Any]) -> GymnasiumSpec:
-  """Gymnasium's specification of an adapted environment: `gymnasium.make` of it builds another."""
+  """Returns a gymnasium specification from which `gymnasium.make` builds the same environment."""
   return GymnasiumSpec(
     id=f"wm_tf/{re.sub('[^A-Za-z0-9_:.-]', '-', name)}",
     entry_point="wm_tf.envs:make_env",

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import gymnasium
@@ -104,13 +107,20 @@ def test_dreams_begin_in_burnt_in_states_of_the_data(workdir, starts):
   assert steps == {0} if starts == "first" else len(steps) > 2
 
 
-def test_of_an_export(workdir, tmp_path):
-  run = _run(workdir)
-  model = run.world_model(0)
-  export.export_world_model(model, run.spec, tmp_path / "world_model")
+@pytest.fixture(scope="module")
+def exported(workdir, tmp_path_factory) -> tuple[Path, Path]:
+  """The world model of the run as a SavedModel, and a file of first frames."""
+  run, folder = _run(workdir), tmp_path_factory.mktemp("exported")
+  export.export_world_model(run.world_model(0), run.spec, folder / "world_model")
   frames = np.concatenate([noise_episode(seed, 1)[0].observation for seed in range(4)])
-  np.save(tmp_path / "frames.npy", frames)
-  options = dict(savedmodel=tmp_path / "world_model", frames=tmp_path / "frames.npy", horizon=3)
+  np.save(folder / "frames.npy", frames)
+  return folder / "world_model", folder / "frames.npy"
+
+
+def test_of_an_export(workdir, exported):
+  model = _run(workdir).world_model(0)
+  frames = np.load(exported[1])
+  options = dict(savedmodel=exported[0], frames=exported[1], horizon=3)
   env = gymnasium.make(_NAME, render_mode="rgb_array", **options)
   check_env(env.unwrapped)
   seen, _ = env.reset(seed=0)
@@ -128,6 +138,82 @@ def test_of_an_export(workdir, tmp_path):
   found = envs.step(action)
   np.testing.assert_allclose(found[0][0], env.step(action[0])[0], atol=1e-4)
   assert found[4]["disagreement"].min() > 0.01  # Exports of ensembles tell it.
+
+
+_ASYNC = """
+import sys
+import gymnasium
+import numpy as np
+import wm_tf
+
+if __name__ == "__main__":
+  _, workdir, context, savedmodel, frames = sys.argv
+  options = dict(savedmodel=savedmodel, frames=frames) if savedmodel else dict(
+    workdir=workdir, num_starts=8
+  )
+  envs = gymnasium.make_vec(
+    "wm_tf/Dream-v0",
+    num_envs=2,
+    vectorization_mode="async",
+    vector_kwargs={"context": context},
+    horizon=2,
+    **options,
+  )
+  try:
+    first, infos = envs.reset(seed=0)
+    single = gymnasium.make("wm_tf/Dream-v0", horizon=2, **options)
+    np.testing.assert_allclose(first[0], single.reset(seed=0)[0], rtol=1e-4, atol=1e-4)
+    for _ in range(3):
+      found = envs.step(envs.action_space.sample())
+    print("stepped", sorted(infos), found[1].dtype)
+  except RuntimeError as error:
+    print("refused", type(error).__name__, error)
+  finally:
+    envs.close(terminate=True)
+"""
+
+
+def _play_async(tmp_path, workdir, context, savedmodel="", frames="") -> str:
+  """What a process prints that plays in gymnasium's vector environment of processes."""
+  script = tmp_path / "play.py"
+  script.write_text(_ASYNC)
+  command = [sys.executable, script, workdir, context, savedmodel, frames]
+  root = Path(__file__).resolve().parents[2]
+  env = {**os.environ, "PYTHONPATH": str(root)}
+  done = subprocess.run(
+    command, cwd=root, env=env, timeout=300, capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr
+  return done.stdout
+
+
+def test_a_forked_process_is_refused(workdir, tmp_path, exported):
+  for options in ((), exported):
+    output = _play_async(tmp_path, workdir, "fork", *options)
+    assert "refused RuntimeError A dream cannot run in a process that was forked" in output
+    assert "by default it steps all dreams" in output and "spawn" in output
+
+
+def test_spawned_processes_dream(workdir, tmp_path):
+  output = _play_async(tmp_path, workdir, "spawn")
+  assert output.startswith("stepped ['_disagreement', '_discount', '_imagined_reward'")
+
+
+def test_a_process_forked_before_tensorflow_has_run_may_dream():
+  script = """
+import os, wm_tf, tensorflow as tf
+for expected in (False, True):
+  child = os.fork()
+  if not child:
+    try:
+      wm_tf.check_not_forked()
+      os._exit(0)
+    except RuntimeError:
+      os._exit(1)
+  assert os.waitpid(child, 0)[1] == 256 * expected
+  tf.constant(0)
+"""
+  subprocess.run([sys.executable, "-c", script], check=True, timeout=100)
 
 
 def test_what_is_no_dream_is_named(workdir, tmp_path):
