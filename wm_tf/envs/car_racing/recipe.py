@@ -33,6 +33,8 @@ _EVERY_PRESET = (
   # Dreams begin where a tile was reached within the last 8 decisions, or (70%) anywhere.
   "controller.start_window=8",
   "controller.start_anywhere=0.7",
+  *(f"controller.{method}.reward_scale=0.1" for method in ("actor_critic", "ppo", "reinforce")),
+  *(f"controller.{method}.target_rate=0.02" for method in ("actor_critic", "reinforce")),
 )
 
 # The gauges of the panel, in the lowest eight rows, are small and show the car's speed.
