@@ -53,7 +53,7 @@ def make_env(spec, name=None):
       env = gymnasium.make(name, max_episode_steps=spec["max_steps"], **kwargs)
   except (gymnasium.error.Error, ImportError, TypeError) as error:
     sys.exit(
-      f"drive.py: cannot make {name!r} with {kwargs} here: {error}. Name what builds the environment "
+      f"drive.py: cannot make {name!r} with {kwargs} here: {error}. Name what builds environment "
       f"{spec['name']!r}: --env=module:factory, or --env=module:ID, with the module that "
       "registers the ID."
     )

@@ -335,8 +335,7 @@ def _version_hint(path: str) -> str:
     with open(os.path.join(path, "saved_model.pb"), "rb") as file:
       saved = saved_model_pb2.SavedModel.FromString(file.read())
     written = saved.meta_graphs[0].meta_info_def.tensorflow_version
-    number = lambda version: tuple(int(part) for part in version.split(".")[:2])
-    newer = number(written) > number(tf.__version__)
+    newer = _release(written) > _release(tf.__version__)
   except Exception:  # Missing, cut short, or a version that is no number.
     return ""
   if not newer:
@@ -347,10 +346,18 @@ def _version_hint(path: str) -> str:
   )
 
 
+def _release(version: str) -> tuple[int, ...]:
+  """The major and minor number of a version."""
+  return tuple(int(part) for part in version.split(".")[:2])
+
+
 @contextlib.contextmanager
 def _no_deprecation_warnings():
   """Keeps "Use `tf.saved_model.load` instead" out of the server's log: see the module's text."""
-  keep = lambda record: "deprecated" not in record.getMessage()
+
+  def keep(record):
+    return "deprecated" not in record.getMessage()
+
   logger = logging.getLogger("tensorflow")
   logger.addFilter(keep)
   try:

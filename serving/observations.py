@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from serving.spec import ObservationPart
+from serving.spec import ObservationPart, Spec
 
 
 class Batch(NamedTuple):
@@ -20,6 +20,39 @@ class Batch(NamedTuple):
 
   inputs: dict[str, np.ndarray]
   single: bool
+
+
+_MODERATE = 100.0  # Noise stays within, where a vector's bounds are larger or infinite.
+
+
+def noise(spec: Spec, rows: int, generator: np.random.Generator) -> Any:
+  """Draws a batch of observations that the environment might show, as `act` takes them.
+
+  Args:
+    spec: what the model says of its environment.
+    rows: B.
+    generator: the source of randomness.
+
+  Returns:
+    An array, or a dict of arrays by name of the part, `[B, ...]` each.
+  """
+  if spec.observation is None:
+    return generator.integers(0, 256, (rows, *spec.observation_size, 3), np.uint8)
+  values = {part.name: _noise(part, rows, generator) for part in spec.observation}
+  return values[""] if set(values) == {""} else values
+
+
+def _noise(part: ObservationPart, rows: int, generator: np.random.Generator) -> np.ndarray:
+  shape = (rows, *part.shapes[-1])
+  if part.num_choices:
+    value = generator.integers(0, part.num_choices, (rows, len(part.num_choices)))
+    return (value + part.start).reshape(shape).astype(part.dtype)
+  low, high = (0, 255) if part.low is None else (part.low, part.high)
+  if part.kind == "vector":
+    low = np.clip(low, -_MODERATE, _MODERATE).reshape(part.shape)
+    high = np.clip(high, -_MODERATE, _MODERATE).reshape(part.shape)
+  value = generator.uniform(low, high, shape)
+  return (np.rint(value) if part.dtype.kind in "iu" else value).astype(part.dtype)
 
 
 def frames(observation: Any, rows: int) -> Batch:

@@ -21,7 +21,8 @@ class ObservationPart(NamedTuple):
     agent_shape: what the agent sees: `(H, W, C)` or `(D,)`.
     path: the keys that lead to it in the environment's observation.
     axes: of an image, the order in which its axes become height, width and channels.
-    low, high: the range of an image's pixels; None if they are uint8 from 0 to 255.
+    low, high: the range of an image's pixels, None if they are uint8 from 0 to 255; or ranges of
+      a vector's numbers, perhaps infinite, None if they are integers with `num_choices`.
     num_choices: of integers that the agent sees as one-hot vectors, how many values each has.
     start: the lowest value of each such integer.
   """
@@ -34,8 +35,8 @@ class ObservationPart(NamedTuple):
   agent_shape: tuple[int, ...]
   path: tuple[str | int, ...] = ()
   axes: tuple[int, ...] = ()
-  low: float | None = None
-  high: float | None = None
+  low: Any = None
+  high: Any = None
   num_choices: tuple[int, ...] = ()
   start: tuple[int, ...] = ()
 
@@ -53,8 +54,8 @@ class ObservationPart(NamedTuple):
       agent_shape=tuple(part["shape"]),
       path=tuple(part["path"]),
       axes=tuple(part["axes"] or range(len(shape))) if is_image else (),
-      low=part["low"] if is_image else None,
-      high=part["high"] if is_image else None,
+      low=part["low"] if is_image else _bound(part, "low", -np.inf),
+      high=part["high"] if is_image else _bound(part, "high", np.inf),
       num_choices=num_choices,
       start=tuple(part["start"] or [0] * len(num_choices)),
     )
@@ -155,6 +156,14 @@ class Spec(NamedTuple):
       make_kwargs=details.get("make_kwargs") or {},
       rendered=bool(raw.get("rendered", False)),
     )
+
+
+def _bound(part: Mapping[str, Any], name: str, unbounded: float) -> np.ndarray | None:
+  """`float32[D]` bounds of a vector, which JSON has as null where they are infinite."""
+  if part["num_choices"]:
+    return None
+  bounds = part[name] or [None] * part["shape"][0]
+  return np.array([unbounded if x is None else x for x in bounds], np.float32)
 
 
 def _texts(names: np.ndarray) -> tuple[str, ...]:

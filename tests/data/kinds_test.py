@@ -274,7 +274,7 @@ def test_actors_see_stacked_parts_in_workers_without_tensorflow():
 
 
 def test_a_header_of_parts_with_awkward_names(tmp_path):
-  names = ["a/b", "action", "seed", "observation", "ü", " "]
+  names = ["a/b", "action", "seed", "observation", "ü", " ", ":", "\x00a"]
   parts = {name: observations.ArraySpec((2,), "float32") for name in names}
   header = Manifest(helpers.HEADER.environment, 1, (), "", observation_parts=parts)
   helpers.write_noise(tmp_path / "data", header=header)

@@ -72,7 +72,7 @@ def test_facts_are_read_back_or_refused(tmp_path_factory, seed, iteration, frame
 
 @pytest.mark.parametrize(
   ("field", "value"),
-  [("seed", -1), ("seed", 2**63), ("iteration", -1), ("frames", -4), ("frames", 1.5),
+  [("seed", -1), ("seed", 2**63), ("iteration", -1), ("frames", -4), ("frames", 1.5), ("steps", 0),
    ("policy", None), ("policy", "\ud800"), ("episode_return", float("nan")),
    ("episode_return", 1e39), ("episode_return", "much")],
 )  # fmt: skip
@@ -119,6 +119,12 @@ def test_an_option_that_cannot_be_recorded_is_named(tmp_path, value):
 def test_seeds_are_refused_before_anything_is_played(tmp_path, seed):
   with pytest.raises(ValueError, match=r"A seed of an episode is .* must be an integer from 0"):
     helpers.collect_counting(tmp_path / "data", [0, seed])
+  assert not (tmp_path / "data").exists()
+
+
+def test_a_bad_iteration_is_refused_before_anything_is_played(tmp_path):
+  with pytest.raises(ValueError, match="iteration is -1; it must be an integer from 0"):
+    helpers.collect_counting(tmp_path / "data", range(2), iteration=-1)
   assert not (tmp_path / "data").exists()
 
 

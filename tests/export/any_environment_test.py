@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from serving.aio_client import AsyncPlannerClient
 from serving.client import CallError, GrpcActor, PlannerClient
+from serving.deploy.servers import probe
 from serving.embedded import EmbeddedServer
 from tests.export.any_world import ENVIRONMENTS, Reference, export_all, short_name, stacked
 from tests.export.gate import assert_close, run_gate
@@ -339,3 +340,8 @@ def test_actors_refuse_by_name(exported, target):
   mixed.begin(1)
   with pytest.raises(ValueError, match=r"dict of \['image', 'point'\], not ndarray"):
     mixed.act(np.zeros((1, 2)), [True], [0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_rollout_probes_any_agent(target, name):
+  assert f"{name} version 1 at {target} passes its probe" in probe(target, name, 1)

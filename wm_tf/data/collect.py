@@ -14,7 +14,7 @@ from wm_tf.data import rollouts
 from wm_tf.data.env_pool import EnvPool as EnvPool
 from wm_tf.data.play import Actor, name_of_policy
 from wm_tf.data.play import run_episodes as run_episodes
-from wm_tf.data.recording import distinct_seeds, new_manifest, recorded_options
+from wm_tf.data.recording import distinct_seeds, natural, new_manifest, recorded_options
 from wm_tf.data.rollouts import EpisodeInfo, Manifest
 
 
@@ -88,6 +88,7 @@ def collect(
     WorkerError: if workers keep dying.
   """
   folder, seeds = files.user_path(folder), distinct_seeds(seeds)
+  iteration = natural(iteration, "iteration")
   options = recorded_options(getattr(make_env_fn, "keywords", {}))
   done: set[int] = set()
   lost: list[rollouts.Shard] = []

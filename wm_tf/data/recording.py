@@ -93,6 +93,8 @@ def recorded_info(info: EpisodeInfo) -> EpisodeInfo:
     name: natural(getattr(info, name), f"Episode of seed {info.seed}: {name}")
     for name in ("seed", "iteration", "frames", "steps")
   }
+  if not counts["steps"]:
+    raise ValueError(f"Episode of seed {info.seed}: steps is 0; it must be at least 1.")
   return info._replace(policy=policy, episode_return=value, **counts)
 
 

@@ -127,7 +127,7 @@ def write_shard(path: Path, episodes: Iterable[Batch], manifest: Manifest, shard
   with files.atomic_open(path) as file:
     for batch in episodes:
       rows = pack(batch, row, start)
-      file.write(rows.data)
+      file.write(rows.view(np.uint8).data)  # As bytes, since a buffer takes no `:` in field names.
       start += len(rows)
   return shard._replace(file=path.name, bytes=start * row.itemsize, sha256=files.checksum(path))
 
@@ -186,10 +186,9 @@ class RowFiles:
     Raises:
       CorruptShardError: if the file is missing or too short.
     """
-    start, done = first * out.itemsize, 0
+    start, done, data = first * out.itemsize, 0, out.view(np.uint8)
     while done < out.nbytes:
-      view = out if not done else memoryview(out.view(np.uint8))[done:]
-      num_read = os.preadv(self._descriptor(file), [view], start + done)
+      num_read = os.preadv(self._descriptor(file), [data[done:]], start + done)
       if not num_read:
         raise self.error(file, (start + done) // out.itemsize, out.dtype, "truncated")
       done += num_read

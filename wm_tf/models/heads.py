@@ -281,7 +281,7 @@ class SymexpRewardHead(RewardHead):
     size = np.abs(self.bins.numpy())
     # A bin belongs to the range if its neighbour towards zero lies within it.
     neighbour = np.concatenate([size[1 : num_positive + 1], [-1.0], size[num_positive:-1]])
-    logits = tf.where(tf.constant(neighbour) < self.data_limit, logits, -1e9)
+    logits = tf.where(tf.constant(neighbour, tf.float32) < self.data_limit, logits, -1e9)
     weights = _exponentials(logits)
     # Equal weights at a bin and its negative cancel exactly.
     positive, negative = weights[..., -num_positive:], weights[..., :num_positive]
