@@ -9,7 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.core import Batch, Embedded, ObservationSpec, Prediction
+from wm_tf.core import (
+  Batch,
+  Embedded,
+  ObservationPart,
+  ObservationSpec,
+  Prediction,
+  image_observation,
+)
 from wm_tf.imagination import imagine_returns, policy_action_fn
 from wm_tf.models.ensemble import dynamics_class
 from wm_tf.models.heads import MixtureHead
@@ -148,22 +155,53 @@ class Always:
     return tf.tile(self.action[tf.newaxis], [rows, 1]), memory + 1.0
 
 
-def small_vae(seed: int = 0, **options) -> VAE:
-  """A VAE of 4 latents and few filters, with weights drawn from `seed`."""
+# One of each kind of observation.
+OBSERVATIONS = {
+  "image": image_observation((64, 64, 3), (64, 64, 3)),
+  "gray": image_observation((48, 37, 1), (48, 37, 1)),
+  "vector": ObservationSpec((ObservationPart("", "vector", (3,), (3,), "float32"),)),
+  "mixed": ObservationSpec(
+    (
+      ObservationPart("camera", "image", (32, 40, 2), (32, 40, 2), "uint8"),
+      ObservationPart("joints", "vector", (5,), (5,), "float64"),
+      ObservationPart("speed", "vector", (1,), (), "float32"),
+    )
+  ),
+}
+
+
+def small_vae(seed: int = 0, observation="image", **options) -> VAE:
+  """A VAE of 4 latents and few filters, with weights and statistics drawn from `seed`.
+
+  Args:
+    seed: of the weights.
+    observation: one of `OBSERVATIONS`, by name.
+    options: fields of `VAEConfig`.
+  """
   config = VAEConfig(
     **{
       "latent_size": 4,
       "encoder_filters": (4, 4, 4, 8),
       "decoder_filters": (4, 4, 4),
+      "vector_units": (6,),
       **options,
     }
   )
-  vae = VAE(config)
-  randomize(vae, seed)
+  vae = VAE(config, OBSERVATIONS[observation])
+  _randomize_vae(vae, seed)
   return vae
 
 
-def small_mdn_rnn(seed: int = 0, action_size: int = 2, **options) -> LatentDynamics:
+def _randomize_vae(vae: VAE, seed: int) -> None:
+  randomize(vae, seed)
+  generator = np.random.default_rng(seed)
+  for scaler in vae.scalers:
+    scaler.scale.assign(generator.uniform(0.5, 2.0, scaler.scale.shape))
+
+
+def small_mdn_rnn(
+  seed: int = 0, action_size: int = 2, num_choices=(), observation="image", **options
+) -> LatentDynamics:
   """An MDN-RNN on a `small_vae`, with weights and statistics drawn from `seed`.
 
   With `ensemble_size` an ensemble of them.
@@ -177,8 +215,12 @@ def small_mdn_rnn(seed: int = 0, action_size: int = 2, **options) -> LatentDynam
       **options,
     }
   )
-  model = dynamics_class(config)(small_vae(seed), action_size, config)
+  vae = small_vae(seed, observation)
+  model = dynamics_class(config)(vae, sum(num_choices) or action_size, config, num_choices)
   randomize(model, seed)
+  _randomize_vae(vae, seed)
+  if config.reward_bins is None:
+    model.reward.data_limit.assign(2.0)
   generator = np.random.default_rng(seed)
   model.latent_loc.assign(generator.normal(0.0, 0.3, model.latent_size))
   model.latent_scale.assign(generator.uniform(0.5, 1.5, model.latent_size))
