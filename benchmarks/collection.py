@@ -82,7 +82,7 @@ def measure_decoding(folder: Path) -> Iterator[tuple[str, float]]:
   datasets.write_latents(folder, latents, encode, fingerprint="zeros")
   sequences = functools.partial(datasets.sequences_dataset, sequence_length=32)
   makers: dict[str, tuple[Callable, Path, int]] = {
-    "frames": (datasets.frames_dataset, folder, 1),
+    "frames": (datasets.observations_dataset, folder, 1),
     "sequences of 32 frames": (sequences, folder, 31),
     "sequences of 32 latents": (sequences, latents, 31),
   }

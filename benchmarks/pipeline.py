@@ -107,7 +107,7 @@ def measure_decoding(folder: Path, cache: Path) -> dict[str, float]:
   num_frames = sum(info.steps for info in datasets.cache_frames(folder, cache).episodes)
   once = time.monotonic() - started
   started = time.monotonic()
-  data = datasets.frames_dataset(folder, batch_size=_BATCH, seed=0, split="all")
+  data = datasets.observations_dataset(folder, batch_size=_BATCH, seed=0, split="all")
   num_batches = sum(1 for _ in data)
   each = time.monotonic() - started
   return {"once_ms": 1e5 * once / num_frames, "without_cache_ms": 1e3 * each / num_batches}
@@ -130,7 +130,7 @@ def main() -> None:
       "vae": (
         ours.make_vae(),
         # The same shards several times: an epoch that is long enough to time.
-        lambda epoch: datasets.frames_dataset([cache] * 2, epoch=epoch, **common),
+        lambda epoch: datasets.observations_dataset([cache] * 2, epoch=epoch, **common),
       ),
       "dynamics": (
         ours.make_dynamics(),

@@ -14,11 +14,13 @@ import asyncio
 import copy
 import time
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import grpc
 import numpy as np
 
-from serving.client_base import ClientBase, Spec, initial_inputs
+from serving.client_base import CallError, ClientBase, initial_inputs, lacks_signature
+from serving.spec import Spec
 
 
 class AsyncPlannerClient(ClientBase):
@@ -42,11 +44,13 @@ class AsyncPlannerClient(ClientBase):
     seeds = self._seeds_of(batch_size, seed)
     self._begin(seeds, await self.predict("initial_state", initial_inputs(seeds)))
 
-  async def act(self, frame: np.ndarray, timeout: float | None = None) -> np.ndarray | int:
+  async def act(
+    self, observation: Any, timeout: float | None = None, agent_view: bool = False
+  ) -> np.ndarray | int:
     """Chooses the next action, or one for each row: see `PlannerClient.act`."""
-    frame = np.asarray(frame)
-    inputs, wanted = self._inputs(frame)
-    return self._advance(await self.predict("act", inputs, wanted, timeout), frame.ndim == 3)
+    self._require_reset()
+    inputs, wanted, single = self._inputs(observation, await self._known_spec(), agent_view)
+    return self._advance(await self.predict("act", inputs, wanted, timeout), single)
 
   async def predict(
     self,
@@ -72,6 +76,17 @@ class AsyncPlannerClient(ClientBase):
   async def close(self) -> None:
     """Closes the connection."""
     await self._channel.close()
+
+  async def _known_spec(self) -> Spec | None:
+    """The model's `spec`, fetched once; None if the model has no such signature."""
+    if "spec" not in self._known:
+      try:
+        self._known["spec"] = await self.spec()
+      except CallError as error:
+        if not lacks_signature(error):
+          raise
+        self._known["spec"] = None
+    return self._known["spec"]
 
   async def __aenter__(self):
     return self

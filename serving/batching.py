@@ -32,9 +32,10 @@ class Batcher:
     Raises:
       ConfigError: if they contradict each other, or ask for what is not here.
     """
-    given = lambda name, default: (
-      getattr(parameters, name).value if parameters.HasField(name) else default
-    )
+
+    def given(name, default):
+      return getattr(parameters, name).value if parameters.HasField(name) else default
+
     self.max_size = given("max_batch_size", 1000)
     self.timeout = given("batch_timeout_micros", 0) / 1e6
     self.max_waiting = given("max_enqueued_batches", 10)

@@ -1,35 +1,43 @@
 """A client for served controllers and planners. Needs gRPC, protobuf and NumPy; no TensorFlow.
 
   client = PlannerClient("localhost:8500", model="planner")
-  spec = client.spec()                 # frame size, action repeat, frames to skip, ...
+  spec = client.spec()                 # observation, action repeat, frames to skip, ...
   client.reset(seed=0)
   action = client.act(frame)           # uint8[96, 96, 3] -> float32[3], the environment's own
 
-The server keeps nothing between calls. The recurrent state and the plan travel: they come out of
-every call and go into the next one, which is what this client does for its caller.
-`serving.aio_client` has the same for asyncio.
+The server keeps no state between calls. The recurrent state and the plan travel: this client sends
+what the last call answered. `serving.aio_client` is the same for asyncio.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-import urllib.parse
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import grpc
 import numpy as np
 
-from serving.client_base import TLS, CallError, ClientBase, Retry, Spec, initial_inputs
+from serving.address import is_address, parse_address
+from serving.client_base import (
+  TLS,
+  CallError,
+  ClientBase,
+  Retry,
+  initial_inputs,
+  lacks_signature,
+)
+from serving.spec import Spec
 
-__all__ = ["TLS", "CallError", "GrpcActor", "PlannerClient", "Retry", "Spec"]
+__all__ = ["TLS", "CallError", "GrpcActor", "PlannerClient", "Retry", "Spec", "is_address"]
 
 
 class PlannerClient(ClientBase):
   """Drives one or many environments with a served `planner` or `controller`.
 
-  One client is for one thread; `fork` makes another one on the same connection. What `ClientBase`
-  says of the arguments and the attributes holds here.
+  A client is for one thread; `fork` makes another one on the same connection. See `ClientBase` for
+  the arguments and the attributes.
   """
 
   _grpc = grpc
@@ -46,31 +54,38 @@ class PlannerClient(ClientBase):
     """Begins new episodes in all rows.
 
     Args:
-      batch_size: the number of environments that are driven side by side.
-      seed: of the first row (the others count on from it), or one for each row. An action depends
-        on its row's seed and step and on nothing else that is random.
+      batch_size: the number of environments.
+      seed: of the first row (the next rows have the next integers), or one for each row. The only
+        randomness of an action comes from its row's seed and step.
     """
     seeds = self._seeds_of(batch_size, seed)
     self._begin(seeds, self.predict("initial_state", initial_inputs(seeds)))
 
-  def act(self, frame: np.ndarray, timeout: float | None = None) -> np.ndarray | int:
-    """Chooses the next action, or one for each row. A call that fails leaves the state as it was.
+  def act(
+    self, observation: Any, timeout: float | None = None, agent_view: bool = False
+  ) -> np.ndarray | int:
+    """Chooses the next action, or one for each row. A call that fails leaves the state unchanged.
+
+    The first call also asks the model for its `spec`, to check observations against it.
 
     Args:
-      frame: `uint8[H, W, 3]`, or `uint8[B, H, W, 3]` after `reset(B)`; of the environment's own
-        size or of the size that the agent sees.
+      observation: as the environment shows it: an array, or a dict of arrays by name of the part;
+        with a leading B after `reset(B)`. Images may have the size that the agent sees.
       timeout: seconds for this call.
+      agent_view: whether the observation is a batch as the agent sees it instead: images
+        `uint8[B, H, W, C]` and vectors `float32[B, D]`.
 
     Returns:
-      The environment's action, `float32[A_env]` or an int; with a leading B if `frame` has one.
+      The environment's action: `float32[...]`, an int if it is discrete, `int64[...]` if it is
+      multi-discrete, `int8[...]` if it is multi-binary; with a leading B if `observation` has one.
 
     Raises:
       CallError: if the call fails.
-      ValueError: if the frame's type or the number of frames is wrong.
+      ValueError: if the observation has another shape or dtype, or is not finite.
     """
-    frame = np.asarray(frame)
-    inputs, wanted = self._inputs(frame)
-    return self._advance(self.predict("act", inputs, wanted, timeout), frame.ndim == 3)
+    self._require_reset()
+    inputs, wanted, single = self._inputs(observation, self._known_spec(), agent_view)
+    return self._advance(self.predict("act", inputs, wanted, timeout), single)
 
   def predict(
     self,
@@ -110,6 +125,17 @@ class PlannerClient(ClientBase):
     """Closes the connection."""
     self._channel.close()
 
+  def _known_spec(self) -> Spec | None:
+    """The model's `spec`, fetched once; None if the model has no such signature."""
+    if "spec" not in self._known:
+      try:
+        self._known["spec"] = self.spec()
+      except CallError as error:
+        if not lacks_signature(error):
+          raise
+        self._known["spec"] = None
+    return self._known["spec"]
+
   def __enter__(self):
     return self
 
@@ -120,45 +146,53 @@ class PlannerClient(ClientBase):
 class GrpcActor:
   """A served model as an actor for collection and evaluation, from `grpc://host:port/model`.
 
-  It sends the agent's 64x64 frames and returns the agent's own actions, so that it stands in for an
-  agent in this process. The address and the connection are shared by copies; the state is not.
+  It sends observations as the agent sees them and returns the agent's own actions, like an agent in
+  this process. Copies share the address and the connection, not the state.
   """
 
   def __init__(self, address: str, **options):
     """
     Args:
-      address: `grpc://host:port/model`, and perhaps `/versions/7` or `/labels/canary` after it;
-        `grpcs://` for TLS.
+      address: `grpc://host:port/model`, optionally with `/versions/7` or `/labels/canary`; with
+        `grpcs://` the connection is encrypted.
       **options: for `PlannerClient`.
 
     Raises:
       ValueError: if the address has another form.
     """
-    url = urllib.parse.urlsplit(address)
-    match url.path.strip("/").split("/"):
-      case [model]:
-        pass
-      case [model, "versions", number] if number.isdigit():
-        options["version"] = int(number)
-      case [model, "labels", label] if label:
-        options["label"] = label
-      case _:
-        model = None
-    if url.scheme not in ("grpc", "grpcs") or not url.netloc or not model:
-      raise ValueError(f"{address!r} is not of the form grpc://host:port/model")
-    if url.scheme == "grpcs":
+    parsed = parse_address(address)
+    if parsed.version is not None:
+      options["version"] = parsed.version
+    if parsed.label is not None:
+      options["label"] = parsed.label
+    if parsed.secure:
       options.setdefault("credentials", TLS())
-    self.client = PlannerClient(url.netloc, model, **options)
+    self.client = PlannerClient(parsed.target, parsed.model, **options)
 
   def begin(self, rows: int) -> None:
-    """Makes ready for `rows` environments."""
+    """Starts new episodes in `rows` environments."""
     self.client = self.client.fork()
     self.client.reset(rows)
 
   def act(self, observation, is_first, seeds, infos=None) -> np.ndarray:
-    """Actions `float32[B, A]` for frames `uint8[B, 64, 64, 3]`; `seeds` are the episodes'."""
-    del infos  # A served model sees frames only.
+    """Chooses the agent's actions.
+
+    Args:
+      observation: an array, or a dict of arrays by name of the part: images `uint8[B, H, W, C]` and
+        vectors `float32[B, D]`.
+      is_first: `bool[B]`, which rows begin an episode.
+      seeds: `int64[B]`, the seeds of the episodes.
+      infos: not used: a served model sees observations only.
+
+    Returns:
+      `float32[B, A]`: numbers in [-1, 1], or one-hot vectors.
+
+    Raises:
+      CallError: if the call fails.
+      ValueError: if the observation has another shape or dtype, or is not finite.
+    """
+    del infos
     if np.any(is_first):
       self.client.restart(is_first, seeds)
-    self.client.act(observation)
+    self.client.act(observation, agent_view=True)
     return self.client.extras["agent_action"]

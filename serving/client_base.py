@@ -1,4 +1,4 @@
-"""What the synchronous and the asynchronous client share: everything but the calls themselves.
+"""What the synchronous and the asynchronous client share: everything except the calls.
 
 Needs gRPC, protobuf and NumPy; no TensorFlow.
 """
@@ -9,13 +9,14 @@ import dataclasses
 import json
 import os
 import random
-from collections.abc import Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any
 
 import grpc
 import numpy as np
 
-from serving import protos, tensors
+from serving import observations, protos, tensors
+from serving.spec import Spec
 
 _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _HINTS = {
@@ -54,7 +55,7 @@ class CallError(Exception):
 class Retry:
   """How often to call again when the server is away (UNAVAILABLE) or full (RESOURCE_EXHAUSTED).
 
-  Every signature is stateless, so that calling twice does no harm. Other failures would fail again.
+  Every signature is stateless, so calling twice does no harm. Other failures are not retried.
   """
 
   attempts: int = 8
@@ -66,11 +67,11 @@ class Retry:
     return min(self.first_wait * 2**attempt, self.max_wait) * random.uniform(0.5, 1.0)
 
   def next_wait(self, error: grpc.RpcError, attempt: int, seconds_left: float) -> float | None:
-    """Seconds before calling again after a failure; None if that would be of no use.
+    """Seconds before calling again after a failure; None if it should not be retried.
 
     Args:
       error: the failure.
-      attempt: how many attempts there were before the one that failed.
+      attempt: the number of attempts before the one that failed.
       seconds_left: until the deadline.
     """
     # gRPC gives a message over the size limit the same code as a server without a free thread.
@@ -87,8 +88,8 @@ class TLS:
 
   Attributes:
     ca: PEM file of the authorities that may have signed the server's certificate.
-    key, certificate: PEM files with which the client shows who it is (mTLS); both or neither.
-    server_name: what the server's certificate is made out to, if that is not the host of `target`.
+    key, certificate: PEM files that identify the client (mTLS); both or neither.
+    server_name: the name in the server's certificate, if that is not the host of `target`.
   """
 
   ca: str | os.PathLike | None = None
@@ -100,8 +101,8 @@ class TLS:
     """Reads the files.
 
     Raises:
-      FileNotFoundError: for a file that is not there.
-      ValueError: for one that holds no PEM, or a key without a certificate.
+      FileNotFoundError: if a file does not exist.
+      ValueError: if a file holds no PEM, or there is a key without a certificate.
     """
     if (self.key is None) != (self.certificate is None):
       raise ValueError("TLS: give both key and certificate (mTLS), or neither")
@@ -119,71 +120,12 @@ class TLS:
     return pem
 
 
-class Spec(NamedTuple):
-  """What a client must know of the environment that a served model acts in.
-
-  Attributes:
-    name: the environment's short name, such as `car_racing`.
-    env_id: the gymnasium id.
-    frame_size: `(height, width)` of the environment's own frames, which `act` takes.
-    observation_size: `(height, width)` of what the agent sees, which `act` takes too.
-    action_repeat: environment frames for which each action is held.
-    frames_to_skip: frames to pass with `idle_action` before the first call.
-    idle_action: `float32[A_env]`, or an integer for a discrete environment.
-    max_steps: frames in a full episode, skipped ones included.
-    action_names: of the environment's action dimensions, or of its choices.
-    action_low: `float32[A_env]`.
-    action_high: `float32[A_env]`.
-    discrete: whether an action is one integer.
-    state_names: the tensors that travel.
-    details: everything else that the export recorded.
-  """
-
-  name: str
-  env_id: str
-  frame_size: tuple[int, int]
-  observation_size: tuple[int, int]
-  action_repeat: int
-  frames_to_skip: int
-  idle_action: Any
-  max_steps: int
-  action_names: tuple[str, ...]
-  action_low: np.ndarray
-  action_high: np.ndarray
-  discrete: bool
-  state_names: tuple[str, ...]
-  details: dict[str, Any]
-
-  @classmethod
-  def from_outputs(cls, outputs: Mapping[str, np.ndarray]) -> Spec:
-    """From the outputs of the signature `spec`."""
-    raw = {name: rows[0] for name, rows in outputs.items()}
-    text = lambda names: tuple(name.decode() for name in names)
-    discrete = bool(raw["discrete"])
-    return cls(
-      name=raw["name"].decode(),
-      env_id=raw["env_id"].decode(),
-      frame_size=tuple(raw["frame_size"].tolist()),
-      observation_size=tuple(raw["observation_size"].tolist()),
-      action_repeat=int(raw["action_repeat"]),
-      frames_to_skip=int(raw["frames_to_skip"]),
-      idle_action=int(raw["idle_action"]) if discrete else raw["idle_action"],
-      max_steps=int(raw["max_steps"]),
-      action_names=text(raw["action_names"]),
-      action_low=raw["action_low"],
-      action_high=raw["action_high"],
-      discrete=discrete,
-      state_names=text(raw["state_names"]),
-      details=json.loads(raw["json"]),
-    )
-
-
 class ClientBase:
-  """The state of the episodes, and how requests are made and answers taken apart.
+  """Holds the state of the episodes, makes requests and reads answers.
 
   Attributes:
-    extras: the outputs of the last `act` beside the action and the state, such as `agent_action`
-      `float32[B, A]` (in [-1, 1]) or `value` `float32[B]`; by name.
+    extras: the outputs of the last `act` besides the action and the state, by name, such as
+      `agent_action` `float32[B, A]` (in [-1, 1] or one-hot).
     version: the model version that answered last.
     state: the tensors that travel, `[B, ...]` by name; None before `reset`.
   """
@@ -203,15 +145,15 @@ class ClientBase:
   ):
     """
     Args:
-      target: `host:port`, or any gRPC name: with `dns:///host:port` the calls take turns on all
-        addresses of the host.
+      target: `host:port`, or any gRPC name: with `dns:///host:port` the calls alternate between
+        all addresses of the host.
       model: the name under which it is served.
-      version: pins one version; by default the newest answers, and may change between two calls.
+      version: pins one version; by default the newest one answers, which may change between calls.
       label: asks for the version that the server gives this label, such as `stable`.
       timeout: seconds for a call with all its retries.
-      retry: see `Retry`; `Retry(attempts=1)` never calls again.
+      retry: see `Retry`; `Retry(attempts=1)` never retries.
       credentials: for TLS; plain text by default.
-      extras: which outputs `act` fetches beside the action and the state; all by default. `()`
+      extras: the outputs that `act` fetches besides the action and the state; all by default. `()`
         keeps replies small. A server compiles each selection at its first call.
 
     Raises:
@@ -229,22 +171,23 @@ class ClientBase:
       protos.PredictRequest.SerializeToString,
       protos.PredictResponse.FromString,
     )
+    self._known: dict[str, Spec | None] = {}  # Shared with forks.
     self.state: dict[str, np.ndarray] | None = None
     self.extras: dict[str, np.ndarray] = {}
     self.version: int | None = None
 
   @property
   def seed(self) -> np.ndarray:
-    """`int32[B, 2]`, each row's seed and step: what the next `act` sends."""
+    """`int32[B, 2]`, each row's seed and step, as the next `act` sends them."""
     self._require_reset()
     return _seed_tensor(self._seeds, self._steps)
 
   def restart(self, rows: np.ndarray, seed: Iterable[int] | None = None) -> None:
-    """Begins new episodes in some rows. Calls nobody: `reset` has fetched what it takes.
+    """Begins new episodes in some rows, without a call: `reset` has fetched the initial state.
 
     Args:
-      rows: `bool[B]`, which ones.
-      seed: `int[B]` of all rows; kept as they are by default.
+      rows: `bool[B]`, the rows that begin.
+      seed: `int[B]` of all rows; unchanged by default.
     """
     self._require_reset()
     rows = np.asarray(rows, bool)
@@ -253,7 +196,10 @@ class ClientBase:
     if seed is not None:
       self._seeds = np.where(rows, np.asarray(list(seed), np.int64), self._seeds)
     self._steps = np.where(rows, 0, self._steps)
-    mask = lambda x: rows.reshape((-1,) + (1,) * (x.ndim - 1))
+
+    def mask(x):
+      return rows.reshape((-1,) + (1,) * (x.ndim - 1))
+
     self.state = {
       name: np.where(mask(fresh), fresh, self.state[name]) for name, fresh in self._fresh.items()
     }
@@ -303,17 +249,25 @@ class ClientBase:
     self._seeds, self._steps = seeds, np.zeros(len(seeds), np.int64)
     self._fresh, self.state, self.extras = fresh, dict(fresh), {}
 
-  def _inputs(self, frame) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The inputs of `act`, and its output filter."""
-    self._require_reset()
-    frames = frame[None] if frame.ndim == 3 else frame
+  def _inputs(
+    self, observation, spec: Spec | None, agent_view: bool
+  ) -> tuple[dict[str, np.ndarray], tuple[str, ...], bool]:
+    """The inputs of `act`, its output filter, and whether there is no batch dimension.
+
+    Args:
+      observation: see `PlannerClient.act`.
+      spec: what the model says of its environment; None if it does not.
+      agent_view: see `PlannerClient.act`.
+    """
     rows = len(self._steps)
-    if frames.ndim != 4 or frames.dtype != np.uint8:
-      raise ValueError(f"frames are uint8[B, H, W, 3], not {frame.dtype}{list(frame.shape)}")
-    if len(frames) != rows:
-      raise ValueError(f"{len(frames)} frames, but reset(batch_size={rows})")
+    if spec is None or spec.observation is None:
+      batch = observations.frames(observation, rows)
+    elif agent_view:
+      batch = observations.from_agent(spec.observation, observation, rows)
+    else:
+      batch = observations.check(spec.observation, observation, rows)
     wanted = () if self._wanted_extras is None else ("action", *self.state, *self._wanted_extras)
-    return {"frame": frames, "seed": self.seed, **self.state}, wanted
+    return {**batch.inputs, "seed": self.seed, **self.state}, wanted, batch.single
 
   def _advance(self, outputs, single: bool) -> np.ndarray:
     """Keeps the next state; returns the action."""
@@ -330,6 +284,11 @@ class ClientBase:
   def _require_reset(self) -> None:
     if self.state is None:
       raise RuntimeError("call reset() first: it fetches the model's initial state")
+
+
+def lacks_signature(error: CallError) -> bool:
+  """Whether a call failed because the model has no such signature."""
+  return error.code == grpc.StatusCode.FAILED_PRECONDITION
 
 
 def _seed_tensor(seeds, steps) -> np.ndarray:

@@ -24,7 +24,10 @@ def fill(document: dict[str, Any], request) -> None:
     context = request.input.example_list_with_context
     _fill_example(document["context"], context.context)
     examples = context.examples
-  complain = lambda text: invalid(f"JSON Value: {json_text.debug(document)} {text}")
+
+  def complain(text):
+    return invalid(f"JSON Value: {json_text.debug(document)} {text}")
+
   if "examples" not in document:
     raise complain("When method is classify, key 'examples' is expected and was not found")
   if not isinstance(document["examples"], list):

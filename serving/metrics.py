@@ -65,7 +65,9 @@ class _Metric:
     self._cells = {}
 
   def _text(self, values: tuple[str, ...]) -> str:
-    escape = lambda value: value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+    def escape(value):
+      return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+
     return ",".join(
       f'{label}="{escape(value)}"' for label, value in zip(self._labels, values, strict=True)
     )

@@ -23,6 +23,7 @@ from tensorflow_serving.apis import predict_pb2
 
 from serving import sums, tensors
 from serving.errors import RUN_ERRORS, ServingError, as_serving_error, invalid
+from serving.xla import XlaCheck
 
 DEFAULT_SIGNATURE = "serving_default"
 # Each distinct output_filter compiles a pruned graph of its own; clients must not fill the memory.
@@ -87,6 +88,7 @@ class Servable:
         loader = tf.compat.v1.saved_model.loader
         meta_graph = loader.load(self._session, list(options.tags), path)
       self.signatures = dict(meta_graph.signature_def)
+      self._xla = XlaCheck(meta_graph.graph_def)
       if options.warm_up is not None:
         options.warm_up(self)
     except Exception as error:
@@ -179,11 +181,16 @@ class Servable:
     return plan
 
   def _callable(self, feeds: Sequence[str], fetches: Sequence[str]) -> Run:
-    """A compiled entry point from feeds to fetches."""
+    """Makes an entry point from feeds to fetches.
+
+    Raises:
+      ServingError: if what it runs asks for XLA, which the official server refuses too.
+    """
     key = tuple(feeds), tuple(fetches)
     with self._lock:
       run = self._callables.get(key)
       if run is None:
+        self._xla.require_none(fetches)
         if len(self._callables) >= _MAX_CALLABLES:
           self._callables.pop(next(iter(self._callables)))
         options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
@@ -328,8 +335,7 @@ def _version_hint(path: str) -> str:
     with open(os.path.join(path, "saved_model.pb"), "rb") as file:
       saved = saved_model_pb2.SavedModel.FromString(file.read())
     written = saved.meta_graphs[0].meta_info_def.tensorflow_version
-    number = lambda version: tuple(int(part) for part in version.split(".")[:2])
-    newer = number(written) > number(tf.__version__)
+    newer = _release(written) > _release(tf.__version__)
   except Exception:  # Missing, cut short, or a version that is no number.
     return ""
   if not newer:
@@ -340,10 +346,18 @@ def _version_hint(path: str) -> str:
   )
 
 
+def _release(version: str) -> tuple[int, ...]:
+  """The major and minor number of a version."""
+  return tuple(int(part) for part in version.split(".")[:2])
+
+
 @contextlib.contextmanager
 def _no_deprecation_warnings():
   """Keeps "Use `tf.saved_model.load` instead" out of the server's log: see the module's text."""
-  keep = lambda record: "deprecated" not in record.getMessage()
+
+  def keep(record):
+    return "deprecated" not in record.getMessage()
+
   logger = logging.getLogger("tensorflow")
   logger.addFilter(keep)
   try:

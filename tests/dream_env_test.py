@@ -15,6 +15,7 @@ from tests.worlds import AdditiveState, AdditiveWorld
 from wm_tf.dream_env import Dream, DreamEnv, DreamVectorEnv
 
 _GOAL = 0.5
+_NEUTRAL = {"imagined_reward": 0.0, "discount": 1.0, "disagreement": 0.0}
 
 
 def _dream(num_starts=5, *, world=None, **options) -> Dream:
@@ -24,7 +25,7 @@ def _dream(num_starts=5, *, world=None, **options) -> Dream:
   return Dream(world or AdditiveWorld(goal=_GOAL), starts, **options)
 
 
-@pytest.mark.parametrize("observation", ["features", "pixels"])
+@pytest.mark.parametrize("observation", ["features", "observation", "pixels"])
 def test_gymnasium_has_nothing_to_complain_of(observation):
   dream = _dream(world=AdditiveWorld(noise_scale=0.3, discount=0.9))
   env = DreamEnv(dream, horizon=5, observation=observation, render_mode="rgb_array")
@@ -40,7 +41,7 @@ def test_rewards_and_observations_are_the_models():
   seen, info = env.reset(seed=3)
   start = seen[-1]
   np.testing.assert_allclose(seen, [start / 10, start / 10, start], rtol=1e-6)
-  assert start in range(5) and info == {}
+  assert start in range(5) and info == _NEUTRAL
   position = seen[:2]
   for t in range(4):
     action = np.array([0.5, -0.25 * t], np.float32)
@@ -125,11 +126,12 @@ def test_rows_begin_anew_in_the_next_step():
   up = np.ones((4, 2), np.float32)
   envs.step(up)
   last, _, _, truncated, infos = envs.step(up)
-  assert truncated.all() and infos["_disagreement"].all() and np.all(last[:, :2] >= 2.0)
+  assert truncated.all() and infos["disagreement"].all() and np.all(last[:, :2] >= 2.0)
   first, reward, terminated, truncated, infos = envs.step(np.full((4, 2), np.nan))
   assert np.all(first[:, :2] < 0.5) and not reward.any()
-  assert not (terminated | truncated | infos["_disagreement"]).any()
-  assert not infos["disagreement"].any()
+  assert not (terminated | truncated).any()
+  for name, value in _NEUTRAL.items():
+    assert np.all(infos[name] == value)
   second = envs.step(up)[0]
   np.testing.assert_allclose(second[:, :2], first[:, :2] + 1.0, rtol=1e-5)
 
@@ -147,17 +149,32 @@ def test_seeds_decide_everything():
   np.testing.assert_array_equal(one, play(seed=[7, 8, 9]))
   assert np.abs(one - play()).max() > 0.1
   assert np.abs(play(seed=8)[:, :2] - one[:, 1:]).max() == 0
+  np.testing.assert_array_equal(one, play(seed=np.int64(7)))
+  np.testing.assert_array_equal(one, play(seed=np.arange(7, 10)))
   with pytest.raises(ValueError, match="2 seeds were given for 3 environments"):
     envs.reset(seed=[1, 2])
+
+
+def test_seeds_and_options_are_gymnasiums():
+  env, envs = DreamEnv(_dream()), DreamVectorEnv(_dream(), 2)
+  first = env.reset(seed=7)[0]
+  np.testing.assert_array_equal(env.reset(seed=np.int64(7), options={"unknown": 1})[0], first)
+  np.testing.assert_array_equal(envs.reset(seed=7, options={"unknown": 1})[0][0], first)
+  for made in (env, envs):
+    with pytest.raises(gymnasium.error.Error, match="Seed must be greater or equal to zero"):
+      made.reset(seed=-1)
+    with pytest.raises(gymnasium.error.Error, match="Seed must be a python integer"):
+      made.reset(seed=1.5)
 
 
 @pytest.mark.parametrize(
   ("options", "message"),
   [
     ({"horizon": 0}, "horizon must be positive, not 0"),
+    ({"horizon": 2.5}, "horizon must be a whole number, not 2.5"),
     (
       {"observation": "latent"},
-      r"observation must be one of \('features', 'pixels'\), not 'latent'",
+      r"observation must be one of \('features', 'observation', 'pixels'\), not 'latent'",
     ),
     ({"render_mode": "human"}, "render_mode must be rgb_array or None, not 'human'"),
   ],
@@ -168,6 +185,9 @@ def test_bad_arguments_are_named(options, message):
       make(_dream(), **options)
   with pytest.raises(ValueError, match="num_envs must be positive"):
     DreamVectorEnv(_dream(), 0)
+  for options in ({"temperature": -1.0}, {"temperature": np.nan}, {"disagreement_penalty": np.nan}):
+    with pytest.raises(ValueError, match=f"{next(iter(options))} must be"):
+      _dream(**options)
 
 
 def test_bad_actions_are_named():
@@ -180,8 +200,56 @@ def test_bad_actions_are_named():
   envs.reset(seed=0)
   with pytest.raises(ValueError, match=r"must have shape \[2, 2\], not \[3, 2\]"):
     envs.step(np.zeros((3, 2)))
-  with pytest.raises(ValueError, match="not finite"):
-    env.step(np.array([0.0, np.nan]))
+  for action, message in (
+    (np.array([0.0, np.nan]), r"The action \[0.0, nan\] is not finite"),
+    ([0.0, [1.0, 2.0]], "Actions must be one array"),
+    (np.zeros(3), r"must have shape \[1, 2\], not \[1, 3\]"),
+    (["left", "right"], "Actions must be numbers in Box"),
+    (None, "must have shape"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      env.step(action)
+  env.step(np.zeros(2))  # None of them has harmed it.
+
+
+class _BrokenWorld(AdditiveWorld):
+  """Predicts a given number in a given field when the first action is above 0.5."""
+
+  def __init__(self, field: str, value: float):
+    super().__init__()
+    self.field, self.value = field, value
+
+  def imagine_with_noise(self, state, action, noise, temperature=1.0):
+    found = super().imagine_with_noise(state, action, noise, temperature)
+    broken = tf.fill(tf.shape(action)[:1], self.value)
+    changed = tf.where(action[:, 0] > 0.5, broken, getattr(found, self.field))
+    return found._replace(**{self.field: changed})
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("field", ["reward", "discount", "disagreement"])
+def test_what_a_model_predicts_must_be_finite(field, value):
+  world = _BrokenWorld(field, value)
+  dream = _dream(world=world, name="runs/a/dynamics/003", jit_compile=False)
+  message = f"The world model runs/a/dynamics/003 predicts NaN or infinity as .*{field}"
+  env, envs = DreamEnv(dream, horizon=3), DreamVectorEnv(dream, 2, horizon=1)
+  before = env.reset(seed=0)[0]
+  with pytest.raises(ValueError, match=message):
+    env.step(np.array([1.0, 0.0]))
+  np.testing.assert_array_equal(env.step(np.zeros(2))[0][:2], before[:2])  # The step was not taken.
+  envs.reset(seed=0)
+  envs.step(np.zeros((2, 2)))
+  envs.step(np.ones((2, 2)))  # Both are over: their actions and what comes of them are not used.
+  with pytest.raises(ValueError, match=message):
+    envs.step(np.array([[0.0, 0.0], [1.0, 0.0]]))
+
+
+def test_pictures_and_observations_are_copies():
+  env = DreamEnv(_dream(), horizon=4, observation="observation", render_mode="rgb_array")
+  seen = env.reset(seed=1)[0].copy()
+  for changed in (env.render(), env.reset(seed=1)[0]):
+    changed[:] = 77
+    np.testing.assert_array_equal(env.render(), seen)
 
 
 def test_import_registers_names_only():

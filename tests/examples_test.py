@@ -61,7 +61,9 @@ def act(exports):
   loaded = tf.saved_model.load(str(exports / "controller" / "1"))
 
   def play(frames, seed):
-    pair = lambda step: tf.constant([[seed, step]])
+    def pair(step):
+      return tf.constant([[seed, step]])
+
     state, actions = loaded.signatures["initial_state"](seed=pair(0)), []
     for step, frame in enumerate(frames):
       frame = tf.constant(frame[np.newaxis])

@@ -266,6 +266,24 @@ def test_sample_states_respects_select_fn():
   assert sample_states(AdditiveWorld(), batches, 5, 1, only_one).z.shape == (1, 2)
 
 
+def test_terminal_states_are_never_drawn():
+  batch = _numbered([7, 3, 4])
+  terminal = np.zeros(batch.mask.shape, bool)
+  terminal[0, 6] = terminal[1, 2] = True
+  ended = batch._replace(discount=tf.constant(~terminal, tf.float32))
+  numbers = sample_states(AdditiveWorld(), [ended], 100, 1).z[:, 0].numpy()
+  assert sorted(numbers) == [i for i in range(14) if i not in (6, 9)]
+  # The others are drawn as they are where nothing is terminal.
+  before = sample_states(AdditiveWorld(), [batch], 100, 1).z[:, 0].numpy()
+  np.testing.assert_array_equal(numbers, before[~np.isin(before, (6, 9))])
+
+  def select_terminal(batch):
+    return terminal
+
+  with pytest.raises(ValueError, match="allows are terminal"):
+    sample_states(AdditiveWorld(), [ended], 5, 1, select_terminal)
+
+
 def test_several_draws_in_one_pass_are_those_of_as_many():
   batches = [_numbered([7, 3]), _numbered([1, 9], first=10)]
   select = lambda batch: batch.observation.value.numpy()[..., 0] % 5 < 2

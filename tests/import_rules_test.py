@@ -21,27 +21,20 @@ _FOLDERS = ("wm_tf", "trainers", "serving", "benchmarks", "examples", "tests")
 
 _CORE, _RNG, _SEAM = "//wm_tf:core", "//wm_tf:rng", "//wm_tf/models:world_model"
 _CHECKS, _FILES, _NESTS = "//wm_tf:checks", "//wm_tf:files", "//wm_tf:nests"
+_REGISTRY = "//wm_tf:registry"
+_HELPERS = {_CHECKS, _CORE, _FILES, _NESTS, _REGISTRY, _RNG}
+_ACTIONS = "//wm_tf:actions"
 _BELOW_AGENT = {
   _CORE: set(),
-  _RNG: {_CORE},
-  _CHECKS: {_CORE},
-  _FILES: {_CORE},
-  _NESTS: {_CORE},
-  "//wm_tf/envs": {_CORE},
-  "//wm_tf/search": {_CORE, _RNG},
-  _SEAM: {_CORE, _RNG},
-  "//wm_tf/models": {_CHECKS, _CORE, _NESTS, _RNG, _SEAM},
-  "//wm_tf/data": {_CORE, _FILES, _RNG},
-  "//wm_tf:imagination": {_CORE, _NESTS, _RNG, _SEAM, "//wm_tf/models"},
-  "//wm_tf/policies": {
-    _CHECKS,
-    _CORE,
-    _NESTS,
-    _RNG,
-    _SEAM,
-    "//wm_tf/search",
-    "//wm_tf:imagination",
-  },
+  **{label: {_CORE} for label in _HELPERS - {_CORE}},
+  "//wm_tf/envs": {_CORE, _REGISTRY},  # No TensorFlow.
+  _ACTIONS: _HELPERS,
+  "//wm_tf/search": {*_HELPERS, _ACTIONS},
+  _SEAM: _HELPERS,
+  "//wm_tf/models": {*_HELPERS, _SEAM},
+  "//wm_tf/data": _HELPERS,
+  "//wm_tf:imagination": {*_HELPERS, _SEAM},
+  "//wm_tf/policies": {*_HELPERS, _ACTIONS, _SEAM, "//wm_tf/search", "//wm_tf:imagination"},
 }
 _BELOW_RUNS = _BELOW_AGENT | {
   label: {*_BELOW_AGENT, *above}
@@ -50,8 +43,8 @@ _BELOW_RUNS = _BELOW_AGENT | {
     "//wm_tf/training": (),
     "//wm_tf/learners": ("//wm_tf:agent", "//wm_tf/training"),
     "//wm_tf/evaluation": ("//wm_tf:agent", "//wm_tf/learners"),
-    "//wm_tf:export": ("//wm_tf:agent",),
-    "//wm_tf:dream_env": ("//wm_tf:export",),
+    "//wm_tf/export": ("//wm_tf:agent",),
+    "//wm_tf:dream_env": (),
     "//wm_tf/report": (),
     "//wm_tf/config": ("//wm_tf/learners", "//wm_tf/training"),
   }.items()
@@ -66,14 +59,14 @@ _HOMES = {
   "absl.app": ("trainers/", "serving/"),
   "absl.flags": ("trainers/", "serving/"),
   "gym": (),
-  "gymnasium": ("wm_tf/__init__.py", "wm_tf/dream_env.py", "wm_tf/envs/"),
+  "gymnasium": ("wm_tf/__init__.py", "wm_tf/dream_actions.py", "wm_tf/dream_env.py", "wm_tf/envs/"),
   "matplotlib": ("wm_tf/report/",),
-  "tf_agents": ("wm_tf/learners/tf_agents_environment.py", "wm_tf/learners/tf_agents_learning.py"),
+  "tf_agents": ("wm_tf/learners/policy_gradients/",),
   "tqdm": ("wm_tf/training/loggers.py",),
   "vizdoom": ("wm_tf/envs/",),
 }
 _TENSORFLOW = ("tensorflow", "tensorflow_probability", "keras", "tf_agents")
-_WITHOUT_TENSORFLOW = ("wm_tf/__init__.py", "wm_tf/core.py", "wm_tf/envs/")
+_WITHOUT_TENSORFLOW = ("wm_tf/__init__.py", "wm_tf/core.py", "wm_tf/envs/", "wm_tf/registry.py")
 
 
 class Target(NamedTuple):
@@ -237,8 +230,9 @@ def test_every_layer_is_a_library():
 
 
 def test_environments_and_their_workers_load_without_tensorflow():
-  envs = [path.stem for path in (_ROOT / "wm_tf/envs").glob("*.py") if path.stem != "__init__"]
-  modules = ["wm_tf.data.env_worker", *(f"wm_tf.envs.{name}" for name in envs)]
+  files = [path.relative_to(_ROOT) for path in (_ROOT / "wm_tf/envs").rglob("*.py")]
+  envs = [".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in files]
+  modules = ["wm_tf.data.env_worker", *envs]
   code = f"import sys, {', '.join(modules)}; sys.exit('tensorflow' in sys.modules)"
   subprocess.run([sys.executable, "-c", code], cwd=_ROOT, check=True)
 

@@ -170,13 +170,10 @@ OBSERVATIONS = {
 }
 
 
-def small_vae(seed: int = 0, observation="image", **options) -> VAE:
+def small_vae(seed: int = 0, observation: ObservationSpec | None = None, **options) -> VAE:
   """A VAE of 4 latents and few filters, with weights and statistics drawn from `seed`.
 
-  Args:
-    seed: of the weights.
-    observation: one of `OBSERVATIONS`, by name.
-    options: fields of `VAEConfig`.
+  It observes one 64x64x3 image if `observation` is None.
   """
   config = VAEConfig(
     **{
@@ -187,7 +184,7 @@ def small_vae(seed: int = 0, observation="image", **options) -> VAE:
       **options,
     }
   )
-  vae = VAE(config, OBSERVATIONS[observation])
+  vae = VAE(config) if observation is None else VAE(config, observation)
   _randomize_vae(vae, seed)
   return vae
 
@@ -200,11 +197,16 @@ def _randomize_vae(vae: VAE, seed: int) -> None:
 
 
 def small_mdn_rnn(
-  seed: int = 0, action_size: int = 2, num_choices=(), observation="image", **options
+  seed: int = 0,
+  action_size: int = 2,
+  *,
+  observation: ObservationSpec | None = None,
+  num_choices: tuple[int, ...] = (),
+  **options,
 ) -> LatentDynamics:
   """An MDN-RNN on a `small_vae`, with weights and statistics drawn from `seed`.
 
-  With `ensemble_size` an ensemble of them.
+  With `ensemble_size` an ensemble of them; with `num_choices` A is their sum.
   """
   config = MDNRNNConfig(
     **{
@@ -216,16 +218,18 @@ def small_mdn_rnn(
     }
   )
   vae = small_vae(seed, observation)
-  model = dynamics_class(config)(vae, sum(num_choices) or action_size, config, num_choices)
+  action_size = sum(num_choices) or action_size
+  model = dynamics_class(config)(vae, action_size, config, num_choices=num_choices)
   randomize(model, seed)
-  _randomize_vae(vae, seed)
-  if config.reward_bins is None:
-    model.reward.data_limit.assign(2.0)
+  for scaler in vae.scalers:
+    scaler.scale.assign(tf.abs(scaler.scale) + 0.5)
   generator = np.random.default_rng(seed)
   model.latent_loc.assign(generator.normal(0.0, 0.3, model.latent_size))
   model.latent_scale.assign(generator.uniform(0.5, 1.5, model.latent_size))
   model.change_scale.assign(generator.uniform(0.2, 0.6, model.latent_size))
-  if model.config.ensemble_size > 1:
+  if config.reward_bins is None:
+    model.reward.data_limit.assign(2.0)
+  if config.ensemble_size > 1:
     model.reward_scale.assign(0.8)
   return model
 

@@ -17,7 +17,7 @@ from absl import logging as absl_logging
 from trainers.errors import EXPECTED_ERRORS, FlagError, storage_error
 from wm_tf import config as config_lib
 from wm_tf.runs.folder import Description, no_run, read_description, set_aside
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError
 
 _PRESET = flags.DEFINE_enum(
@@ -30,6 +30,12 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", "runs/default", "Folder of the run. Started again with the same flags, it goes on."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of everything that is random.", lower_bound=0)
+_ENVIRONMENT = flags.DEFINE_string(
+  "environment",
+  None,
+  "A registered name (car_racing, car_racing_3d), gym:ID (any gymnasium id, such as "
+  "gym:Pendulum-v1), or package.module:Factory. car_racing if not given.",
+)
 _OVERRIDE = flags.DEFINE_multi_string(
   "override",
   [],
@@ -39,6 +45,7 @@ _METHOD = flags.DEFINE_enum(
   "method", None, config_lib.METHODS, "Short for --override=controller.method=..."
 )
 _FORCE = flags.DEFINE_bool("force", False, "Go on past a failed quality gate, with a warning.")
+_DESCRIBING = (_PRESET, _CONFIG, _ENVIRONMENT, _OVERRIDE, _METHOD)  # What a run is.
 
 
 def chosen(flag: str, asked: Sequence[str], known: Sequence[str], noun: str) -> list[str]:
@@ -71,10 +78,12 @@ def config() -> config_lib.ExperimentConfig:
   if _METHOD.value is not None:
     overrides.append(f"controller.method={_METHOD.value}")
   if _CONFIG.value is None:
-    return config_lib.make_config(_PRESET.value, overrides)
+    return config_lib.make_config(_PRESET.value, overrides, _ENVIRONMENT.value)
   described = read_description(Path(_CONFIG.value))
   if described is None:
     raise config_lib.ConfigError(f"--config={_CONFIG.value} is no run.json.")
+  if _ENVIRONMENT.value is not None:
+    overrides.insert(0, f"environment={_ENVIRONMENT.value}")
   return config_lib.override(described.config, overrides)
 
 
@@ -94,7 +103,7 @@ def open_run(create: bool = True) -> Run:
   Args:
     create: whether it may be a new one.
   """
-  return Run(_WORKDIR.value, config(), seed(), _FORCE.value, create)
+  return Run(_WORKDIR.value, config=config(), seed=seed(), force=_FORCE.value, create=create)
 
 
 def read_run() -> Run:
@@ -107,13 +116,13 @@ def read_run() -> Run:
   there = read_description(workdir / "run.json")
   if there is None:
     raise no_run(workdir)
-  described = any(flags.FLAGS[flag.name].present for flag in (_PRESET, _CONFIG, _OVERRIDE, _METHOD))
+  described = any(flags.FLAGS[flag.name].present for flag in _DESCRIBING)
   if described and config() != there.config:
     raise WorkdirError(
       f"{workdir} holds a run of another configuration. Leave out --preset, --config, "
-      "--method and --override: they are taken from the run."
+      "--environment, --method and --override: they are taken from the run."
     )
-  return Run(workdir, *there)
+  return Run(workdir, config=there.config, seed=there.seed)
 
 
 def set_aside_other_seed() -> None:
@@ -125,7 +134,7 @@ def run(main: Callable[[], None]) -> None:
   """Runs a binary's `main`; expected errors end it with one line and exit code 1."""
 
   # So that --help shows them.
-  for flag in (_PRESET, _CONFIG, _WORKDIR, _SEED, _OVERRIDE, _METHOD, _FORCE):
+  for flag in (*_DESCRIBING, _WORKDIR, _SEED, _FORCE):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
 
   sys.stdout.reconfigure(line_buffering=True)  # In order with the progress, also in a log.
@@ -156,12 +165,23 @@ def run(main: Callable[[], None]) -> None:
 def print_figures(title: str, figures: Mapping[str, Any]) -> None:
   """Prints a model's held-out figures, one a line."""
   print(f"{title}, held out:")
+  _print_rows(figures, "  ")
+
+
+def _print_rows(figures: Mapping[str, Any], indent: str) -> None:
   for name, value in figures.items():
+    if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values()):
+      print(f"{indent}{name}")
+      _print_rows(value, indent + "  ")
+      continue
     if isinstance(value, Mapping):
-      value = "  ".join(f"{k}: {v:.4g}" for k, v in value.items() if v is not None)
+      numbers = {k: v for k, v in value.items() if v is not None}
+      value = "  ".join(
+        f"{k}: {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in numbers.items()
+      )
     elif isinstance(value, float):
       value = f"{value:.4g}"
-    print(f"  {name:24} {value}")
+    print(f"{indent}{name:24} {value}")
 
 
 def print_scores(scores: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from wm_tf import report
 from wm_tf.agent import AgentActor
 from wm_tf.files import atomic_open
 from wm_tf.runs.actors import foreign_actor
-from wm_tf.runs.playing import episode_seeds, evaluate, play, scripted_actor
+from wm_tf.runs.playing import episode_seeds, evaluate, rendered, scripted_actor
 
 _AGENT = flags.DEFINE_string("agent", "controller", "What to evaluate; see above.")
 _EPISODES = flags.DEFINE_integer("episodes", 16, "Number of full episodes.", lower_bound=1)
@@ -44,6 +44,9 @@ _FINISHED = flags.DEFINE_bool(
   "finished", False, "Take the run's controller as trainers.finish left it."
 )
 _RENDER = flags.DEFINE_string("render", None, "GIF file for an animation of the first episode.")
+flags.register_validator(
+  "render", lambda path: path is None or path.lower().endswith(".gif"), "it takes a .gif file."
+)
 _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 
 
@@ -59,10 +62,10 @@ def main() -> None:
         results[f"{name}_in_model"] = run.evaluate_in_model(agent, _EPISODES.value, iteration)
     actor = AgentActor(agent)
   elif name in ("random", "heuristic"):
-    actor = scripted_actor(name, config.environment)
+    actor = scripted_actor(name, config)
   else:
     try:
-      actor = foreign_actor(name, config.environment)
+      actor = foreign_actor(name, config)
     except config_lib.ConfigError as error:
       raise common.FlagError(f"--{error}") from error
   seeds = [int(seed) for seed in _SEEDS.value] or episode_seeds(
@@ -79,9 +82,9 @@ def main() -> None:
     with atomic_open(_OUTPUT.value) as file:
       file.write(json.dumps(results, indent=1).encode() + b"\n")
   if _RENDER.value:
-    episode = play(config, actor, seeds[0])
+    frames = rendered(config, actor, seeds[0])
     with atomic_open(_RENDER.value) as file:
-      file.write(report.animation(episode.observation))
+      file.write(report.animation(frames))
     print(f"Wrote {_RENDER.value} (seed {seeds[0]}).")
 
 

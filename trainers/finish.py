@@ -21,7 +21,7 @@ from trainers import common
 from wm_tf import config as config_lib
 from wm_tf.runs.finish import Finish, chosen
 from wm_tf.runs.folder import no_run, read_description
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError
 
 _ITERATION = flags.DEFINE_integer(
@@ -41,13 +41,17 @@ def opened() -> Run:
     raise no_run(workdir)
   overrides = flags.FLAGS.override
   mine = [text for text in overrides if text.strip().startswith("finish.")]
-  described = any(flags.FLAGS[name].present for name in ("preset", "config")) or mine != overrides
+  described = (
+    any(flags.FLAGS[name].present for name in ("preset", "config", "environment"))
+    or mine != overrides
+  )
   if described and there.config != dataclasses.replace(common.config(), finish=there.config.finish):
     raise WorkdirError(
-      f"{workdir} holds a run of another configuration. Leave out --preset, --config and any "
-      "--override but of finish.*: the rest is taken from the run."
+      f"{workdir} holds a run of another configuration. Leave out --preset, --config, "
+      "--environment and any --override but of finish.*: the rest is taken from the run."
     )
-  return Run(workdir, config_lib.override(there.config, mine), there.seed, create=False)
+  config = config_lib.override(there.config, mine)
+  return Run(workdir, config=config, seed=there.seed, create=False)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from trainers import common
 
 def main() -> None:
   with common.open_run() as run:
-    for validation in run.iterate():
+    for validation in run.train():
       common.print_scores(validation)
     print(f"Best on validation seeds: iteration {run.best_iteration()}.")
 

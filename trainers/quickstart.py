@@ -21,7 +21,7 @@ from wm_tf.runs.results import run_evaluations
 def main() -> None:
   common.set_aside_other_seed()
   with common.open_run() as run:
-    run.iterate()
+    run.train()
     results = run_evaluations(
       run, shlex.join(["python", "-m", "trainers.quickstart", *sys.argv[1:]])
     )

@@ -21,7 +21,7 @@ _ITERATION = flags.DEFINE_integer(
 
 def main() -> None:
   with common.open_run(create=False) as run:
-    common.print_figures("dynamics", run.train_dynamics(_ITERATION.value))
+    common.print_figures("dynamics", run.family.train_dynamics(_ITERATION.value))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ _ITERATION = flags.DEFINE_integer(
 
 def main() -> None:
   with common.open_run(create=False) as run:
-    common.print_figures("VAE", run.train_vae(_ITERATION.value))
+    common.print_figures("VAE", run.family.train_vae(_ITERATION.value))
 
 
 if __name__ == "__main__":

@@ -96,7 +96,7 @@ class AgentActor:
     """Actions `float32[B, A]`; `seeds` are the rows' episode seeds `int64[B]`."""
     self._steps = np.where(is_first, 0, self._steps + 1)
     action, self._state = self._act(
-      tf.constant(observation),
+      tf.nest.map_structure(tf.constant, observation),
       self._state,
       tf.constant(is_first),
       tf.constant(step_seeds(seeds, self._steps)),

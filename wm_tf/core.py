@@ -34,9 +34,12 @@ class ActionSpace(NamedTuple):
   each group's largest number plus `start`. Kept as plain numbers so that an exported graph can do
   exactly what the Python adapter does.
 
+  An environment that takes whole numbers is sent the nearest ones (`rint`, ties to even).
+
   Attributes:
     names: A names of the agent's own action dimensions, such as `("steer", "pedal")`.
-    env_names: names of the environment's action dimensions (A_env of them), or of its choices.
+    env_names: names of the environment's action dimensions (A_env of them); of the choices if
+      discrete, of the G groups if multi-discrete or multi-binary.
     kind: one of `ACTION_KINDS`.
     matrix: `float32[A, A_env]`; continuous only.
     offset: `float32[A_env]`; continuous only; None for zeros.
@@ -118,7 +121,8 @@ class ActionSpace(NamedTuple):
     found = action @ self.matrix
     if self.offset is not None:
       found = found + self.offset
-    return self._shaped(np.clip(found, self.low, self.high))
+    found = np.clip(found, self.low, self.high)
+    return self._shaped(np.rint(found) if self.dtype.kind in "iu" else found)
 
   def _shaped(self, action: np.ndarray) -> np.ndarray:
     return action.reshape(self.shape).astype(self.dtype)
@@ -127,8 +131,14 @@ class ActionSpace(NamedTuple):
 class ObservationPart(NamedTuple):
   """One array of an observation: how the environment has it, and how the agent sees it.
 
+  An image becomes what the agent sees in three steps: `transpose(axes)` with the trailing axes
+  merged; `floor((x - low) * (255 / (high - low)) + 0.5)` in float64 if there are `low` and `high`;
+  crop and exact area resize (`wm_tf.envs.frames.resize`). A vector is flattened and cast, or its
+  integers become one-hot vectors.
+
   Attributes:
-    name: its key in the environment's Dict; empty if the observation is this array alone.
+    name: its name, `[A-Za-z][A-Za-z0-9_]*`: the keys of `path` joined by `_`; empty if the
+      observation is this array alone.
     kind: `image` (the agent sees `uint8[H, W, C]`) or `vector` (it sees `float32[D]`).
     shape: what the agent sees, `(H, W, C)` or `(D,)`.
     native_shape: the environment's own array, such as `(96, 96, 3)`; `()` for one number.
@@ -138,10 +148,13 @@ class ObservationPart(NamedTuple):
       trailing axes being merged into the channels; None if the native image is `[H, W, C]`.
     frame_channels: image: channels of one frame; fewer than C where frames are stacked, the
       newest last.
-    low, high: `float32[D]`, range of a vector, perhaps infinite; or of a float image's pixels.
+    low, high: `float32[D]`, range of a vector, perhaps infinite; or `float32[]`, range of an
+      image's pixels, None if they are uint8 from 0 to 255.
     num_choices: vector: of integers that become one-hot vectors, one after another, how many
       values each can have; empty for numbers that stay as they are.
     start: vector: the lowest value of each such integer; None for zeros.
+    path: keys of nested Dicts, and indices of Tuples, that lead to the array in the environment's
+      own observation; empty if it is the observation.
   """
 
   name: str
@@ -156,6 +169,7 @@ class ObservationPart(NamedTuple):
   high: np.ndarray | None = None
   num_choices: tuple[int, ...] = ()
   start: tuple[int, ...] | None = None
+  path: tuple[str | int, ...] = ()
 
   @property
   def dtype(self) -> str:
@@ -229,6 +243,10 @@ class EnvSpec(NamedTuple):
       observation. Their reward counts in the official return.
     idle_action: the environment's own action that is sent during `frames_to_skip`.
     max_steps: frames (not decisions) after which an episode is truncated, skipped ones included.
+    make_id: what `gymnasium.make` takes, with the module that registers it, such as
+      `ale_py:ALE/Pong-v5`; None if that is `env_id`.
+    make_kwargs: keyword arguments that `gymnasium.make` was given; None for none.
+    rendered: whether the observation is the `rgb_array` frame that the environment renders.
   """
 
   name: str
@@ -239,6 +257,9 @@ class EnvSpec(NamedTuple):
   frames_to_skip: int
   idle_action: Any
   max_steps: int
+  make_id: str | None = None
+  make_kwargs: dict[str, Any] | None = None
+  rendered: bool = False
 
   @property
   def action_size(self) -> int:

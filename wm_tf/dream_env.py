@@ -1,16 +1,17 @@
-"""The dream as gymnasium environments: a learned world model for anyone's reinforcement learning.
+"""A learned world model as a gymnasium environment.
 
-By name, of a run or of an exported world model (`trainers/dreams.py` says what more can be given):
+By name, of a run or of an exported world model (`wm_tf.runs.dreams` documents all options):
 
     gymnasium.make("wm_tf/Dream-v0", workdir="runs/quickstart")
     gymnasium.make_vec("wm_tf/Dream-v0", num_envs=64, workdir="runs/quickstart")
 
-An episode begins in a real state, ends where the model draws a termination, and is truncated after
-`horizon` decisions.
+An episode begins in a real state, terminates where the model draws a termination, and is truncated
+after `horizon` decisions.
 """
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,157 +22,148 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode
 from gymnasium.vector.utils import batch_space
 
-from wm_tf import rng
-from wm_tf.core import Nest
-from wm_tf.models.world_model import WorldModel, to_uint8
+import wm_tf
+from wm_tf.core import Nest, ObservationSpec
+from wm_tf.dream import Dream as Dream
+from wm_tf.dream_pictures import picture
+from wm_tf.envs.spaces import agent_space
 
-OBSERVATIONS = ("features", "pixels")
+OBSERVATIONS = ("features", "observation", "pixels")
 _FRAMES_PER_SECOND = 12
-
-
-class Dream:
-  """What the environments are made of: compiled functions, and no state. Any number may share it.
-
-  Attributes:
-    world_model: any.
-    num_starts: how many states there are to begin in.
-  """
-
-  def __init__(
-    self,
-    world_model: WorldModel,
-    starts: Nest,
-    *,
-    temperature: float = 1.0,
-    disagreement_penalty: float = 0.0,
-    jit_compile: bool = True,
-  ):
-    """Makes ready to dream.
-
-    Args:
-      world_model: any.
-      starts: real states, each burnt in on what was before it: a nest of `[S, ...]`.
-      temperature: of the dream.
-      disagreement_penalty: what a unit of disagreement beyond the usual takes from the reward.
-      jit_compile: whether steps are compiled by XLA.
-    """
-    self.world_model = world_model
-    self.num_starts = len(tf.nest.flatten(starts)[0])
-    pick = lambda rows: tf.nest.map_structure(lambda x: tf.gather(x, rows), starts)
-
-    def begin(rows):
-      state = pick(rows)
-      return state, world_model.features(state)
-
-    def step(state, action, seed, over, rows):
-      imagine_seed, end_seed = rng.split(seed, 2)
-      found = world_model.imagine(state, action, imagine_seed, temperature)
-      mask = lambda x: tf.reshape(over, [-1] + [1] * (x.shape.rank - 1))
-      state = tf.nest.map_structure(
-        lambda new, old: tf.where(mask(old), new, old), pick(rows), found.state
-      )
-      ended = rng.uniform(tf.shape(over), end_seed) >= found.discount
-      reward = found.reward - disagreement_penalty * world_model.unfamiliarity(found.disagreement)
-      return state, world_model.features(state), reward, ended, found[1:]
-
-    def frames(state):
-      return to_uint8(world_model.decode(state))
-
-    # `begin(rows int32[B]) -> (state, features)`, `frames(state) -> uint8[B, 64, 64, 3]`.
-    self.begin = tf.function(begin)
-    self.frames = tf.function(frames)  # Not by XLA, under which convolutions are slow.
-    # `step(state, action, seed int32[B, 2], over bool[B], rows int32[B])`: where `over`, the row
-    # begins anew in start `rows` instead. Answers the state, its features, the reward less the
-    # penalty, whether the model ended it, and `(reward, discount, disagreement)`.
-    self.step = tf.function(step, jit_compile=jit_compile)
+# What `info` holds, and its values where no step was taken.
+_INFO = {"imagined_reward": 0.0, "discount": 1.0, "disagreement": 0.0}
 
 
 class _Rows:
-  """B episodes of a dream side by side, each with random numbers of its own."""
+  """B episodes of a dream at a time, each with its own random numbers."""
 
   def __init__(self, dream: Dream, num: int, horizon: int, observation: str):
+    images = dream.observation.images
     if observation not in OBSERVATIONS:
       raise ValueError(f"observation must be one of {OBSERVATIONS}, not {observation!r}.")
-    if horizon < 1:
+    if observation == "pixels" and len(images) != 1:
+      raise ValueError(
+        f"observation=pixels is for environments of one image; this one has {len(images)}. Use "
+        "observation=observation."
+      )
+    try:
+      self._horizon = operator.index(horizon)
+    except TypeError:
+      raise ValueError(f"horizon must be a whole number, not {horizon!r}.") from None
+    if self._horizon < 1:
       raise ValueError(f"horizon must be positive, not {horizon}.")
-    self._dream, self._horizon, self._pixels = dream, horizon, observation == "pixels"
-    self._action_shape = num, dream.world_model.action_size
-    self._state = None
-    self._over = np.zeros(num, bool)
+    self._dream, self._mode = dream, observation
+    self._state = self._decoded = None
     self._time = np.zeros(num, np.int32)
-    self._row, self._seed = np.zeros(num, np.int32), np.zeros(num, np.int32)
+    self._start, self._seed = np.zeros(num, np.int32), np.zeros(num, np.int32)
+    self.over = np.zeros(num, bool)
 
-  def observation_space(self) -> gym.spaces.Box:
-    if self._pixels:
-      return gym.spaces.Box(0, 255, (64, 64, 3), np.uint8)
-    return gym.spaces.Box(-np.inf, np.inf, (self._dream.world_model.feature_size,), np.float32)
+  def observation_space(self) -> gym.Space:
+    if self._mode == "features":
+      return gym.spaces.Box(-np.inf, np.inf, (self._dream.world_model.feature_size,), np.float32)
+    if self._mode == "pixels":
+      return agent_space(ObservationSpec((self._dream.observation.images[0]._replace(name=""),)))
+    return agent_space(self._dream.observation)
 
-  def action_space(self) -> gym.spaces.Box:
-    return gym.spaces.Box(-1.0, 1.0, self._action_shape[1:], np.float32)
-
-  def _draw(self, generators, which) -> None:
+  def _draw(self, generators: Sequence[np.random.Generator], which: np.ndarray) -> None:
     """Draws a start and a seed for the rows of which `which` is true."""
     for row in np.flatnonzero(which):
-      self._row[row] = generators[row].integers(self._dream.num_starts)
+      self._start[row] = generators[row].integers(self._dream.num_starts)
       self._seed[row] = generators[row].integers(2**31)
 
-  def reset(self, generators: Sequence[np.random.Generator]) -> np.ndarray:
+  def reset(self, generators: Sequence[np.random.Generator]) -> tuple[Nest, dict[str, np.ndarray]]:
+    """Begins every episode; returns observations and infos, `[B, ...]` each."""
+    wm_tf.check_not_forked()
     self._draw(generators, np.ones(len(generators), bool))
-    self._state, features = self._dream.begin(tf.constant(self._row))
-    self._over[:], self._time[:] = False, 0
-    return self._seen(features)
+    state, features = self._dream.begin(tf.constant(self._start))
+    self._check_finite("features", features.numpy(), np.ones(len(generators), bool))
+    self._state, self._decoded = state, None
+    self.over[:], self._time[:] = False, 0
+    infos = {name: np.full(len(generators), value) for name, value in _INFO.items()}
+    return self._observation(features), infos
 
-  def step(self, action, generators):
-    """Returns observations, rewards, terminated, truncated, infos; `[B, ...]` each.
+  def step(self, encoded: np.ndarray, generators: Sequence[np.random.Generator]):
+    """Takes a step in every row.
 
-    A row whose episode ended in the step before begins anew, and its action is not used.
+    A row whose episode ended in the step before begins again, and its action is not used.
+
+    Args:
+      encoded: actions `float32[B, A]`, as the world model takes them.
+      generators: B of them.
+
+    Returns:
+      Observations, rewards, terminated, truncated, infos; `[B, ...]` each.
     """
-    if self._state is None:
-      raise RuntimeError("No dream is under way; call reset() first.")
-    action = np.asarray(action, np.float32)
-    if action.shape != self._action_shape:
-      raise ValueError(
-        f"Actions must have shape {list(self._action_shape)}, not {list(action.shape)}."
-      )
-    if not np.isfinite(action[~self._over]).all():
-      raise ValueError(f"Some actions are not finite: {action.tolist()}.")
-    over = self._over.copy()
+    over = self.over.copy()
     self._draw(generators, over)
-    self._time = np.where(over, 0, self._time + 1).astype(np.int32)
-    action = np.where(over[:, np.newaxis], 0.0, np.clip(action, -1.0, 1.0)).astype(np.float32)
-    self._state, features, reward, ended, details = self._dream.step(
+    time = np.where(over, 0, self._time + 1).astype(np.int32)
+    state, features, reward, terminated, details = self._dream.step(
       self._state,
-      tf.constant(action),
-      tf.constant(np.stack([self._seed, self._time], axis=1)),
+      tf.constant(encoded),
+      tf.constant(np.stack([self._seed, time], axis=1)),
       tf.constant(over),
-      tf.constant(self._row),
+      tf.constant(self._start),
     )
-    terminated = ended.numpy() & ~over
-    truncated = (self._time >= self._horizon) & ~terminated
-    self._over = terminated | truncated
-    names = ("imagined_reward", "discount", "disagreement")
-    infos = {name: np.where(over, 0.0, x.numpy()) for name, x in zip(names, details, strict=True)}
+    features = features.numpy()
+    infos = {name: value.numpy() for name, value in zip(_INFO, details, strict=True)}
+    for name, values in infos.items():
+      self._check_finite(name, values, ~over)
+    self._check_finite("features", features, np.ones_like(over))
+    infos = {name: np.where(over, _INFO[name], infos[name]).astype(np.float64) for name in infos}
+    self._state, self._decoded, self._time = state, None, time
     reward = np.where(over, 0.0, reward.numpy()).astype(np.float64)
-    return self._seen(features), reward, terminated, truncated, infos
+    terminated = terminated.numpy() & ~over
+    truncated = (time >= self._horizon) & ~terminated
+    self.over = terminated | truncated
+    return self._observation(features), reward, terminated, truncated, infos
 
-  @property
-  def over(self) -> np.ndarray:
-    return self._over
+  def require_begun(self) -> None:
+    wm_tf.check_not_forked()
+    if self._state is None:
+      raise RuntimeError("No dream has begun; call reset() first.")
 
-  def frames(self) -> np.ndarray:
+  def encode(self, actions: Any) -> np.ndarray:
+    """Converts actions `[B, ...]`; those of rows that are over are not looked at."""
+    return self._dream.actions.encode(actions, ~self.over)
+
+  def pictures(self) -> list[np.ndarray]:
+    """One picture of each row, `uint8[H, W, 3]`."""
     if self._state is None:
       raise RuntimeError("There is nothing to render yet; call reset() first.")
-    return self._dream.frames(self._state).numpy()
+    wm_tf.check_not_forked()
+    spec, values = self._dream.observation, self._dream.observation.unpack(self._decode())
+    return [
+      picture(spec.pack([value[row] for value in values]), spec) for row in range(len(self.over))
+    ]
 
-  def _seen(self, features: tf.Tensor) -> np.ndarray:
-    return self.frames() if self._pixels else features.numpy()
+  def _decode(self) -> Nest:
+    """What the states show, `[B, ...]`; decoded once and kept for `render`."""
+    if self._decoded is None:
+      self._decoded = tf.nest.map_structure(lambda x: x.numpy(), self._dream.decode(self._state))
+    return self._decoded
+
+  def _observation(self, features: np.ndarray) -> Nest:
+    if self._mode == "features":
+      return np.array(features)
+    decoded, spec = self._decode(), self._dream.observation
+    if self._mode == "pixels":
+      decoded = spec.unpack(decoded)[spec.parts.index(spec.images[0])]
+    return tf.nest.map_structure(np.copy, decoded)
+
+  def _check_finite(self, name: str, values: np.ndarray, used: np.ndarray) -> None:
+    finite = np.isfinite(values.reshape(len(used), -1)).all(axis=1)
+    if not finite[used].all():
+      raise ValueError(
+        f"The world model {self._dream.name} predicts NaN or infinity as {name}; train it again, "
+        "or dream in another one."
+      )
 
 
 class DreamEnv(gym.Env):
   """One dream at a time.
 
-  `info` holds `imagined_reward` (before the penalty), `discount` (1 - P(terminal)) and
-  `disagreement` of the step.
+  `info` holds the step's `imagined_reward` (before the penalty), `discount` (1 - P(terminal)) and
+  `disagreement`; after `reset()` these are 0, 1 and 0.
   """
 
   metadata = {"render_modes": ["rgb_array"], "render_fps": _FRAMES_PER_SECOND}  # noqa: RUF012
@@ -187,10 +179,11 @@ class DreamEnv(gym.Env):
     """Makes an environment.
 
     Args:
-      dream: what is dreamed, which environments may share.
-      horizon: decisions after which an episode is truncated.
-      observation: `features` (what the project's own controllers see, `float32[F]`), or `pixels`,
-        the decoded frame `uint8[64, 64, 3]`.
+      dream: what is dreamed; environments can share it.
+      horizon: number of decisions after which an episode is truncated.
+      observation: `features` (what the project's own policies see, `float32[F]`), `observation`
+        (decoded observations of the environment, as an agent sees them: an image `uint8[H, W, C]`,
+        a vector `float32[D]`, or a dict of these), or `pixels`, the only image of the observation.
       render_mode: `rgb_array` or None.
 
     Raises:
@@ -198,33 +191,38 @@ class DreamEnv(gym.Env):
     """
     self._rows = _Rows(dream, 1, horizon, observation)
     self.observation_space = self._rows.observation_space()
-    self.action_space = self._rows.action_space()
+    self.action_space = dream.actions.space
     self.render_mode = _checked_mode(render_mode)
 
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
-    super().reset(seed=seed)
-    return self._rows.reset([self.np_random])[0], {}
+    super().reset(seed=_python_integer(seed))
+    observation, infos = self._rows.reset([self.np_random])
+    return _first_row(observation), {name: float(value[0]) for name, value in infos.items()}
 
   def step(self, action):
+    self._rows.require_begun()
     if self._rows.over[0]:
       raise RuntimeError("The episode is over; call reset() first.")
-    observation, reward, terminated, truncated, infos = self._rows.step(
-      np.asarray(action)[np.newaxis], [self.np_random]
-    )
+    encoded = self._rows.encode([action])
+    observation, reward, terminated, truncated, infos = self._rows.step(encoded, [self.np_random])
     info = {name: float(value[0]) for name, value in infos.items()}
-    return observation[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
+    return _first_row(observation), float(reward[0]), bool(terminated[0]), bool(truncated[0]), info
 
   def render(self) -> np.ndarray | None:
-    """The decoded frame, `uint8[64, 64, 3]`."""
-    return self._rows.frames()[0] if self.render_mode else None
+    """Returns a picture of the state, `uint8[H, W, 3]`; None without `render_mode`.
+
+    It is the first image of the decoded observation, or bars of its numbers if there is no image.
+    """
+    return self._rows.pictures()[0] if self.render_mode else None
 
 
 class DreamVectorEnv(gym.vector.VectorEnv):
-  """Many dreams, of which all take a step in one compiled call.
+  """Many dreams, all of which take a step in one compiled call.
 
-  Row i of an environment reset with seed s dreams what a `DreamEnv` reset with s + i does. Rows
-  that are over begin anew in the next step, which ignores their actions and rewards nothing
-  (`AutoresetMode.NEXT_STEP`).
+  Row i of an environment reset with seed s dreams what a `DreamEnv` reset with s + i does. A row
+  that is over begins again in the next step, which ignores its action and gives no reward
+  (`AutoresetMode.NEXT_STEP`). Infos are arrays, each with a mask of the same name after `_`, as of
+  gymnasium's own vector environments.
   """
 
   metadata = {  # noqa: RUF012
@@ -248,7 +246,7 @@ class DreamVectorEnv(gym.vector.VectorEnv):
     self.num_envs = num_envs
     self._rows = _Rows(dream, num_envs, horizon, observation)
     self.single_observation_space = self._rows.observation_space()
-    self.single_action_space = self._rows.action_space()
+    self.single_action_space = dream.actions.space
     self.observation_space = batch_space(self.single_observation_space, num_envs)
     self.action_space = batch_space(self.single_action_space, num_envs)
     self.render_mode = _checked_mode(render_mode)
@@ -260,36 +258,56 @@ class DreamVectorEnv(gym.vector.VectorEnv):
     seed: int | Sequence[int | None] | None = None,
     options: dict[str, Any] | None = None,
   ):
-    """Begins every episode anew; `seed` is the first row's (the next one's is one more), or a list.
+    """Begins every episode.
+
+    Args:
+      seed: of the first row, each next one's being one more; or one for each row.
+      options: ignored.
 
     Raises:
-      ValueError: if a list of seeds has another length than there are rows.
+      ValueError: if there are seeds, but not one for each row.
+      gymnasium.error.Error: if a seed is not an integer of at least 0.
     """
-    if isinstance(seed, int | np.integer):
-      seed = [int(seed) + row for row in range(self.num_envs)]
-    elif seed is None:
-      seed = [None] * self.num_envs
-    if len(seed) != self.num_envs:
-      raise ValueError(f"{len(seed)} seeds were given for {self.num_envs} environments.")
+    del options
     before = self._generators or [None] * self.num_envs
     self._generators = [
-      old if old is not None and s is None else seeding.np_random(s)[0]
-      for s, old in zip(seed, before, strict=True)
+      old if old is not None and s is None else seeding.np_random(_python_integer(s))[0]
+      for s, old in zip(self._seeds(seed), before, strict=True)
     ]
-    return self._rows.reset(self._generators), {}
+    observation, infos = self._rows.reset(self._generators)
+    return observation, self._with_masks(infos)
+
+  def _seeds(self, seed: Any) -> list[Any]:
+    """The seed of each row."""
+    if seed is None:
+      return [None] * self.num_envs
+    if not isinstance(seed, Sequence | np.ndarray):
+      _, first = seeding.np_random(_python_integer(seed))  # Refuses what is no seed.
+      return [first + row for row in range(self.num_envs)]
+    if len(seed) != self.num_envs:
+      raise ValueError(f"{len(seed)} seeds were given for {self.num_envs} environments.")
+    return list(seed)
 
   def step(self, actions):
-    if self._generators is None:
-      raise RuntimeError("No dream is under way; call reset() first.")
-    began = self._rows.over.copy()
-    observation, reward, terminated, truncated, infos = self._rows.step(actions, self._generators)
-    # As gymnasium has them: "_name" says of which rows "name" is.
-    infos |= {f"_{name}": ~began for name in tuple(infos)}
-    return observation, reward, terminated, truncated, infos
+    self._rows.require_begun()
+    *results, infos = self._rows.step(self._rows.encode(actions), self._generators)
+    return *results, self._with_masks(infos)
 
   def render(self) -> tuple[np.ndarray, ...] | None:
-    """The decoded frames, each `uint8[64, 64, 3]`."""
-    return tuple(self._rows.frames()) if self.render_mode else None
+    """Returns a picture of each row, as `DreamEnv.render` does."""
+    return tuple(self._rows.pictures()) if self.render_mode else None
+
+  def _with_masks(self, infos: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return infos | {f"_{name}": np.ones(self.num_envs, bool) for name in infos}
+
+
+def _first_row(nest: Nest) -> Nest:
+  return tf.nest.map_structure(lambda x: x[0], nest)
+
+
+def _python_integer(seed: Any) -> Any:
+  """A NumPy integer as the `int` that gymnasium takes; anything else stays."""
+  return int(seed) if isinstance(seed, np.integer) else seed
 
 
 def _checked_mode(render_mode: str | None) -> str | None:

@@ -1,13 +1,14 @@
-"""Files that appear whole or not at all, and that show when they are not as they were written.
+"""Files that are written whole or not at all, and that reveal damage when they are read.
 
-A disk, a copy over a network or an editor can change any byte. Binary files carry checksums of
-their own (the records of a TFRecord, the entries of an `.npz`); JSON files get one here, and a
-folder that is finished gets a `SHA256SUMS`, as `sha256sum -c` reads it.
+A disk, a copy over a network or an editor can change any byte. Binary files carry their own
+checksums (the records of a TFRecord, the entries of an `.npz`). JSON files get one here, and a
+finished folder gets a `SHA256SUMS` that `sha256sum -c` reads.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -16,16 +17,20 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
+import numpy as np
+
 SUMS = "SHA256SUMS"
 _SEAL = "sha256"
 _DIGEST = re.compile("[0-9a-f]{64}")
 
 
 class DamagedFileError(RuntimeError):
-  """A file is missing, or not as it was written.
+  """A file is missing, or differs from what was written.
 
   Attributes:
     path: of the file.
+    reason: what is wrong with it.
+    remedy: what to do about it.
   """
 
   def __init__(self, path: str | os.PathLike, reason: str, remedy: str):
@@ -33,16 +38,32 @@ class DamagedFileError(RuntimeError):
     super().__init__(f"{path} is damaged ({reason}). {remedy}")
 
 
+class FolderInUseError(RuntimeError):
+  """Another process is writing to a folder."""
+
+
+def user_path(path: str | os.PathLike) -> Path:
+  """Returns a path that a user gave, with a leading `~` or `~user` replaced by that home folder."""
+  return Path(path).expanduser()
+
+
 @contextlib.contextmanager
 def atomic_open(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
-  """Opens `path` for writing; it appears, or is replaced, only when the block ends without error.
+  """Opens `path` for writing; the file appears or is replaced when the block ends without error.
 
   The bytes are on disk before the name points at them, so a crash leaves the old file or the new.
 
+  Args:
+    path: the file to write; missing folders are created.
+    mode: of `open`, for writing.
+
+  Yields:
+    The open file.
+
   Raises:
-    OSError: if it cannot be written; it names `path`, also when the disk is full.
+    OSError: if the file cannot be written. The error names `path`, also when the disk is full.
   """
-  path = Path(path)
+  path = user_path(path)
   temporary = path.with_name(f".{path.name}.tmp")
   try:
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,17 +74,17 @@ def atomic_open(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         os.fsync(file.fileno())
       os.replace(temporary, path)
     finally:
-      with contextlib.suppress(OSError):  # The error that led here says more.
+      with contextlib.suppress(OSError):  # The first error says more.
         temporary.unlink(missing_ok=True)
     sync(path.parent)
   except OSError as error:
-    if error.filename is None:  # A write that fails does not know its file.
+    if error.filename is None:  # An error of `write` does not name its file.
       error.filename = str(path)
     raise
 
 
 def sync(path: str | os.PathLike) -> None:
-  """Returns when a file, or a folder's list of files, is on disk."""
+  """Waits until a file, or a folder's list of files, is on disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -71,18 +92,102 @@ def sync(path: str | os.PathLike) -> None:
     os.close(descriptor)
 
 
+def take_lock(folder: str | os.PathLike, owner_file: str = "") -> int:
+  """Takes a folder's lock. The operating system releases it when the process ends, however it ends.
+
+  Args:
+    folder: an existing folder.
+    owner_file: name of a file in the folder that is locked in place of the folder itself, and that
+      holds the process id of the owner; created if needed. Empty to leave the folder's files alone.
+
+  Returns:
+    A file descriptor; closing it releases the lock.
+
+  Raises:
+    FolderInUseError: if another process holds the lock.
+  """
+  folder = user_path(folder)
+  if owner_file:
+    descriptor = os.open(folder / owner_file, os.O_RDWR | os.O_CREAT, 0o644)
+  else:
+    descriptor = os.open(folder, os.O_RDONLY)
+  try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    if owner_file:
+      os.ftruncate(descriptor, 0)
+      os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+  except BlockingIOError:
+    owner = os.read(descriptor, 32).decode().strip() if owner_file else ""
+    os.close(descriptor)
+    raise FolderInUseError(
+      f"{folder} is in use by {f'process {owner}' if owner else 'another process'}. Wait for it, "
+      "end it, or use another folder."
+    ) from None
+  except BaseException:
+    os.close(descriptor)
+    raise
+  return descriptor
+
+
+@contextlib.contextmanager
+def locked(folder: str | os.PathLike, owner_file: str = "") -> Iterator[None]:
+  """Holds a folder's lock while the block runs; see `take_lock`.
+
+  Raises:
+    FolderInUseError: if another process holds the lock.
+  """
+  descriptor = take_lock(folder, owner_file)
+  try:
+    yield
+  finally:
+    os.close(descriptor)
+
+
 def checksum(path: str | os.PathLike) -> str:
-  """SHA-256 of a file's bytes, in hexadecimal."""
+  """Returns the SHA-256 of a file's bytes, in hexadecimal."""
   digest = hashlib.sha256()
-  with open(path, "rb") as file:
+  with open(user_path(path), "rb") as file:
     while block := file.read(1 << 20):
       digest.update(block)
   return digest.hexdigest()
 
 
+def to_json(values: Any) -> Any:
+  """Returns `values` as they are after being written to JSON and read back.
+
+  Tuples become lists, NumPy numbers and arrays become Python numbers and lists, paths become
+  strings.
+
+  Raises:
+    ValueError: if some value has no form in JSON.
+  """
+  try:
+    return json.loads(json.dumps(values, default=_json_default))
+  except (TypeError, RecursionError) as error:
+    raise ValueError(f"{values!r} cannot be written to JSON: {error}") from error
+
+
+def _json_default(value: Any) -> Any:
+  if isinstance(value, np.generic) and value.dtype.kind in "biufSU":
+    return value.item()
+  if isinstance(value, np.ndarray) and value.dtype.kind in "biufU":
+    return value.tolist()
+  if isinstance(value, os.PathLike):
+    return os.fspath(value)
+  raise TypeError(f"a {type(value).__name__} is no number, string, list or mapping")
+
+
 def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
-  """Writes a JSON object with a checksum of itself, atomically."""
-  values = json.loads(json.dumps(values))
+  """Writes a JSON object with a checksum of itself, atomically.
+
+  Args:
+    path: the file to write.
+    values: what `to_json` takes.
+
+  Raises:
+    ValueError: if some value has no form in JSON.
+  """
+  values = to_json(values)
   with atomic_open(path) as file:
     file.write(json.dumps({**values, _SEAL: _seal(values)}, indent=1).encode() + b"\n")
 
@@ -90,24 +195,28 @@ def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
   """Reads what `write_json` wrote, or any other JSON object.
 
+  Returns:
+    The object, without its checksum.
+
   Raises:
     FileNotFoundError: if there is no such file.
     DamagedFileError: if it is not a JSON object, or not the one that was written.
   """
-  content = Path(path).read_bytes()
+  path = user_path(path)
+  content = path.read_bytes()
   try:
     values = json.loads(content)
     if not isinstance(values, dict):
       raise ValueError("not a JSON object")
   except (ValueError, RecursionError) as error:
-    raise DamagedFileError(path, str(error), "Remove it; it is made anew.") from error
-  # A seal whose own name has changed is still to be seen as one.
+    raise DamagedFileError(path, str(error), "Remove it; it is made again.") from error
+  # A checksum is recognised by its form as well, in case its name was damaged.
   sealed = any(isinstance(v, str) and _DIGEST.fullmatch(v) for v in values.values())
   if (_SEAL in values or sealed) and values.pop(_SEAL, None) != _seal(values):
     raise DamagedFileError(
       path,
       f"its values do not have the checksum under {_SEAL!r}",
-      f"Remove it; it is made anew. If you changed it on purpose, remove the {_SEAL!r} instead.",
+      f"Remove it; it is made again. If you changed it on purpose, remove the {_SEAL!r} instead.",
     )
   return values
 
@@ -117,25 +226,34 @@ def _seal(values: Mapping[str, Any]) -> str:
 
 
 def write_sums(folder: str | os.PathLike, names: Iterable[str]) -> None:
-  """Writes the checksums of a finished folder's files, named relative to it, to `SHA256SUMS`."""
-  folder = Path(folder)
+  """Writes the checksums of a finished folder's files to its `SHA256SUMS`.
+
+  Args:
+    folder: the folder.
+    names: of the files, relative to the folder.
+  """
+  folder = user_path(folder)
   lines = [f"{checksum(folder / name)}  {name}\n" for name in sorted(names)]
-  lines.append(f"# {len(lines)} files\n")  # To `sha256sum` a comment; cut off, it is missed.
+  lines.append(f"# {len(lines)} files\n")  # A comment to `sha256sum`; shows if the end is cut off.
   with atomic_open(folder / SUMS) as file:
     file.write("".join(lines).encode())
 
 
 def check_sums(folder: str | os.PathLike) -> list[DamagedFileError]:
-  """Compares a folder's files with its `SHA256SUMS`; returns what is wrong.
+  """Compares a folder's files with its `SHA256SUMS`.
+
+  Returns:
+    What is wrong, one error for each damaged or missing file.
 
   Raises:
-    FileNotFoundError: if it has none.
+    FileNotFoundError: if the folder has no `SHA256SUMS`.
   """
-  folder = Path(folder)
+  folder = user_path(folder)
   problems = []
   *lines, last = (folder / SUMS).read_bytes().decode(errors="replace").splitlines() or [""]
   if last != f"# {len(lines)} files":
-    problems.append(DamagedFileError(folder / SUMS, "its last line is not how many files", _REMEDY))
+    reason = "its last line is not the number of files"
+    problems.append(DamagedFileError(folder / SUMS, reason, _REMEDY))
   for line in lines:
     match = re.fullmatch(r"([0-9a-f]{64})  (\S.*)", line)
     if not match:
@@ -149,4 +267,4 @@ def check_sums(folder: str | os.PathLike) -> list[DamagedFileError]:
   return problems
 
 
-_REMEDY = f"Remove {SUMS} and what it lists: the command that made them makes them anew."
+_REMEDY = f"Remove {SUMS} and the files that it lists; the command that made them makes them again."

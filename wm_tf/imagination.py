@@ -217,6 +217,7 @@ def sample_states(
     num_states: M, how many at most; memory stays in proportion to it.
     seed: of the draw.
     select_fn: maps a batch to `bool[B, T]`, the places that may be drawn; all real ones if None.
+      Terminal states are never drawn: nothing follows them.
 
   Returns:
     A nest of `[M, ...]`.
@@ -264,8 +265,11 @@ class _Reservoir:
     allowed = np.asarray(batch.mask).copy()
     if self._draw.select_fn is not None:
       allowed &= self._draw.select_fn(batch)
-    new = tf.nest.map_structure(lambda x: x[allowed], states)
-    keys = np.concatenate([self._keys, self._generator.random(allowed.sum())])
+    # Drawn for terminal states too, so that a draw without them does not depend on this rule.
+    keys = self._generator.random(allowed.sum())
+    begins = np.asarray(batch.discount) > 0
+    new = tf.nest.map_structure(lambda x: x[allowed & begins], states)
+    keys = np.concatenate([self._keys, keys[begins[allowed]]])
     join = lambda *xs: np.concatenate(xs)
     kept = new if self._kept is None else tf.nest.map_structure(join, self._kept, new)
     order = np.argsort(keys)[: self._draw.num_states]
@@ -273,7 +277,10 @@ class _Reservoir:
 
   def states(self) -> Nest:
     if not len(self._keys):
-      raise ValueError("No real state may be drawn: there is no data, or select_fn allows nothing.")
+      raise ValueError(
+        "No real state may be drawn: there is no data, select_fn allows nothing, or all that it "
+        "allows are terminal."
+      )
     return tf.nest.map_structure(tf.constant, self._kept)
 
 

@@ -1,50 +1,66 @@
-"""Stateless random numbers with one seed for a batch, or one seed per row.
+"""Stateless random numbers with one seed for a batch, or one seed for each row.
 
-A seed is `int32[2]`, used once and split with `tf.random.split`. A seed of shape `int32[B, 2]`
-gives row `b` numbers that depend on `seed[b]` alone, so that a served batch answers what single
-requests would have been answered.
+A seed is `int32[2]` and is used once; `split` derives more. With seeds `int32[B, 2]`, the numbers
+of row `b` depend on `seed[b]` alone, so that a served batch gets the answers of single requests.
 
-A function compiled by XLA (`jit_compile=True`) draws other numbers from a seed than one that is
-not, of the same distribution; equal seeds give equal numbers within each of the two.
+A function compiled by XLA (`jit_compile=True`) draws other numbers from a seed than one that is not
+compiled, of the same distribution. Equal seeds give equal numbers within each of the two.
 """
 
 from __future__ import annotations
+
+import operator
 
 import tensorflow as tf
 
 
 def make_seed(seed: int) -> tf.Tensor:
-  """Returns `int32[2]` from an integer of at most 62 bits.
+  """Returns the seed `int32[2]` of an integer.
+
+  Args:
+    seed: from 0 to 2^62 - 1; an `int` or a NumPy integer.
 
   Raises:
-    ValueError: if it is negative or larger.
+    ValueError: if it is not in that range, or not an integer.
   """
+  try:
+    seed = operator.index(seed)
+  except TypeError:
+    raise ValueError(f"A seed must be an integer, got {seed!r}.") from None
   if not 0 <= seed < 2**62:
     raise ValueError(f"A seed must be in [0, 2**62), got {seed}.")
   return tf.constant([seed & 0x7FFFFFFF, (seed >> 31) & 0x7FFFFFFF], tf.int32)
 
 
 def fold_in(seed: tf.Tensor, data) -> tf.Tensor:
-  """Derives a seed of the same shape from `seed` and an integer."""
+  """Derives a seed from a seed and an integer.
+
+  Args:
+    seed: `int32[2]` or `int32[B, 2]`.
+    data: an integer or `int[]`.
+
+  Returns:
+    A seed of the same shape.
+  """
   if seed.shape.rank == 1:
     return tf.random.experimental.stateless_fold_in(seed, data)
   return tf.map_fn(lambda row: tf.random.experimental.stateless_fold_in(row, data), seed)
 
 
 def split(seed: tf.Tensor, num: int) -> list[tf.Tensor]:
-  """Splits into `num` independent seeds, each of the shape of `seed`."""
+  """Splits a seed `int32[2]` or `int32[B, 2]` into `num` independent seeds of the same shape."""
   if seed.shape.rank == 1:
     return tf.unstack(tf.random.split(seed, num))
   return tf.unstack(tf.map_fn(lambda row: tf.random.split(row, num), seed), num, axis=1)
 
 
 def normal(shape, seed: tf.Tensor) -> tf.Tensor:
-  """Standard normal `float32[shape]`; with seeds `[B, 2]`, `shape[0]` must be B."""
+  """Draws standard normal numbers `float32[shape]`; with seeds `[B, 2]`, `shape[0]` must be B."""
   return _draw(tf.random.stateless_normal, shape, seed)
 
 
 def uniform(shape, seed: tf.Tensor) -> tf.Tensor:
-  """Uniform `float32[shape]` in [0, 1); with seeds `[B, 2]`, `shape[0]` must be B."""
+  """Draws uniform numbers `float32[shape]` in [0, 1); with seeds `[B, 2]`, `shape[0]` must be B."""
   return _draw(tf.random.stateless_uniform, shape, seed)
 
 

@@ -1,4 +1,4 @@
-"""One model server at a time: where it is, what it serves, and whether a version of it drives."""
+"""One model server: its address, what it serves, and a probe of the versions it serves."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ from tensorflow_serving.apis import (
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.client import TLS, CallError, PlannerClient
+from serving.observations import noise
 
-State = get_model_status_pb2.ModelVersionStatus  # Of one version, as the server tells it.
+State = get_model_status_pb2.ModelVersionStatus  # Of one version, as the server reports it.
 _PROBE_STEPS, _PROBE_ROWS = 5, 3
-_MARGIN = 60.0  # Seconds that a call may take beside the loading of a version.
+_MARGIN = 60.0  # Seconds that a call may take besides loading a version.
 
 
 class RolloutError(Exception):
-  """A step that was not taken; the text says why, and what holds now."""
+  """A step that was not taken; the message says why, and what is served now."""
 
 
 def resolve(targets: Iterable[str]) -> list[str]:
-  """Every address behind each `host:port`.
+  """Returns every address behind each `host:port`.
 
   Raises:
     RolloutError: if a name is unknown.
@@ -51,7 +52,7 @@ def resolve(targets: Iterable[str]) -> list[str]:
 
 
 class Server:
-  """One model server, told what to serve."""
+  """A connection to one model server."""
 
   def __init__(self, target: str, tls: TLS | None = None):
     self.target, self.tls = target, tls
@@ -63,10 +64,10 @@ class Server:
     self._stub = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
   def status(self, model: str) -> dict[int, State]:
-    """What the server says of each version; nothing if it has never had one.
+    """Returns the state of each version; empty if the server has never had one.
 
     Raises:
-      RolloutError: if it cannot be asked.
+      RolloutError: if the server does not answer.
     """
     request = get_model_status_pb2.GetModelStatusRequest()
     request.model_spec.name = model
@@ -79,10 +80,10 @@ class Server:
     return {status.version: status for status in answer.model_version_status}
 
   def reload(self, config: model_server_config_pb2.ModelServerConfig, timeout: float) -> None:
-    """Replaces the server's whole configuration; a server may load what is new meanwhile.
+    """Replaces the server's whole configuration; the call returns when new versions are loaded.
 
     Raises:
-      RolloutError: if it refuses.
+      RolloutError: if the server refuses it.
     """
     request = model_management_pb2.ReloadConfigRequest(config=config)
     try:
@@ -96,7 +97,7 @@ class Server:
     """Waits until a version has loaded and warmed up.
 
     Raises:
-      RolloutError: if it fails, or takes too long; with what the server says of it.
+      RolloutError: if loading fails or takes too long; with the server's own message.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -126,33 +127,32 @@ class Server:
 def probe(
   target: str, model: str, version: int, tls: TLS | None = None, max_latency_ms: float = 0.0
 ) -> str:
-  """Drives a version for some steps on frames of noise.
+  """Drives a version for some steps on noise.
 
   Returns:
-    What was found good, for the log.
+    What was checked, for the log.
 
   Raises:
-    RolloutError: if anything is wrong with it.
+    RolloutError: if a check fails.
   """
   who = f"{model} version {version} at {target}"
   try:
     with PlannerClient(target, model, version=version, credentials=tls, timeout=60.0) as client:
-      spec = client.spec()
-      frames = np.random.default_rng(0).integers(
-        0, 256, (_PROBE_STEPS, _PROBE_ROWS, *spec.observation_size, 3), np.uint8
-      )
-      plays = [_play(client, frames) for _ in range(2)]
+      spec, generator = client.spec(), np.random.default_rng(0)
+      steps = [noise(spec, _PROBE_ROWS, generator) for _ in range(_PROBE_STEPS)]
+      plays = [_play(client, steps) for _ in range(2)]
   except (CallError, RuntimeError, KeyError, ValueError) as error:
     raise RolloutError(f"{who} fails its probe: {error}") from error
   actions, tensors, milliseconds = plays[1]
   for name, value in tensors.items():
     if value.dtype.kind == "f" and not np.isfinite(value).all():
       raise RolloutError(f"{who} fails its probe: {name} is not finite")
-  low, high = (-np.inf, np.inf) if spec.discrete else (spec.action_low, spec.action_high)
-  if (actions < low - 1e-5).any() or (actions > high + 1e-5).any():
+  low, high = spec.action_low, spec.action_high
+  if spec.discrete and spec.observation is None:  # Older exports have no bounds of choices.
+    low, high = np.zeros(1), np.full(1, len(spec.action_names) - 1)
+  flat = actions.reshape(*actions.shape[:2], -1)
+  if (flat < low - 1e-5).any() or (flat > high + 1e-5).any():
     raise RolloutError(f"{who} fails its probe: actions outside of [{low}, {high}]")
-  if spec.discrete and not ((actions >= 0) & (actions < len(spec.action_names))).all():
-    raise RolloutError(f"{who} fails its probe: actions that do not exist")
   if not np.allclose(actions, plays[0][0], atol=1e-4):
     raise RolloutError(f"{who} fails its probe: the same question got two answers")
   if 0 < max_latency_ms < milliseconds:
@@ -164,14 +164,14 @@ def probe(
   )
 
 
-def _play(client, frames):
+def _play(client, observations):
   client.reset(_PROBE_ROWS, seed=1)
   actions, tensors, seconds = [], {}, []
-  for frame in frames:
+  for observation in observations:
     start = time.perf_counter()
-    actions.append(client.act(frame))
+    actions.append(client.act(observation))
     seconds.append(time.perf_counter() - start)
     for name, value in {"action": actions[-1], **client.state, **client.extras}.items():
-      # One that is not finite once must not be lost under later ones.
+      # A number that is not finite once must not be lost under later ones.
       tensors[name] = np.concatenate([tensors[name], value]) if name in tensors else value
   return np.stack(actions), tensors, 1000 * float(np.median(seconds))

@@ -8,6 +8,7 @@ import pytest
 
 from wm_tf import config as config_lib
 from wm_tf.config import ConfigError, ExperimentConfig, make_config
+from wm_tf.config.experiment import Options
 from wm_tf.training.loop import FitConfig
 
 _HEURISTICS = make_config().collect.heuristics
@@ -32,12 +33,12 @@ def test_round_trip_of_changed_values():
       "vae_fit.first.steps_per_epoch=7",
       "dynamics_fit.shuffle_buffer=None",
       "collect.heuristics=()",
-      "environment=my_package.envs:Pong",
+      "environment=tests.fakes:TargetEnv",
     ],
   )
   assert config.vae.row_weights == ((0, 8, 2.0), (56, 64, 4.5))
   assert config.collect.heuristics == ()
-  assert config.environment == "my_package.envs:Pong"
+  assert config.environment == "tests.fakes:TargetEnv"
   assert config_lib.from_dict(json.loads(json.dumps(config_lib.to_dict(config)))) == config
 
 
@@ -167,7 +168,7 @@ def _checks(annotation) -> bool:
     return all(_checks(a) for a in arguments if a is not Ellipsis)
   if dataclasses.is_dataclass(annotation):
     return all(_checks(hint) for hint in typing.get_type_hints(annotation).values())
-  return annotation in (int, float, bool, str)
+  return annotation in (int, float, bool, str, Options)
 
 
 def test_every_field_has_a_type_that_is_checked():

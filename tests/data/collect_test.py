@@ -12,14 +12,14 @@ import pytest
 
 from tests import fakes
 from tests.data import helpers
-from wm_tf.data import collect, rollouts
+from wm_tf.data import collect, repair, rollouts
 from wm_tf.data.env_pool import EnvPool, WorkerError
 
 _ROOT = Path(__file__).parents[2]
 
 
 def _checksums(folder):
-  return [shard.sha256 for shard in rollouts.verify(folder).shards]
+  return [shard.sha256 for shard in repair.verify(folder).shards]
 
 
 def _play(pool, seeds, actor=None, **options):
@@ -222,7 +222,7 @@ def test_a_dropped_shard_is_collected_again(tmp_path, reference):
   os.truncate(tmp_path / lost.file, 50)
   with pytest.raises(rollouts.CorruptShardError):
     helpers.collect_counting(tmp_path, range(10))
-  rollouts.repair(tmp_path)
+  repair.repair(tmp_path)
   helpers.collect_counting(tmp_path, range(10))
   assert sorted(_checksums(tmp_path)) == sorted(_checksums(reference))
 
@@ -283,7 +283,7 @@ def test_a_killed_collector_goes_on_as_if_nothing_had_happened(tmp_path):
   process.send_signal(signal.SIGKILL)
   process.wait()
   assert _num_shards(killed) < 6
-  rollouts.verify(killed)
+  repair.verify(killed)
   assert _start_collector(killed).wait() == 0
   helpers.collect_counting(whole, range(24), {"seconds": 0.0, "frame_noise": True})
   found, expected = helpers.contents(killed), helpers.contents(whole)

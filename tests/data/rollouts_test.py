@@ -5,7 +5,7 @@ import pytest
 
 from tests.data import helpers
 from wm_tf.core import Episode
-from wm_tf.data import rollouts
+from wm_tf.data import repair, rollouts
 from wm_tf.data.rollouts import CorruptShardError
 
 _EPISODES_PER_SHARD = 3
@@ -54,7 +54,7 @@ def test_the_manifest_says_what_is_there(tmp_path):
     "frames": 9,
     "steps": 4,
   }
-  assert rollouts.verify(tmp_path) == rollouts.load_manifest(tmp_path)
+  assert repair.verify(tmp_path) == rollouts.load_manifest(tmp_path)
   assert {p.name for p in tmp_path.iterdir()} == {
     "manifest.json",
     "shard-00000.tfrecord",
@@ -69,7 +69,7 @@ def test_appending_to_a_folder(tmp_path):
   manifest = rollouts.write_dataset(tmp_path, more, helpers.HEADER)
   assert [info.seed for info in manifest.episodes] == [0, 1, 2, 7, 8]
   assert helpers.contents(tmp_path)["shard-00000.tfrecord"] == before["shard-00000.tfrecord"]
-  rollouts.verify(tmp_path)
+  repair.verify(tmp_path)
 
 
 @pytest.mark.parametrize("shard_index", [0, 1, 2])
@@ -115,8 +115,8 @@ def test_other_damage_is_found(tmp_path):
   second.write_bytes(second.read_bytes() + b"more")
   third.write_bytes(third.read_bytes()[::-1])
   with pytest.raises(CorruptShardError):
-    rollouts.verify(tmp_path)
-  errors = rollouts.find_corrupt(tmp_path)
+    repair.verify(tmp_path)
+  errors = repair.find_corrupt(tmp_path)
   assert [error.path for error in errors] == [first, second, third]
   assert "missing" in str(errors[0])
   assert errors[1].record == 3
@@ -129,19 +129,19 @@ def test_a_whole_shard_of_other_episodes_is_found(tmp_path):
     pytest.skip("The sizes tell them apart already.")
   first.write_bytes(second.read_bytes())
   with pytest.raises(CorruptShardError, match="not the one"):
-    rollouts.verify(tmp_path)
+    repair.verify(tmp_path)
 
 
 def test_repair_drops_the_bad_and_keeps_the_good(tmp_path):
   manifest = helpers.write_noise(tmp_path)
   _flip(tmp_path / manifest.shards[1].file, 1000)
   (tmp_path / ".shard-00007.tfrecord.tmp").write_bytes(b"left over")
-  (error,) = rollouts.repair(tmp_path)
+  (error,) = repair.repair(tmp_path)
   assert error.path.name == manifest.shards[1].file
-  repaired = rollouts.verify(tmp_path)
+  repaired = repair.verify(tmp_path)
   assert [info.seed for info in repaired.episodes] == [0, 1, 2, 6, 7, 8]
   assert len(helpers.contents(tmp_path)) == 3
-  assert rollouts.repair(tmp_path) == []
+  assert repair.repair(tmp_path) == []
   # The next shard does not take the name of one that is there.
   again = [helpers.noise_episode(seed, 4) for seed in (3, 4, 5)]
   rollouts.write_dataset(tmp_path, again, helpers.HEADER)
@@ -149,7 +149,9 @@ def test_repair_drops_the_bad_and_keeps_the_good(tmp_path):
 
 
 def test_a_shard_appears_only_when_whole(tmp_path):
-  names = lambda: {path.name for path in tmp_path.iterdir()}
+  def names():
+    return {path.name for path in tmp_path.iterdir()}
+
   with rollouts.ShardWriter(tmp_path, helpers.HEADER, episodes_per_shard=2) as writer:
     writer.add(*helpers.noise_episode(0, 3))
     assert "shard-00000.tfrecord" not in names()
@@ -157,7 +159,7 @@ def test_a_shard_appears_only_when_whole(tmp_path):
     assert "shard-00000.tfrecord" in names()
     writer.add(*helpers.noise_episode(2, 3))
     assert "shard-00001.tfrecord" not in names()
-    rollouts.verify(tmp_path)
+    repair.verify(tmp_path)
   assert names() == {"manifest.json", "shard-00000.tfrecord", "shard-00001.tfrecord"}
 
 
@@ -169,14 +171,14 @@ def test_an_exception_drops_the_unfinished_shard(tmp_path):
     for seed in range(3):
       writer.add(*helpers.noise_episode(seed, 3))
     raise KeyboardInterrupt
-  assert [info.seed for info in rollouts.verify(tmp_path).episodes] == [0, 1]
+  assert [info.seed for info in repair.verify(tmp_path).episodes] == [0, 1]
   assert set(helpers.contents(tmp_path)) == {"manifest.json", "shard-00000.tfrecord"}
 
 
 def test_one_writer_at_a_time(tmp_path):
   with (
     rollouts.ShardWriter(tmp_path, helpers.HEADER),
-    pytest.raises(RuntimeError, match="Another process"),
+    pytest.raises(RuntimeError, match="in use by another process"),
   ):
     rollouts.ShardWriter(tmp_path, helpers.HEADER)
   rollouts.ShardWriter(tmp_path, helpers.HEADER).close()

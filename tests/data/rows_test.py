@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.data import helpers
-from wm_tf.data import datasets, rollouts, rows
+from wm_tf.data import datasets, repair, rollouts, rows
 from wm_tf.data.manifest import CorruptManifestError
 from wm_tf.data.rollouts import CorruptShardError
 
@@ -61,7 +61,7 @@ def test_any_changed_byte_is_found(folder):
     content = bytearray(intact)
     content[place] ^= 1 << int(chance.integers(8))
     path.write_bytes(content)
-    for read in (_read, rollouts.verify):
+    for read in (_read, repair.verify):
       with pytest.raises(CorruptShardError, match="checksum does not match") as caught:
         read(folder)
       assert (caught.value.path, caught.value.record) == (path, place // row.itemsize)
@@ -76,7 +76,7 @@ def test_any_changed_byte_is_found(folder):
     with pytest.raises(CorruptShardError, match="checksum does not match"):
       _read(folder)
   path.write_bytes(intact)
-  rollouts.verify(folder)
+  repair.verify(folder)
 
 
 def test_truncated_missing_and_other_files_are_named(folder):
@@ -84,7 +84,7 @@ def test_truncated_missing_and_other_files_are_named(folder):
   data = datasets.episodes_dataset(folder)
   size = second.stat().st_size
   os.truncate(second, size - 10)
-  for read in (lambda: list(data), lambda: _read(folder), lambda: rollouts.verify(folder)):
+  for read in (lambda: list(data), lambda: _read(folder), lambda: repair.verify(folder)):
     with pytest.raises(CorruptShardError, match=str(second)):
       read()
   first.unlink()
@@ -95,7 +95,7 @@ def test_truncated_missing_and_other_files_are_named(folder):
   third.write_bytes(_other_rows(folder, manifest))
   with pytest.raises(CorruptShardError, match="not the one that the manifest describes"):
     rollouts.check_records(folder, manifest.shards[2])
-  assert [error.path for error in rollouts.find_corrupt(folder)] == [first, second, third]
+  assert [error.path for error in repair.find_corrupt(folder)] == [first, second, third]
 
 
 def _other_rows(folder, manifest):

@@ -1,10 +1,10 @@
-"""`PixelEnv` and the registry, with a toy environment that shows its step index."""
+"""`PixelEnv`, with a toy environment that shows its step index."""
 
+import gymnasium as gym
 import numpy as np
 import pytest
 
 from tests.envs.toy import Counter, ToyEnv
-from wm_tf import envs
 from wm_tf.core import image_observation
 from wm_tf.envs.adapter import PixelEnv
 
@@ -17,37 +17,6 @@ def _run(env, action=STILL):
   while not (steps[-1][2] or steps[-1][3]):
     steps.append(env.step(action))
   return steps
-
-
-def test_a_new_environment_is_registered_and_made_by_name(monkeypatch):
-  monkeypatch.setattr(envs, "_factories", dict(envs._factories))
-  envs.register_env("toy", ToyEnv)
-  assert "toy" in envs.env_names()
-  env = envs.make_env("toy", action_repeat=2)
-  assert env.spec_.action_repeat == 2 and env.reset(seed=0)[0].shape == (64, 64, 3)
-  assert envs.env_spec("toy", max_steps=9).max_steps == 9
-  with pytest.raises(ValueError, match="no scripted policy"):
-    envs.make_heuristic("toy")
-  with pytest.raises(ValueError, match="taken"):
-    envs.register_env("toy", Counter)
-
-
-def test_a_module_path_needs_no_registration():
-  assert isinstance(envs.make_env("tests.envs.toy:ToyEnv"), ToyEnv)
-
-
-def test_a_factory_without_a_spec_is_asked_by_building_it(monkeypatch):
-  monkeypatch.setattr(envs, "_factories", dict(envs._factories))
-  envs.register_env("plain", lambda **options: PixelEnv(Counter(), ToyEnv.make_spec(**options)))
-  assert envs.env_spec("plain", action_repeat=3).action_repeat == 3
-
-
-@pytest.mark.parametrize("make", [envs.make_env, envs.env_spec, envs.make_heuristic])
-def test_an_unknown_name_names_the_nearest(make):
-  with pytest.raises(ValueError, match=r"'car_race'.*car_racing"):
-    make("car_race")
-  with pytest.raises(ValueError, match="car_racing_3d"):
-    make("zzz")
 
 
 def test_frames_and_returns_count_every_frame_skipped_ones_too():
@@ -125,7 +94,7 @@ def test_continuous_actions_are_mapped_and_clipped():
 
 def test_a_discrete_action_is_the_largest_entry():
   env = ToyEnv(discrete=True, frames_to_skip=2, action_repeat=3)
-  assert env.action_space.shape == (3,)
+  assert env.action_space == gym.spaces.Box(0, 1, (3,), np.float32)
   env.reset(seed=0)
   env.step(np.array([-1.0, -0.5, 0.1], np.float32))
   env.step(np.array([0.0, -0.5, -0.1], np.float32))
@@ -171,3 +140,53 @@ def test_a_spec_that_does_not_fit_the_environment_is_named():
   )
   with pytest.raises(ValueError, match=r"\(96, 96, 3\).*\(10, 12, 3\)"):
     wrong.reset(seed=0)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True, "3"])
+def test_seeds_that_could_not_be_recorded_are_refused(seed):
+  with pytest.raises(ValueError, match="a seed must be a whole number of at least 0 and below 2"):
+    ToyEnv().reset(seed=seed)
+
+
+def test_numpy_seeds_are_taken():
+  env = ToyEnv()
+  env.reset(seed=np.int64(7))
+  expected = np.random.default_rng(7).integers(1000)
+  assert env.np_random.integers(1000) == expected
+  assert ToyEnv(frames_to_skip=0).reset(seed=2**63 - 1)[1]["started"]
+
+
+@pytest.mark.parametrize("reward", [np.nan, -np.inf, None, "much"])
+def test_rewards_that_are_no_finite_numbers_are_refused(reward):
+  env = ToyEnv(frames_to_skip=0)
+  env.reset(seed=3)
+  step = env.env.step
+  env.env.step = lambda action: (step(action)[0], reward, False, False, {})
+  with pytest.raises(ValueError, match=r"toy: the environment's reward is .* at frame 1.*seed 3"):
+    env.step(STILL)
+
+
+@pytest.mark.parametrize(
+  "wrong", [np.zeros((10, 12, 3), np.int64), np.zeros((10, 11, 3), np.uint8)]
+)
+def test_frames_that_turn_out_otherwise_are_refused(wrong):
+  env = ToyEnv(frames_to_skip=0)
+  env.env._frame = lambda: wrong
+  with pytest.raises(ValueError, match="toy: at frame 0 of the episode of seed 1"):
+    env.reset(seed=1)
+
+
+def test_render_returns_a_copy_of_the_native_frame():
+  env = ToyEnv()
+  assert env.render() is None and env.render_mode == "rgb_array"
+  env.reset(seed=0)
+  env.render()[:] = 77
+  np.testing.assert_array_equal(env.render(), env.env._frame())
+
+
+def test_close_closes_once():
+  env, calls = ToyEnv(), []
+  env.env.close = lambda: calls.append(1)
+  env.close()
+  env.close()
+  assert calls == [1]

@@ -78,3 +78,13 @@ def test_bad_frames_and_crops_are_named():
     frames.resize(frame.astype(np.float32), (0, 0, 8, 8), (4, 4))
   with pytest.raises(ValueError, match=r"\(2, 0, 7, 8\).*\(8, 8, 3\)"):
     frames.resize(frame, (2, 0, 7, 8), (4, 4))
+
+
+@pytest.mark.parametrize("channels", [1, 2, 4, 12])
+@pytest.mark.parametrize("native, crop, size", CASES)
+def test_every_channel_is_resized_by_itself(native, crop, size, channels):
+  frame = np.random.default_rng(8).integers(0, 256, (*native, channels)).astype(np.uint8)
+  result = frames.resize(frame, crop, size)
+  for channel in range(channels):
+    alone = frames.resize(frame[..., channel : channel + 1], crop, size)
+    np.testing.assert_array_equal(result[..., channel : channel + 1], alone)

@@ -1,4 +1,4 @@
-"""The parts of an export: frames, actions, the state by name, version folders."""
+"""The parts of an export: the state by name, version folders."""
 
 from __future__ import annotations
 
@@ -6,46 +6,14 @@ import shutil
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
 from serving.errors import ServingError
 from serving.model import Servable
-from tests.export.exported import SPEC
 from wm_tf import export
-from wm_tf.core import ActionSpace, image_observation
-from wm_tf.envs.frames import resize
+from wm_tf.export import writing
 from wm_tf.files import DamagedFileError
-
-
-@pytest.mark.parametrize(
-  "native, crop", [((96, 96, 3), (0, 0, 84, 96)), ((60, 80, 3), (3, 5, 50, 70))]
-)
-def test_the_graph_resizes_as_the_adapter_does_bit_for_bit(native, crop):
-  spec = SPEC._replace(observation=image_observation((64, 64, 3), native, crop))
-  random = np.random.default_rng(0)
-  batch = random.integers(0, 256, (40, *native), np.uint8)
-  batch[:20] //= 85  # Few values make many ties to round.
-  frame = tf.TensorSpec([None, None, None, 3], tf.uint8)
-  fn = tf.function(lambda x: export.observation_of(x, spec), input_signature=[frame])
-  expected = np.stack([resize(f, crop, (64, 64)) for f in batch])
-  np.testing.assert_array_equal(fn(tf.constant(batch)), expected)
-  np.testing.assert_array_equal(fn(tf.constant(expected)), expected)
-
-
-def test_the_graph_maps_actions_as_the_adapter_does():
-  action = np.random.default_rng(0).uniform(-1, 1, (50, 2)).astype(np.float32)
-  expected = np.stack([SPEC.action_space.to_env(a) for a in action])
-  np.testing.assert_array_equal(export.to_env_action(tf.constant(action), SPEC), expected)
-  discrete = SPEC._replace(
-    action_space=ActionSpace(
-      ("a", "b"), ("left", "right"), np.eye(2, dtype=np.float32), np.zeros(2), np.ones(2), True
-    )
-  )
-  choice = export.to_env_action(tf.constant(action), discrete)
-  assert choice.dtype == tf.int64
-  assert choice.numpy().tolist() == [discrete.action_space.to_env(a) for a in action]
 
 
 class _Inner(NamedTuple):
@@ -54,7 +22,10 @@ class _Inner(NamedTuple):
 
 
 def test_state_names_and_round_trip():
-  one = lambda value: tf.constant([value])
+
+  def one(value):
+    return tf.constant([value])
+
   state = {"b": _Inner(one(1.0), (one(2.0), one(3))), "a": one(True), "c": ()}
   flat = export.flatten_state(state, "s")
   assert list(flat) == ["s_a", "s_b_mean", "s_b_parts_0", "s_b_parts_1"]
@@ -78,7 +49,7 @@ def test_versions(exports, tmp_path, monkeypatch):
     raise OSError("disk full")
 
   # The warmup requests come after the graph: a failure there must leave no version either.
-  monkeypatch.setattr(export, "_write_warmup", fail)
+  monkeypatch.setattr(writing, "write_warmup", fail)
   with pytest.raises(OSError, match="disk full"):
     export.export_agent(agent, base)
   assert export.saved_versions(base) == [7, 8]

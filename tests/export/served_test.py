@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from serving.client import CallError, GrpcActor, PlannerClient
+from serving.deploy.servers import probe
+from serving.embedded import EmbeddedServer
 from tests.export.exported import CONFIG, SPEC, frames, small
 from wm_tf import export
 from wm_tf.agent import AgentActor
@@ -90,3 +94,30 @@ def test_exports_as_actors(exports, target, name):
       action = actor.act(*inputs, [{}, {}])
       assert action.dtype == np.float32
       np.testing.assert_allclose(action, expected, rtol=1e-4, atol=1e-5)
+
+
+PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained" / "car_racing"
+
+
+def test_exports_of_an_earlier_release_go_on_working():
+  """Their `spec` does not describe the observation."""
+  path = PRETRAINED / "controller"
+  local = export.load_agent(path)
+  native = frames(0, 2)
+  with EmbeddedServer() as server:
+    target = server.start({"controller": str(path)})
+    served = GrpcActor(f"grpc://{target}/controller")
+    with PlannerClient(target, "controller") as client:
+      spec = client.spec()
+      assert spec.observation is None and spec.action_kind == "continuous"
+      assert spec.action_shape == (3,) and spec.make_id == "CarRacing-v3" and not spec.rendered
+      client.reset(2, seed=[3, 4])
+      client.act(native)
+      answer = client.extras["agent_action"]
+      with pytest.raises(ValueError, match=r"frames are uint8\[B, H, W, 3\], not float64"):
+        client.act(native * 1.0)
+    for actor in (local, served):
+      actor.begin(2)
+      found = actor.act(small(native), np.full(2, True), np.array([3, 4]))
+      np.testing.assert_allclose(found, answer, rtol=1e-4, atol=1e-5)
+    assert "passes its probe" in probe(target, "controller", 1)

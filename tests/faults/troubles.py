@@ -22,7 +22,7 @@ from tests.faults.suite import Suite, Task
 from tests.training import small_run
 from wm_tf.config import make_config
 from wm_tf.core import Batch
-from wm_tf.data import collect, datasets, rollouts, rows
+from wm_tf.data import collect, datasets, repair, rollouts, rows
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.envs import make_env
 from wm_tf.policies import exploration
@@ -70,7 +70,7 @@ def _worker_in_trouble(suite: Suite, trouble: str) -> None:
   started = time.monotonic()
   helpers.collect_counting(folder, range(8), options, timeout=_TIMEOUT)
   seconds = time.monotonic() - started
-  checksums = lambda path: [shard.sha256 for shard in rollouts.verify(path).shards]
+  checksums = lambda path: [shard.sha256 for shard in repair.verify(path).shards]
   suite.count("workers in trouble")
   suite.expect(checksums(folder) == checksums(sound), f"a worker's {trouble} changed the data")
   suite.say(f"a worker's {trouble}: replaced, the same data, {seconds:.1f} s")
@@ -113,8 +113,8 @@ def _stopped_workers(suite: Suite) -> None:
     thread.join()
   suite.count("workers stopped or killed", len(hits))
   suite.expect(hits, "no worker was hit: it was over too soon")
-  equal = [s.sha256 for s in rollouts.verify(folder).shards] == [
-    s.sha256 for s in rollouts.verify(sound).shards
+  equal = [s.sha256 for s in repair.verify(folder).shards] == [
+    s.sha256 for s in repair.verify(sound).shards
   ]
   suite.expect(equal, f"workers that got {hits}: other data")
   suite.say(f"workers of a real collection got {', '.join(hits) or 'nothing'}: the same data")
@@ -132,7 +132,7 @@ def clock_jumps(suite: Suite) -> None:
       helpers.collect_counting(folder / "data", range(6), timeout=_TIMEOUT)
       result = small_run.run(folder / "fit", model=small_run.TinyModel())
     suite.expect(0 <= result.seconds < 600, f"{result.seconds} s by a clock that jumps")
-    data = [shard.sha256 for shard in rollouts.verify(folder / "data").shards]
+    data = [shard.sha256 for shard in repair.verify(folder / "data").shards]
     digests.append((data, (folder / "fit/weights.npz").read_bytes()))
   suite.expect(digests[0] == digests[1], "a clock that jumps changes results")
   suite.say("a clock that jumps by days: the same data and weights, no wait, no timeout")

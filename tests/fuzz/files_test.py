@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from tests.data import helpers
 from tests.fuzz.bytes import damaged
 from wm_tf import files
-from wm_tf.data import datasets, rollouts
+from wm_tf.data import datasets, repair, rollouts
 from wm_tf.data.manifest import CorruptManifestError
-from wm_tf.data.rollouts import CorruptShardError
+from wm_tf.data.observations import ArraySpec, unpack
+from wm_tf.data.rollouts import CorruptShardError, Manifest
 from wm_tf.training import checkpoints
 
 _NEST = {"weights": np.arange(60.0).reshape(3, 20), "step": 7, "progress": '{"epoch": 1}'}
@@ -28,11 +29,20 @@ _JSON = st.recursive(
 )
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+_PARTS = {"camera": ArraySpec((8, 9, 1), "uint8"), "speed": ArraySpec((3,), "float32")}
+_HEADERS = {
+  "image": helpers.HEADER,
+  "vector": helpers.HEADER._replace(observation_shape=(3,), observation_dtype="float32"),
+  "parts": Manifest(helpers.HEADER.environment, 2, (), "", observation_parts=_PARTS),
+}
+
+
+@pytest.fixture(scope="module", params=_HEADERS)
+def folder(request, tmp_path_factory):
   """A dataset folder of two shards, each of two short episodes."""
   folder = tmp_path_factory.mktemp("fuzz")
-  helpers.write_noise(folder, num_episodes=4, steps=2, episodes_per_shard=2)
+  header = _HEADERS[request.param]
+  helpers.write_noise(folder, num_episodes=4, steps=2, episodes_per_shard=2, header=header)
   return folder
 
 
@@ -132,7 +142,9 @@ def test_damaged_shards(folder, sound, data):
   for read in (
     lambda: rollouts.check_records(folder, shard),
     lambda: list(
-      datasets.frames_dataset(folder, batch_size=1, seed=None, split="all").as_numpy_iterator()
+      datasets.observations_dataset(
+        folder, batch_size=1, seed=None, split="all"
+      ).as_numpy_iterator()
     ),
   ):
     with pytest.raises(CorruptShardError, match=name):
@@ -141,19 +153,22 @@ def test_damaged_shards(folder, sound, data):
 
 
 @given(data=st.data())
-def test_damaged_rows(folder, tmp_path_factory, data):
-  made = tmp_path_factory.getbasetemp() / "rows"
+def test_damaged_rows(folder, data):
+  made = folder.with_name(f"{folder.name}_rows")
   (shard, *_) = datasets.cache_frames(folder, made).shards
   sound = (made / shard.file).read_bytes()
   after = data.draw(damaged(sound))
   (made / shard.file).write_bytes(after)
-  frames = lambda: list(datasets.frames_dataset(made, batch_size=1, seed=0, split="all"))
+
+  def frames():
+    return list(datasets.observations_dataset(made, batch_size=1, seed=0, split="all"))
+
   try:
     if after == sound:
-      rollouts.verify(made)
+      repair.verify(made)
       frames()
       return
-    for read in (lambda: rollouts.verify(made), frames):
+    for read in (lambda: repair.verify(made), frames):
       with pytest.raises(CorruptShardError, match=shard.file):
         read()
   finally:
@@ -177,7 +192,8 @@ def test_records_of_something_else(folder, sound, data):
   except CorruptShardError as error:
     assert error.path == path
   else:
-    assert episode.observation.shape[1:] == (64, 64, 3)
+    for name, array in unpack(episode.observation).items():
+      assert (array.shape[1:], array.dtype) == manifest.arrays[name]
     assert info.steps == len(episode.reward)
   finally:
     path.write_bytes(sound["shard-00000.tfrecord"])
@@ -207,7 +223,7 @@ def test_manifests_of_something_else(folder, sound, data):
   try:
     rollouts.load_manifest(folder)
     list(rollouts.read_episodes(folder))
-    frames = datasets.frames_dataset(folder, batch_size=1, seed=0, split="all")
+    frames = datasets.observations_dataset(folder, batch_size=1, seed=0, split="all")
     list(frames.take(2).as_numpy_iterator())
   except (CorruptManifestError, CorruptShardError) as error:
     assert str(folder) in str(error)

@@ -14,7 +14,6 @@ from tests.worlds import (
 from wm_tf import rng
 from wm_tf.imagination import imagine, policy_action_fn
 from wm_tf.learners.actor_critic import ActorCritic, ActorCriticConfig
-from wm_tf.policies.actor import Actor, Critic
 
 _SEED = rng.make_seed(3)
 _CONFIG = ActorCriticConfig(
@@ -30,9 +29,7 @@ _CONFIG = ActorCriticConfig(
 
 
 def _learner(world, config=_CONFIG, jit_compile=False, seed=0):
-  actor = Actor(world, config.actor_hidden_sizes, seed)
-  critic = Critic(world, config.critic_hidden_sizes, config.reward_scale, config.discount, seed)
-  return ActorCritic(world, actor, critic, config, jit_compile=jit_compile)
+  return ActorCritic(world, config, seed, jit_compile=jit_compile)
 
 
 def _objective(world, learner, starts, config):
@@ -40,7 +37,7 @@ def _objective(world, learner, starts, config):
 
   By another way: `imagine`, a loop, and the slow critic.
   """
-  policy = policy_action_fn(learner.actor, _SEED)
+  policy = policy_action_fn(learner.policy, _SEED)
   imagined, states = imagine(world, policy, starts, config.horizon, _SEED)
   last = tf.nest.map_structure(lambda x: x[:, -1], states)
   target, targets = learner._slow_critic(world.features(last))[..., 0].numpy(), []
@@ -57,11 +54,11 @@ def test_the_gradient_is_that_of_the_returns():
   learner, starts = _learner(world, config), state_at([[0.0, 0.3], [2.0, -1.0], [0.5, 0.5]])
   # With weights of some size, so that every layer matters; the slow critic's too.
   generator = np.random.default_rng(0)
-  for network in (learner.actor.network, learner._slow_critic):
+  for network in (learner.policy.network, learner._slow_critic):
     for weight in network.weights:
       weight.assign(generator.normal(0.0, 0.4, weight.shape))
   gradients, _, _ = learner._dream(starts, _SEED, tf.constant(0.0))
-  for weight, gradient in zip(learner.actor.network.weights, gradients, strict=True):
+  for weight, gradient in zip(learner.policy.network.weights, gradients, strict=True):
     direction = generator.normal(size=weight.shape).astype(np.float32)
     value, step = weight.numpy(), 1e-2
     ends = []
@@ -86,7 +83,7 @@ def test_the_critic_learns_the_value():
     critic_hidden_sizes=(32,),
   )
   learner = _learner(world, config)
-  last = learner.actor.network.weights[-2]
+  last = learner.policy.network.weights[-2]
   last.assign(tf.zeros_like(last))
   starts = state_at(np.linspace(-1.5, 1.5, 64)[:, None])
   for step in range(400):
@@ -113,7 +110,7 @@ def test_learns_to_near_the_optimum():
   mean = lambda rows: np.mean([float(report.return_mean) for report in rows])
   assert mean(reports[-20:]) > mean(reports[:20])
 
-  assert_near_optimum(world, learner.actor, starts, horizon=6)
+  assert_near_optimum(world, learner.policy, starts, horizon=6)
 
 
 @pytest.mark.parametrize(("kind", "ensemble_size"), [("per_dimension", 2), ("joint", 1)])
@@ -128,16 +125,18 @@ def test_goes_on_exactly_where_it_was(kind, ensemble_size):
   learner.standardise(model.features(starts).numpy())
   for step in range(2):
     learner.update(starts, rng.fold_in(_SEED, step))
-  saved = tf.nest.map_structure(lambda variable: variable.numpy(), learner.state())
+  saved = tf.nest.map_structure(lambda variable: variable.numpy(), learner.variables())
   other = _learner(model, config, seed=7)
-  for variable, value in zip(tf.nest.flatten(other.state()), tf.nest.flatten(saved), strict=True):
+  for variable, value in zip(
+    tf.nest.flatten(other.variables()), tf.nest.flatten(saved), strict=True
+  ):
     variable.assign(value)
   for step in range(2, 4):
     reports = [each.update(starts, rng.fold_in(_SEED, step)) for each in (learner, other)]
     assert_same(*reports, rtol=0, atol=0)
   assert all(np.isfinite(x) for x in reports[0])
-  after = tf.nest.map_structure(lambda variable: variable.numpy(), learner.state())
-  assert_same(after, tf.nest.map_structure(lambda v: v.numpy(), other.state()), rtol=0, atol=0)
+  after = tf.nest.map_structure(lambda variable: variable.numpy(), learner.variables())
+  assert_same(after, tf.nest.map_structure(lambda v: v.numpy(), other.variables()), rtol=0, atol=0)
   assert np.any(after["actor"]["weights_0"] != saved["actor"]["weights_0"])
 
 
@@ -148,7 +147,7 @@ def test_the_noise_falls_over_the_updates():
   learner.anneal_over(4)
   starts, found = state_at([[1.0, 0.0]]), []
   for step in range(6):
-    found.append(float(learner._noise_scale()))
+    found.append(float(learner.noise_scale()))
     learner.update(starts, rng.fold_in(_SEED, step))
   np.testing.assert_allclose(found, [0.8, 0.6, 0.4, 0.2, 0.0, 0.0], atol=1e-6)
   gradients = [learner._dream(starts, _SEED, tf.constant(x))[0][0] for x in (0.0, 0.8)]
@@ -158,11 +157,11 @@ def test_the_noise_falls_over_the_updates():
 def test_nothing_is_learned_from_what_is_not_finite():
   world = AdditiveWorld()
   learner = _learner(world)
-  weights = [weight.numpy() for weight in learner.actor.network.weights]
+  weights = [weight.numpy() for weight in learner.policy.network.weights]
   learner.update(state_at([[np.nan, 0.0]]), _SEED)
-  assert_same(weights, [weight.numpy() for weight in learner.actor.network.weights], 0, 0)
+  assert_same(weights, [weight.numpy() for weight in learner.policy.network.weights], 0, 0)
   learner.update(state_at([[1.0, 0.0]]), _SEED)
-  assert np.any(learner.actor.network.weights[0].numpy() != weights[0])
+  assert np.any(learner.policy.network.weights[0].numpy() != weights[0])
 
 
 def test_disagreement_is_penalised():
@@ -170,10 +169,10 @@ def test_disagreement_is_penalised():
   world = AdditiveWorld(goal=0.0, gain=0.0)
   config = dataclasses.replace(_CONFIG, disagreement_penalty=1.0, actor_learning_rate=1e-2)
   learner = _learner(world, config)
-  learner.actor.network.weights[-1].assign([0.8, -0.8])
+  learner.policy.network.weights[-1].assign([0.8, -0.8])
   for step in range(100):
     learner.update(state_at([[0.0, 0.0]]), rng.fold_in(_SEED, step))
-  action, _ = learner.actor.act(state_at([[0.0, 0.0]]), ())
+  action, _ = learner.policy.act(state_at([[0.0, 0.0]]), ())
   assert np.all(np.abs(action) < 0.15)
 
 

@@ -10,8 +10,8 @@ import pytest
 from tests.worlds import AdditiveWorld, assert_near_optimum, state_at
 from wm_tf import rng
 from wm_tf.config import ControllerConfig
-from wm_tf.learners.dream_rollouts import METHODS, PolicyGradientConfig, PPOConfig
 from wm_tf.learners.learner import make_learner
+from wm_tf.learners.policy_gradients.methods import METHODS, PolicyGradientConfig, PPOConfig
 
 _SEED = rng.make_seed(3)
 _COMMON = dict(

@@ -51,7 +51,11 @@ class TestEnsemble(WorldModelContract):
   @classmethod
   def make_model(cls, world):
     observation, num_choices, options = world
-    options = {"ensemble_size": 3, "num_choices": num_choices, "observation": observation} | options
+    options = {
+      "ensemble_size": 3,
+      "num_choices": num_choices,
+      "observation": OBSERVATIONS[observation],
+    } | options
     return lambda seed: small_mdn_rnn(seed, **options)
 
 

@@ -57,7 +57,7 @@ class TestMDNRNN(WorldModelContract):
   @classmethod
   def make_model(cls, world):
     observation, num_choices, kind, options = world
-    options = {"num_choices": num_choices, "observation": observation} | options
+    options = {"num_choices": num_choices, "observation": OBSERVATIONS[observation]} | options
     return lambda seed: _model(*kind, seed=seed, **options)
 
 
@@ -248,7 +248,7 @@ def test_a_wrong_observation_is_named():
   for message, observation in wrong.items():
     with pytest.raises(ValueError, match=message):
       model.observe(*inputs[:2], observation, inputs[2])
-  mixed = small_mdn_rnn(observation="mixed")
+  mixed = small_mdn_rnn(observation=OBSERVATIONS["mixed"])
   observation = random_observation(OBSERVATIONS["mixed"], 2)
   with pytest.raises(ValueError, match=r"must be a dict of \['camera', 'joints', 'speed'\]"):
     mixed.embed(frames)

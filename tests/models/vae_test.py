@@ -197,7 +197,8 @@ def test_images_of_other_sizes_are_refused(size):
 
 @pytest.mark.parametrize("name", list(OBSERVATIONS))
 def test_any_observation(name):
-  spec, vae = OBSERVATIONS[name], small_vae(observation=name)
+  spec = OBSERVATIONS[name]
+  vae = small_vae(observation=spec)
   observation = random_observation(spec, 4)
   loc, log_scale = vae.encode(observation)
   assert loc.shape == log_scale.shape == (4, vae.latent_size)
@@ -217,8 +218,8 @@ def test_any_observation(name):
 
 def test_the_loss_of_mixed_observations_by_hand():
   options = {"free_nats": 0.0, "row_weights": ((8, 20, 3.0),), "vector_scale": 0.2}
-  vae = small_vae(observation="mixed", **options)
   spec = OBSERVATIONS["mixed"]
+  vae = small_vae(observation=spec, **options)
   observation = random_observation(spec, 5)
   loc, log_scale = vae.encode(observation)
   z = loc + tf.exp(log_scale) * rng.normal([5, 4], _SEED)
@@ -243,8 +244,8 @@ def test_the_loss_of_mixed_observations_by_hand():
 
 def test_metrics_are_those_of_the_parts():
   names = {
-    name: set(small_vae(observation=name).loss(random_observation(OBSERVATIONS[name], 2), _SEED)[1])
-    for name in OBSERVATIONS
+    name: set(small_vae(observation=spec).loss(random_observation(spec, 2), _SEED)[1])
+    for name, spec in OBSERVATIONS.items()
   }
   common = {"kl", "active_dimensions"}
   assert names["image"] == names["gray"] == common | {"sse"}
@@ -307,7 +308,8 @@ def test_states_of_few_dimensions_pass_precisely(make_states):
 
 
 def test_adapt_standardises_the_vectors():
-  spec, vae = OBSERVATIONS["mixed"], small_vae(observation="mixed")
+  spec = OBSERVATIONS["mixed"]
+  vae = small_vae(observation=spec)
   batches = [random_observation(spec, 50, seed=seed) for seed in (0, 1)]
   batches.append(random_observation(spec, 4, 5, seed=2))  # Sequences too.
   for batch in batches:

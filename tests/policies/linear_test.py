@@ -11,8 +11,15 @@ from wm_tf.policies.linear import LinearController, fit_basis
 def _world(feature_size=5, action_size=2):
   """What a controller needs to know of a model."""
   return types.SimpleNamespace(
-    feature_size=feature_size, action_size=action_size, features=lambda state: state
+    feature_size=feature_size,
+    action_size=action_size,
+    num_choices=(),
+    features=lambda state: state,
   )
+
+
+def _centred(size, num=2):
+  return np.arange(size) < num
 
 
 def _random(*shape, seed=0):
@@ -76,7 +83,7 @@ def _correlated_features(num_rows=400):
 
 def test_fit_basis_whitens():
   features, directions = _correlated_features()
-  loc, matrix = fit_basis(features, 2, 3)
+  loc, matrix = fit_basis(features, _centred(8), 3)
   assert (loc.shape, matrix.shape) == ((8,), (8, 5))
   assert loc.dtype == matrix.dtype == np.float32
   basis = (features.astype(np.float64) - loc) @ matrix
@@ -91,14 +98,16 @@ def test_fit_basis_whitens():
 
 def test_fit_basis_does_not_depend_on_the_order_of_rows():
   features, _ = _correlated_features()
-  for one, two in zip(fit_basis(features, 2, 3), fit_basis(features[::-1], 2, 3), strict=True):
+  for one, two in zip(
+    fit_basis(features, _centred(8), 3), fit_basis(features[::-1], _centred(8), 3), strict=True
+  ):
     np.testing.assert_allclose(one, two, atol=1e-4)
 
 
 def test_fit_basis_without_components_standardises_the_hidden_units():
   features, _ = _correlated_features()
   features[:, 4] = 0.7  # Never blown up.
-  loc, matrix = fit_basis(features, 2, None)
+  loc, matrix = fit_basis(features, _centred(8), None)
   basis = (features - loc) @ matrix
   expected = [*features[:, :2].std(0), 1.0, 1.0, 0.0, 1.0, 1.0, 1.0]
   np.testing.assert_allclose(basis.std(0), expected, rtol=1e-3, atol=1e-3)
@@ -109,7 +118,7 @@ def test_fit_basis_without_components_standardises_the_hidden_units():
 def test_a_controller_in_a_basis_is_linear_in_the_features():
   features, _ = _correlated_features()
   controller = LinearController(_world(8), basis_size=5)
-  loc, matrix = fit_basis(features, 2, 3)
+  loc, matrix = fit_basis(features, _centred(8), 3)
   controller.loc.assign(loc)
   controller.matrix.assign(matrix)
   controller.parameters.assign(0.3 * _random(12))
@@ -124,11 +133,11 @@ def test_features_that_are_not_finite_are_an_error(bad):
   features, _ = _correlated_features()
   features[3, 5] = bad
   with pytest.raises(ValueError, match="features given to fit_basis are NaN or infinite"):
-    fit_basis(features, 2, 3)
+    fit_basis(features, _centred(8), 3)
 
 
 @pytest.mark.parametrize(("rows", "components"), [(400, 7), (2, 3)])
 def test_too_many_components_are_an_error(rows, components):
   features, _ = _correlated_features()
   with pytest.raises(ValueError, match=f"{components} principal components asked of {rows} rows"):
-    fit_basis(features[:rows], 2, components)
+    fit_basis(features[:rows], _centred(8), components)

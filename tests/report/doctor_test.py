@@ -1,6 +1,7 @@
 """The doctor's verdicts follow from its figures, and its page and text say them."""
 
 import copy
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -13,7 +14,11 @@ from wm_tf.report.doctor import doctor_checks, terminal_text, verdict_in_words
 from wm_tf.report.verdicts import GOOD, INFO, POOR, USABLE
 
 _STEPS = ("1", "5", "10", "20", "50")
-_by_steps = lambda *values: dict(zip(_STEPS, values, strict=True))
+
+
+def _by_steps(*values):
+  return dict(zip(_STEPS, values, strict=True))
+
 
 _BINS = [{"count": 50, "predicted": x, "real": x + 0.05} for x in (-0.4, 0.1, 2.9)]
 RESULTS = {
@@ -119,10 +124,17 @@ def test_a_good_model_is_called_good():
   assert {c.verdict for c in checks if c.value != "not run"} == {GOOD, INFO}
   assert [c.name for c in checks if c.value == "not run"] == ["termination, AUC"]
   groups = [c.group for c in checks]
-  assert list(dict.fromkeys(groups)) == ["VAE", "dynamics", "dreams", "actions", "transfer"]
+  assert list(dict.fromkeys(groups)) == [
+    "return",
+    "VAE",
+    "dynamics",
+    "dreams",
+    "actions",
+    "transfer",
+  ]
   assert groups == sorted(groups, key=list(dict.fromkeys(groups)).index)
   words = verdict_in_words(checks)
-  assert "can be trusted" in words and "Nothing that was measured is poor" in words
+  assert "can be trusted" in words and "No figure of the model that was measured is poor" in words
 
 
 @pytest.mark.parametrize(
@@ -132,17 +144,17 @@ def test_a_good_model_is_called_good():
     ("the better of no change", "open_loop/latent/dream/10", 0.43, POOR, "-2% at 10"),
     # Here no change is the better answer of the two.
     ("the better of no change", "open_loop/latent/still/10", 0.2, POOR, "-50% at 10"),
-    ("PSNR", "open_loop/psnr/dream/10", 20.0, USABLE, "20.0 dB (last frame seen 18.0"),
+    ("PSNR", "open_loop/psnr/dream/10", 20.0, USABLE, "20.0 dB (last observation 18.0"),
     ("PSNR", "open_loop/psnr/dream/10", 17.9, POOR, "17.9 dB"),
     ("R² of the return", "open_loop/reward_r2/10", 0.2, USABLE, "0.20 at 10, 0.40 at 20"),
     ("R² of the return", "open_loop/reward_r2/10", -3.0, POOR, "-3.00 at 10"),
     ("calibration of the reward", "reward_calibration/error", 0.3, USABLE, "0.30 (15%"),
-    ("calibration of the reward", "reward_calibration/error", 0.6, POOR, "-12 over an episode"),
+    ("calibration of the reward", "reward_calibration/error", 0.6, POOR, "-11.9 over an episode"),
     ("calibration of the termination", "termination_calibration/expected", 19.5, USABLE, "10 real"),
     ("calibration of the termination", "termination_calibration/expected", 40.0, POOR, "40.0"),
     ("calibration of the termination", "termination_calibration/real", 4, POOR, "4 real"),
-    ("another drive", "open_loop/latent/other_actions/10", 0.35, USABLE, "0.300 against 0.350"),
-    ("another drive", "open_loop/latent/other_actions/10", 0.3, POOR, "0.300 against 0.300"),
+    ("another episode", "open_loop/latent/other_actions/10", 0.35, USABLE, "0.300 against 0.350"),
+    ("another episode", "open_loop/latent/other_actions/10", 0.3, POOR, "0.300 against 0.300"),
     (
       "share of the action",
       "action_sensitivity/12/heard",
@@ -151,9 +163,9 @@ def test_a_good_model_is_called_good():
       "20% over 12 decisions, 28",
     ),
     ("share of the action", "action_sensitivity/12/heard", 0.01, POOR, "1% over 12"),
-    ("doing nothing", "controllers/5/dream", 0.0, USABLE, "0 promised, -93 paid"),
-    ("doing nothing", "controllers/5/dream", 143.0, POOR, "143 promised, -93 paid"),
-    ("doing nothing", "controllers/5/dream", -200.0, GOOD, "-200 promised, -93 paid"),
+    ("doing nothing", "controllers/5/dream", 0.0, USABLE, "0 in the dream, -93 in the environment"),
+    ("doing nothing", "controllers/5/dream", 143.0, POOR, "143 in the dream, -93 in"),
+    ("doing nothing", "controllers/5/dream", -200.0, GOOD, "-200 in the dream, -93 in"),
     ("exploitation", "transfer/gap/favourites", 100.0, USABLE, "+100 for its favourites, +12"),
     ("exploitation", "transfer/gap/favourites", 300.0, POOR, "+300 for its favourites"),
     ("exploitation", "transfer/gap/favourites", -300.0, GOOD, "-300 for its favourites"),
@@ -217,7 +229,7 @@ def test_episodes_too_short_for_ten_steps():
       for steps in ("10", "20", "50"):
         by_steps.pop(steps, None)
   checks = doctor_checks(results)
-  for name in ("the better of no change", "PSNR", "R² of the return", "another drive"):
+  for name in ("the better of no change", "PSNR", "R² of the return", "another episode"):
     (check,) = [c for c in checks if name in c.name]
     assert check.value == "not run"
   assert "steps dreamed" in terminal_text(results, checks)
@@ -276,3 +288,35 @@ def test_charts_draw_what_they_are_given():
   words = " ".join(ElementTree.fromstring(curves).itertext())
   for label in ("dreamed", "no change", "the mean", "reconstruction", "PSNR, dB"):
     assert label in words
+
+
+def test_vectors_are_judged_without_psnr():
+  results = copy.deepcopy(RESULTS) | {"env_id": "Pendulum-v1"}
+  results["open_loop"]["observation"] = {
+    "dream": _by_steps(0.1, 0.2, 0.3, 0.5, 0.9),
+    "still": _by_steps(0.3, 0.6, 1.0, 1.1, 1.2),
+    "reconstruction": _by_steps(0.1, 0.1, 0.1, 0.1, 0.1),
+  }
+  del results["open_loop"]["psnr"]
+  results["vae"] = {"parts": {"": {"kind": "vector", "error": 0.1, "baseline": 1.0}}}
+  check = _check(results, "error of decoded vectors")
+  assert check.verdict == GOOD and check.value.startswith("0.300 (last observation 1.000")
+  checks = doctor_checks(results)
+  text = terminal_text(results, checks)
+  assert "error of decoded vectors\n" in text and "PSNR" not in text
+  page = Page(doctor_page.render_doctor(results, checks))
+  assert "Error of decoded vectors; lower is better." in page.text and "PSNR" not in page.text
+  for words in (text, page.text):
+    assert not re.findall(r"(?i)\b(carracing|road|dr[io]ve\w*|driving|tracks?)\b", words)
+
+
+def test_the_controllers_return_is_judged_where_random_actions_were_evaluated():
+  results = copy.deepcopy(RESULTS) | {
+    "random": {"mean": -70.0, "std": 20.0, "n": 16},
+    "reward_threshold": 900.0,
+  }
+  checks = doctor_checks(results)
+  assert checks[0].name == "return of the controller" and checks[0].verdict == USABLE
+  assert verdict_in_words(checks).startswith("Return of the controller: usable. Covers 50%")
+  assert terminal_text(results, checks).splitlines()[2].startswith("Return of the controller")
+  assert not verdict_in_words(doctor_checks(RESULTS)).startswith("Return")

@@ -87,7 +87,10 @@ def test_returns_figure_draws_both_returns_in_scale():
     ],
     {"heuristic": {"mean": 300.0}},
   )
-  widest = lambda color: max(_curves(svg, color), key=lambda curve: np.ptp(curve[:, 0]))
+
+  def widest(color):
+    return max(_curves(svg, color), key=lambda curve: np.ptp(curve[:, 0]))
+
   model, real, heuristic = (widest(color) for color in ("dream", "real", "rule"))
   assert np.ptp(model[:, 1]) == pytest.approx(0)
   assert heuristic[0, 1] == pytest.approx(model[0, 1])

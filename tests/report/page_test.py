@@ -16,7 +16,7 @@ def test_page_shows_every_number_given(html):
   page = Page(html)
   expected = {
     "random": ["-75 ± 8", "33", "16", "1 min 00 s"],
-    "scripted heuristic": ["631 ± 33", "131", "16", "55.5 s"],
+    "scripted policy": ["631 ± 33", "131", "16", "55.5 s"],
     "controller, in the model": ["549 ± 11", "90", "64", "8.2 s"],
     "controller, in the environment": ["512 ± 27", "136", "25", "1 min 28 s"],
     "served planner, in the environment": ["377 ± 45", "128", "8", "1 h 02 min"],
@@ -35,7 +35,7 @@ def test_page_shows_every_number_given(html):
   assert page.row("controller's return")[1] == "+37 ± 29"
   assert page.row("brownian")[1:] == ["60 episodes", "32%"]
   assert page.row("heuristic")[1:] == ["40 episodes", "22%"]
-  assert "The scripted heuristic drove 40 of 186 episodes (22%)" in page.text
+  assert "The scripted policy played 40 of 186 episodes (22%)" in page.text
   assert page.row("evolve")[1:] == ["5 min 20 s", "47%"]
   assert page.row("dynamics.num_mixtures") == ["dynamics.num_mixtures", "5"]
   assert page.row("dynamics.nll_per_dimension") == ["dynamics.nll_per_dimension", "1.27"]
@@ -74,7 +74,7 @@ def test_charts_hold_the_words_and_take_the_pages_colors(html):
   page = Page(html)
   for words in (
     "in the model",
-    "scripted heuristic",
+    "scripted policy",
     "train loss",
     "held out loss",
     "512 ± 27 · n 25",
@@ -90,10 +90,13 @@ def test_charts_hold_the_words_and_take_the_pages_colors(html):
 def test_missing_entries_are_shown_as_not_run(missing):
   results = {} if missing == "everything" else {k: v for k, v in RESULTS.items() if k != missing}
   page = Page(report.render_page(results, {}))
-  for key in [missing] if missing in scores._LABELS else []:
-    assert page.row(scores._LABELS[key])[1] == "not run"
+  for key in [missing] if missing in scores.LABELS else []:
+    if key == "heuristic":
+      assert "scripted policy" not in page.text.replace("The scripted policy played", "")
+    else:
+      assert page.row(scores.LABELS[key])[1] == "not run"
   if missing == "everything":
-    assert page.text.count("not run") >= 20
+    assert page.text.count("not run") >= 18
     assert "Neither controller nor planner" in page.text
 
 
@@ -118,7 +121,7 @@ def test_emptied_entries_do_not_break_the_page(nothing):
 
 def test_data_without_the_heuristic_says_so():
   results = {**RESULTS, "data": {"episodes": 5, "frames": 9, "by_policy": {"brownian": 5}}}
-  assert "None of it came from the scripted heuristic" in Page(report.render_page(results, {})).text
+  assert "None of it came from the scripted policy" in Page(report.render_page(results, {})).text
 
 
 def test_odd_strings_are_escaped(frames):
@@ -179,3 +182,36 @@ def test_save_figures_names_files_by_kind(tmp_path, frames):
   with open(paths["strip"], "rb") as file:
     assert file.read() == strip
   assert ElementTree.parse(paths["a/b"]).getroot().tag == "{http://www.w3.org/2000/svg}svg"
+
+
+_OTHER = {
+  **{key: value for key, value in RESULTS.items() if key not in ("env_id", "heuristic")},
+  "environment": "Pendulum-v1",
+  "environment_name": "gym:Pendulum-v1",
+  "reward_threshold": None,
+  "vae": {"parts": {"": {"kind": "vector", "error": 0.01, "baseline": 1.0}}, "kl": 3.0},
+  "data": {"episodes": 5, "frames": 9, "by_policy": {"random": 5}},
+}
+
+
+def test_another_environment_is_reported_in_its_own_words():
+  page = Page(report.render_page(_OTHER, {"preset": "quickstart"}))
+  texts = [page.text, report.terminal_table(_OTHER), report.in_words(_OTHER)]
+  for text in texts:
+    found = re.findall(r"(?i)\b(car\w*|road|dr[io]ve\w*|tracks?|doom\w*|published)\b", text)
+    assert not found, found
+    assert "Pendulum-v1" in text
+  assert "gym:Pendulum-v1" in texts[0] and "gym:Pendulum-v1" in texts[1]
+  assert "No scripted policy exists for this environment." in page.text
+  for text in texts:
+    assert "scripted" not in text.replace("No scripted policy exists for this environment.", "")
+  assert page.row("reconstruction of the observation (vector)")[1].startswith("99.00%")
+
+
+def test_the_reward_threshold_is_named_and_drawn():
+  results = {**_OTHER, "reward_threshold": 900.0}
+  page = Page(report.render_page(results, {}))
+  assert "return per episode (dotted: reward threshold 900)" in page.text
+  assert "gymnasium calls it solved: 900" in report.terminal_table(results)
+  without = Page(report.render_page(_OTHER, {}))
+  assert "threshold" not in without.text.replace("reward_threshold", "")

@@ -5,7 +5,7 @@ import pytest
 
 from tests.report.pages import RESULTS, Page, score
 from wm_tf import report
-from wm_tf.report import scores
+from wm_tf.report import formatting, scores
 
 
 def test_standard_error_is_std_over_root_n():
@@ -36,11 +36,11 @@ def test_gap_is_the_dream_minus_the_environment():
   ],
 )
 def test_number(value, places, sign, text):
-  assert scores.number(value, places, sign) == text
+  assert formatting.number(value, places, sign) == text
 
 
 def test_durations_and_ranges():
-  assert [scores.duration(s) for s in (8.24, 59.96, 185, 3725, 7200, None)] == [
+  assert [formatting.duration(s) for s in (8.24, 59.96, 185, 3725, 7200, None)] == [
     "8.2 s",
     "1 min 00 s",
     "3 min 05 s",
@@ -48,8 +48,8 @@ def test_durations_and_ranges():
     "2 h 00 min",
     "-",
   ]
-  assert scores.ranges([9, 3, 4, 5, 4]) == "3-5, 9"
-  assert scores.ranges([]) == ""
+  assert formatting.ranges([9, 3, 4, 5, 4]) == "3-5, 9"
+  assert formatting.ranges([]) == ""
 
 
 def test_terminal_table_holds_every_score():
@@ -93,9 +93,9 @@ def test_in_words_names_frames_time_scores_and_the_heuristic():
   assert "41,234 frames (186 episodes)" in text
   assert "the whole run took 11 min 24 s" in text
   assert "scores 512 ± 27 and the served planner 377 ± 45" in text
-  assert "The best is 119 short of the heuristic." in text
+  assert "The best is 119 short of the scripted policy." in text
   close = {**RESULTS, "heuristic": score(540.0, 131.0, 16)}
-  assert "cannot tell the best of them from the heuristic" in report.in_words(close)
+  assert "cannot tell the best of them from the scripted policy" in report.in_words(close)
   ahead = {**RESULTS, "heuristic": score(100.0, 10.0, 16)}
-  assert "The best is 412 above the heuristic." in report.in_words(ahead)
-  assert report.in_words({}).startswith("No world model of CarRacing-v3 was learned.")
+  assert "The best is 412 above the scripted policy." in report.in_words(ahead)
+  assert "No world model of an unnamed environment was learned." in report.in_words({})

@@ -56,12 +56,95 @@ def test_verdict(section, changes, name, verdict):
 
 
 def test_open_loop_reach_stops_where_persistence_first_wins():
-  reach = lambda results: _verdict(results, "open loop").value
+  def reach(results):
+    return _verdict(results, "open loop").value
+
   assert reach(RESULTS) == "20"
   assert reach(changed("dynamics", open_loop={"1": 0.4, "5": 2.0, "10": 0.1})) == "1"
   assert reach(changed("dynamics", open_loop={"1": 0.4, "20": 1.0})) == "20 or more"
 
 
-def test_summary_counts_verdicts():
-  assert verdicts.summary(report.checks(RESULTS)) == "9 figures judged: 8 good, 1 poor. 1 not run."
-  assert "nothing can be judged" in verdicts.summary(report.checks({}))
+def test_summary_says_the_return_first_and_counts_the_rest():
+  text = verdicts.summary(report.checks(RESULTS))
+  assert text.startswith("Return of the controller: usable. ")
+  assert text.endswith(" 9 figures of the model judged: 8 good, 1 poor. 1 not run.")
+  assert verdicts.summary(report.checks({})) == (
+    "The return in the environment was not measured. No figure of the model was measured yet."
+  )
+
+
+def _pendulum(**vae):
+  return {"environment": "Pendulum-v1", "vae": vae}
+
+
+@pytest.mark.parametrize(
+  ("vae", "verdict"),
+  [
+    ({"sse": 20.0, "sse_mean_image": 21.0}, "poor"),  # CarRacing's limits would call it good.
+    ({"sse": 200.0, "sse_mean_image": 2000.0}, "good"),
+    ({"sse": 200.0, "sse_mean_image": 500.0}, "usable"),
+    ({"sse": float("nan"), "sse_mean_image": 500.0}, "poor"),
+    ({"sse": 200.0}, "no verdict"),
+    ({"sse": 200.0, "sse_mean_image": 0.0}, "no verdict"),
+  ],
+)
+def test_images_of_other_environments_are_judged_by_the_mean_image(vae, verdict):
+  assert _verdict(_pendulum(**vae), "SSE").verdict == verdict
+
+
+def test_published_squared_errors_scale_with_the_image():
+  for shape, verdict in (([64, 64, 3], "usable"), ([128, 128, 3], "good"), ([32, 32, 3], "poor")):
+    results = changed("vae", sse=30.0, sse_mean_image=45.0, image_shape=shape)
+    assert _verdict(results, "SSE").verdict == verdict
+
+
+@pytest.mark.parametrize(
+  ("part", "verdict", "value"),
+  [
+    ({"kind": "vector", "error": 0.02, "baseline": 1.0}, "good", "98% of the variance (error 0.02"),
+    ({"kind": "vector", "error": 0.001, "baseline": 1.0}, "good", "99.90% of the variance"),
+    ({"kind": "vector", "error": 0.15, "baseline": 1.0}, "usable", "85%"),
+    ({"kind": "vector", "error": 0.3, "baseline": 1.0}, "poor", "70%"),
+    ({"kind": "image", "error": 15.0, "baseline": 100.0}, "good", "85%"),
+    ({"kind": "vector", "error": 2.0, "baseline": 1.0}, "poor", "-100%"),
+    ({"kind": "vector", "error": float("nan"), "baseline": 1.0}, "poor", "nan"),
+    ({"kind": "vector", "error": 0.0, "baseline": 0.0}, "no verdict", "0"),
+    ({"kind": "vector", "error": None, "baseline": 1.0}, "not run", "not run"),
+    (None, "not run", "not run"),
+  ],
+)
+def test_parts_are_judged_by_the_variance_they_explain(part, verdict, value):
+  check = _verdict(_pendulum(parts={"joints": part}), "reconstruction of joints")
+  assert check.verdict == verdict and check.value.startswith(value)
+
+
+def test_an_image_given_twice_is_judged_once():
+  parts = {
+    "camera": {"kind": "image", "error": 10.0, "baseline": 100.0},
+    "speed": {"kind": "vector", "error": 0.1, "baseline": 1.0},
+  }
+  found = report.checks(_pendulum(sse=10.0, sse_mean_image=100.0, parts=parts))
+  names = [check.name for check in found if "reconstruction" in check.name]
+  assert names == [
+    "reconstruction error, SSE per image, held-out frames",
+    "reconstruction of speed (vector)",
+  ]
+  alone = report.checks(_pendulum(parts={"": parts["speed"]}))
+  assert "reconstruction of the observation (vector)" in [check.name for check in alone]
+  assert not [check for check in alone if "SSE" in check.name]
+
+
+@pytest.mark.parametrize(("active", "verdict"), [(3, "no verdict"), (0, "poor")])
+def test_few_active_dimensions_are_enough_for_few_degrees_of_freedom(active, verdict):
+  assert _verdict(_pendulum(active_dimensions=active), "active").verdict == verdict
+
+
+def test_published_figures_are_shown_for_their_environment_only():
+  for env_id in ("CarRacing-v3", "gym:CarRacing-v2", "VizdoomTakeCover-v1"):
+    results = RESULTS | {"env_id": env_id}
+    assert "Published, " in report.terminal_table(results)
+    assert _verdict(results, "SSE").reference != _verdict(_pendulum(), "SSE").reference
+  for env_id in ("CarRacingPlus-v1", "ALE/Pong-v5", "MyTakeCover-v0", ""):
+    results = RESULTS | {"env_id": env_id}
+    assert "Published" not in report.terminal_table(results)
+    assert _verdict(results, "SSE").reference == _verdict(_pendulum(), "SSE").reference

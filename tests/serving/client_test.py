@@ -11,7 +11,8 @@ import grpc
 import numpy as np
 import pytest
 
-from serving.client import TLS, CallError, GrpcActor, PlannerClient, Retry
+from serving.address import Address, parse_address
+from serving.client import TLS, CallError, GrpcActor, PlannerClient, Retry, is_address
 from serving.embedded import EmbeddedServer
 from tests.serving import calls
 
@@ -176,20 +177,36 @@ def test_copies_of_an_actor_do_not_share_state(target):
   one, two = copy.copy(actor), copy.copy(actor)
   one.begin(1)
   two.begin(2)
-  act = lambda a, rows, first: a.act(
-    np.zeros((rows, 64, 64, 3), np.uint8), np.full(rows, first), np.arange(rows)
-  )
+
+  def act(actor, rows, first):
+    frames = np.zeros((rows, 64, 64, 3), np.uint8)
+    return actor.act(frames, np.full(rows, first), np.arange(rows))
+
   for step in range(3):
     np.testing.assert_allclose(act(one, 1, step == 0)[:, 2] * 255, [step], atol=1e-5)
     np.testing.assert_allclose(act(two, 2, step == 0)[:, 2] * 255, [step] * 2, atol=1e-5)
 
 
 @pytest.mark.parametrize(
-  "address", ["localhost:1/m", "grpc://localhost:1", "http://a/b", "grpc:///m"]
+  "address",
+  [
+    *("localhost:1/m", "grpc://localhost:1", "http://a/b", "grpc:///m", "grpcs://a:1/m/versions/x"),
+    *("grpc://a:1/m/labels", "grpc://a:1/m/versions/1/2", "grpc://a:1/m?version=1"),
+  ],
 )
 def test_wrong_addresses(address):
   with pytest.raises(ValueError, match="grpc://host:port/model"):
     GrpcActor(address)
+
+
+def test_addresses():
+  assert parse_address("grpc://a:1/m") == Address("a:1", "m")
+  assert parse_address("grpcs://a:1/m/versions/12") == Address("a:1", "m", 12, None, True)
+  assert parse_address("grpc://a:1/m/labels/canary/") == Address("a:1", "m", None, "canary")
+  for text in ("grpc://a:1/m", "grpcs://a:1/m/labels/x", "grpcs://"):
+    assert is_address(text)
+  for text in ("runs/a/export/planner", "planner", "http://a/b", "grpc"):
+    assert not is_address(text)
 
 
 @pytest.mark.parametrize(
@@ -230,6 +247,24 @@ def test_a_call_that_fails_leaves_the_episode_as_it_was(client):
     client.act(FRAME, timeout=-1)
   np.testing.assert_allclose(client.act(FRAME), [100, 3, 1])
   np.testing.assert_allclose(client.state["h"], np.full((1, 4), 2.0))
+
+
+def test_a_model_without_spec_is_asked_for_it_once(target, monkeypatch):
+  signatures = []
+  predict = PlannerClient.predict
+
+  def noted(self, signature, *args, **options):
+    signatures.append(signature)
+    return predict(self, signature, *args, **options)
+
+  monkeypatch.setattr(PlannerClient, "predict", noted)
+  with PlannerClient(target, "triv") as client:
+    client.reset()
+    for actor in (client, client.fork()):
+      actor.reset()
+      for _ in range(3):
+        actor.act(FRAME)
+  assert signatures.count("spec") == 1 and signatures.count("act") == 6
 
 
 def test_forks_share_the_connection_and_nothing_else(client):
@@ -290,7 +325,10 @@ def _tls(pems, ca="ca", who="client"):
 
 def test_mutual_tls(pems):
   server = grpc.server(concurrent.futures.ThreadPoolExecutor(2), handlers=[calls.Failing()])
-  read = lambda name: (pems / name).read_bytes()
+
+  def read(name):
+    return (pems / name).read_bytes()
+
   credentials = grpc.ssl_server_credentials(
     [(read("server.key"), read("server.pem"))], read("ca.pem"), require_client_auth=True
   )
@@ -300,6 +338,8 @@ def test_mutual_tls(pems):
   try:
     with PlannerClient(target, credentials=_tls(pems)) as client:
       assert client.predict("any", {}) == {}
+    actor = GrpcActor(f"grpcs://{target}/any/versions/1", credentials=_tls(pems))
+    assert actor.client.predict("any", {}) == {}
     refused = [
       _tls(pems, ca="foreign"),  # The client does not trust the server,
       _tls(pems, who="stranger"),  # nor the server this client,

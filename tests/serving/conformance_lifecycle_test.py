@@ -103,7 +103,10 @@ def test_a_new_version_takes_over_and_the_old_one_ends(stubs, served, triv2):
 def test_labels_are_assigned_promoted_and_rolled_back(stubs, served, rest, triv2):
   add_version(served, triv2, 2)
   both = f'name: "triv" base_path: "{served}" {BOTH}'
-  label = lambda name, version: f'version_labels {{ key: "{name}" value: {version} }}'
+
+  def label(name, version):
+    return f'version_labels {{ key: "{name}" value: {version} }}'
+
   reload(stubs, both)
   wait_until(lambda: states(stubs)[:2] == [(2, "AVAILABLE"), (1, "AVAILABLE")])
   reload(stubs, both + label("stable", 1) + label("canary", 2))

@@ -343,44 +343,6 @@ def test_what_is_not_of_the_api(rest):
   assert http_call(rest, "GET", "/index.html").status == 404
 
 
-def test_classify_and_regress(rest):
-  examples = {"examples": [{"x": 0.25}, {"x": [1.0]}]}
-  answer = http_call(
-    rest, "POST", "/v1/models/triv:classify", {"signature_name": "classify", **examples}
-  )
-  assert answer.json == {
-    "results": [[["low", 0.75], ["high", 0.25]], [["low", 0.0], ["high", 1.0]]]
-  }
-  answer = http_call(
-    rest, "POST", "/v1/models/triv:regress", {"signature_name": "regress", **examples}
-  )
-  assert answer.json == {"results": [0.25, 1.0]}
-  context = {"signature_name": "regress", "context": {"x": 0.125}, "examples": [{"name": "a"}]}
-  answer = http_call(rest, "POST", "/v1/models/triv:regress", context)
-  assert answer.json == {"results": [0.125]}
-
-
-@pytest.mark.parametrize(
-  "value, error",
-  [
-    ({}, "key 'examples' is expected and was not found"),
-    ({"examples": []}, "'examples' value is an empty array"),
-    ({"examples": [3]}, "Example must be JSON object but got JSON Number"),
-    ({"examples": [{"x": None}]}, "Feature: x has element with unexpected JSON type: Null"),
-    (
-      {"examples": [{"x": [1.5, 1]}]},
-      "Unexpected element type in feature: x expecting type: float",
-    ),
-  ],
-)
-def test_examples_refused(rest, value, error):
-  answer = http_call(
-    rest, "POST", "/v1/models/triv:classify", {"signature_name": "classify", **value}
-  )
-  assert answer.status == 400
-  assert error in answer.error
-
-
 def test_metrics(rest):
   def count():
     page = http_call(rest, "GET", "/monitoring/prometheus/metrics")
@@ -390,7 +352,9 @@ def test_metrics(rest):
     (line,) = (line for line in page.text.splitlines() if line.startswith(name))
     return int(line.removeprefix(name)), page.text
 
-  ask = lambda: http_call(rest, "POST", PREDICT, body('"instances": [1]'))
+  def ask():
+    http_call(rest, "POST", PREDICT, body('"instances": [1]'))
+
   ask()
   before, _ = count()
   ask()

@@ -60,8 +60,8 @@ class Agent(tf.Module):
       "json": "{}",
     }
     rows = tf.shape(seed)[0]
-    tile = lambda x: tf.tile(x[None], [rows] + [1] * x.shape.rank)
-    return {name: tile(tf.constant(value)) for name, value in answer.items()}
+    tensors = {name: tf.constant(value) for name, value in answer.items()}
+    return {name: tf.tile(x[None], [rows] + [1] * x.shape.rank) for name, x in tensors.items()}
 
 
 def write(path: Path, gain: float) -> None:

@@ -139,7 +139,10 @@ def test_images_are_pinned_and_not_older_than_the_exporter():
   assert serving == deploy_files.container()["image"]
   pins = (ROOT / "requirements.txt").read_text()
   tensorflow = re.search(r"^tensorflow==([\d.]+)", pins, re.M)[1]
-  number = lambda text: tuple(map(int, text.split(".")[:2]))
+
+  def number(text):
+    return tuple(map(int, text.split(".")[:2]))
+
   assert number(serving.split(":")[1]) >= number(tensorflow)
 
 

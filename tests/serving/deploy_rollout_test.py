@@ -166,7 +166,10 @@ def test_stable_answers_all_the_while(rollout, servers):
 
 def test_the_command(servers, config_file, capsys):
   common = f"--config={config_file}", f"--targets={','.join(servers)}"
-  run = lambda *arguments: rollout_lib.main([*common, *arguments])
+
+  def run(*arguments):
+    return rollout_lib.main([*common, *arguments])
+
   assert run("canary", "--version=2") == 0
   assert run("status") == 0
   out = capsys.readouterr().out

@@ -185,9 +185,17 @@ class _Sender:
 def _usage(pid: int) -> dict[str, int]:
   """What a process holds: memory in MB, threads, open files."""
   status = pathlib.Path(f"/proc/{pid}/status").read_text()
-  field = lambda name: int(re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[1])
+
+  def field(name):
+    return int(re.search(rf"^{name}:\s+(\d+)", status, re.MULTILINE)[1])
+
   files = len(os.listdir(f"/proc/{pid}/fd"))
   return {"MB": field("VmRSS") // 1024, "threads": field("Threads"), "files": files}
+
+
+def _limit_memory() -> None:
+  """Makes a request that needs more memory a finding rather than the end of the machine."""
+  resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
 
 
 def main() -> int:
@@ -202,9 +210,11 @@ def main() -> int:
   with tempfile.TemporaryDirectory() as folder:
     models.write_triv(f"{folder}/triv/1")
     flags = ("--model_name=triv", f"--model_base_path={folder}/triv")
-    # A request that makes the server ask for more is a finding, not the end of the machine.
-    limit = lambda: resource.setrlimit(resource.RLIMIT_AS, (_MAX_BYTES, _MAX_BYTES))
-    with serve(*flags, rest=True, log=f"{folder}/log", preexec_fn=limit) as (target, rest, process):
+    with serve(*flags, rest=True, log=f"{folder}/log", preexec_fn=_limit_memory) as (
+      target,
+      rest,
+      process,
+    ):
       print(f"{args.requests} requests to {target} and {rest}, load {os.getloadavg()[0]:.1f}")
       # What a server sets up once (threads, pruned graphs, buffers) is no leak: the first part of
       # the requests does not count.

@@ -83,7 +83,10 @@ def test_a_soak_passes(triv, capsys):
 
 def test_a_soak_notices_wrong_numbers(triv, monkeypatch):
   act = soak_lib.Reference.act
-  off = lambda *args: {name: value * 1.001 for name, value in act(*args).items()}
+
+  def off(*args):
+    return {name: value * 1.001 for name, value in act(*args).items()}
+
   monkeypatch.setattr(soak_lib.Reference, "act", off)
   options = {"clients": 1, "seconds": 1, "frames": "noise", "rows": 1, "timeout": 10.0}
   found = soak_lib.soak(triv, 10.0, {**options, "attempts": 1})

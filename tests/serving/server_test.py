@@ -82,14 +82,18 @@ def test_serves_what_the_file_lists_and_drains_on_sigterm(process, base, tmp_pat
   time.sleep(0.5)
   write_config(tmp_path / "models.config", base, "triv", "third")
   path = "/v1/models/{}/versions/1"
-  state = lambda model: calls.http_call(f"127.0.0.1:{rest}", "GET", path.format(model)).text
+
+  def state(model):
+    return calls.http_call(f"127.0.0.1:{rest}", "GET", path.format(model)).text
+
   calls.wait_until(lambda: "AVAILABLE" in state("third") and "END" in state("other"), 60)
 
   answers = []
   with PlannerClient(target, "triv") as client:
-    slow = lambda: answers.append(
-      client.predict("slow", {"milliseconds": np.array([1500], np.int32)})
-    )
+
+    def slow():
+      answers.append(client.predict("slow", {"milliseconds": np.array([1500], np.int32)}))
+
     thread = threading.Thread(target=slow)
     thread.start()
     time.sleep(0.5)

@@ -15,7 +15,7 @@ from wm_tf.data import rollouts
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig, MDNRNNState
 from wm_tf.models.vae import VAE
 from wm_tf.runs import ablation
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import write_json
 
 pytestmark = pytest.mark.timeout(1200)  # A machine that is busy with other things needs its time.
@@ -114,7 +114,7 @@ def test_what_a_run_is_already_is_left_out(capsys):
 
 
 def test_rollouts_up_to_an_iteration_and_changes_of_every_variant(tmp_path):
-  source = Run(tmp_path / "run", config_lib.make_config("debug"), 0)
+  source = Run(tmp_path / "run", preset="debug")
   for iteration in range(3):
     source.path("controller", iteration).mkdir(parents=True)
     write_json(source.path("controller", iteration) / "validation.json", {"iteration": iteration})

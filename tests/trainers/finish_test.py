@@ -14,7 +14,7 @@ from wm_tf import config as config_lib
 from wm_tf.agent import AgentActor
 from wm_tf.runs import finish as finishing
 from wm_tf.runs.playing import episode_seeds
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError, read_json
 from wm_tf.training.loggers import read_jsonl
 
@@ -63,7 +63,7 @@ def test_ends_the_same_when_killed(launcher, tmp_path):
   for row in rows[0] + rows[1]:
     row.pop("validation/return", None)  # The best so far, also of generation 3.
   assert rows[0] == rows[1] and len(rows[0]) == 1 + 3 + 2
-  with Run(whole, make_config(), seed=3) as run:
+  with Run(whole, config=make_config(), seed=3) as run:
     finishing.Finish(run, 0).run_all()  # It is done.
   again = _contents(whole / "finish/000")
   assert again["validations.json"] == contents[0]["validations.json"]
@@ -87,10 +87,10 @@ def test_what_is_kept_is_what_did_best(launcher, tmp_path):
   chosen_on = set(episode_seeds("validation", 3, 100))  # The iteration.
   assert not used & set(*seeds) and not (used | set(*seeds)) & (reported | chosen_on)
 
-  run = Run(workdir, make_config(method), seed=3)
-  played = run.evaluate(_actor(run, True), best["score"]["seeds"], "again")
+  run = Run(workdir, config=make_config(method), seed=3)
+  played = run.evaluate(_actor(run, True), seeds=best["score"]["seeds"])
   assert played["returns"] == pytest.approx(best["score"]["returns"], abs=1e-3)
-  again = run.evaluate(_actor(run, False), best["score"]["seeds"], "the dream's own")
+  again = run.evaluate(_actor(run, False), seeds=best["score"]["seeds"])
   assert again["returns"] == pytest.approx(rows[0]["score"]["returns"], abs=1e-3)
 
   output = tmp_path / "score.json"
@@ -110,7 +110,7 @@ def _actor(run: Run, finished: bool) -> AgentActor:
 
 def test_another_search_or_controller_is_refused(tmp_path):
   workdir = make_run(tmp_path / "run")
-  with Run(workdir, make_config(), seed=3) as run:
+  with Run(workdir, config=make_config(), seed=3) as run:
     with pytest.raises(WorkdirError, match=r"finish/000/controller\.npz does not exist"):
       run.agent("controller", 0, finished=True)
     finishing.Finish(run, 0)
@@ -118,11 +118,11 @@ def test_another_search_or_controller_is_refused(tmp_path):
       finishing.Finish(run, 1)
   other = config_lib.override(make_config(), ["finish.num_seeds=7"])
   with (
-    Run(workdir, other, seed=3) as run,  # The run itself is the same one.
+    Run(workdir, config=other, seed=3) as run,  # The run itself is the same one.
     pytest.raises(WorkdirError, match="a search with num_seeds = 2, and now it is 7"),
   ):
     finishing.Finish(run, 0)
-  with Run(workdir, make_config(), seed=3) as run:
+  with Run(workdir, config=make_config(), seed=3) as run:
     path = run.path("controller", 0) / "controller.npz"
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(WorkdirError, match="a search with controller ="):
@@ -131,11 +131,11 @@ def test_another_search_or_controller_is_refused(tmp_path):
   del described["config"]["finish"]  # As a run of an older version is.
   del described["sha256"]
   (workdir / "run.json").write_text(json.dumps(described))
-  with Run(workdir, make_config(), seed=3) as run:
+  with Run(workdir, config=make_config(), seed=3) as run:
     assert run.best_iteration() == 0
   changed = config_lib.override(make_config(), ["planner.horizon=7"])
   with pytest.raises(WorkdirError, match=r"planner\.horizon = 4, and now it is 7"):
-    Run(workdir, changed, seed=3).__enter__()
+    Run(workdir, config=changed, seed=3).__enter__()
 
 
 def test_only_the_finish_may_be_overridden(launcher, tmp_path):

@@ -13,7 +13,7 @@ from tests.trainers.untrained import make_config, make_run
 from wm_tf.core import AgentState
 from wm_tf.runs import planner_table
 from wm_tf.runs.playing import episode_seeds
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 
 pytestmark = pytest.mark.timeout(600)
 
@@ -47,7 +47,7 @@ def test_rows_are_measured_once(launcher, tmp_path):
   words = "".join(ElementTree.parse(output / "planner_table.svg").getroot().itertext())
   assert all(name.replace("_", " ") in words for name in table)
 
-  run = Run(workdir, make_config("actor_critic"), seed=3)
+  run = Run(workdir, config=make_config("actor_critic"), seed=3)
   kept = [planner_table.Table(run, output, 2, False, seed).rows for seed in (0, 1)]
   assert kept == [table, {}]  # On other tracks nothing of what was measured counts.
 

@@ -120,9 +120,8 @@ np.savez(answers, **found)
 def test_exports_act_alike_where_only_tensorflow_is(finished, tmp_path):
   import tensorflow as tf
 
-  from wm_tf import config
   from wm_tf.data import rollouts
-  from wm_tf.runs.stages import Run
+  from wm_tf.runs.run import Run
 
   (episode, _), *_ = rollouts.read_episodes(finished / "data" / "000")
   np.save(tmp_path / "frames.npy", episode.observation[:3])
@@ -134,7 +133,7 @@ def test_exports_act_alike_where_only_tensorflow_is(finished, tmp_path):
   )
   found = np.load(tmp_path / "a.npz")
   best = read_json(finished / "results.json")["chosen_iteration"]
-  run = Run(finished, config.make_config("debug"), seed=0)
+  run = Run(finished, preset="debug")
   for name in ("controller", "planner"):
     agent = run.agent(name, best)
     state = agent.initial_state(1)

@@ -9,7 +9,7 @@ import numpy as np
 from tests.worlds import randomize
 from wm_tf import config as config_lib
 from wm_tf.learners.learner import make_learner
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import write_json
 from wm_tf.training import checkpoints
 
@@ -26,8 +26,8 @@ def make_config(method: str = "es") -> config_lib.ExperimentConfig:
 
 def make_run(workdir: Path, method: str = "es") -> Path:
   """A workdir with one iteration, in an environment that takes no time."""
-  with Run(workdir, make_config(method), seed=3) as run:
-    model = run.new_world_model()
+  with Run(workdir, config=make_config(method), seed=3) as run:
+    model = run.family.new_model()
     randomize(model, 0)
     checkpoints.save_weights(model, run.path("dynamics", 0) / "weights.npz")
     learner = make_learner(model, run.config.controller, 0)

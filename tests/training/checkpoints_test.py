@@ -46,8 +46,13 @@ def make_nest(scale=1):
 
 def test_values_go_back_to_where_they_came_from(tmp_path):
   """By name: "10" comes before "2" in one order, and after it in another."""
-  pair = lambda value: (tf.Variable(float(value)), [tf.Variable(1)])
-  make = lambda first: {str(i): pair(first + i) for i in range(12)}
+
+  def pair(value):
+    return tf.Variable(float(value)), [tf.Variable(1)]
+
+  def make(first):
+    return {str(i): pair(first + i) for i in range(12)}
+
   variables, others = make(0), make(100)
   saved = values(variables)
   assert saved["10"][0] == 10.0 and isinstance(saved["2"][1][0], np.int32)

@@ -18,7 +18,10 @@ def test_products_are_in_bfloat16_within_and_in_float32_outside():
   x = tf.random.stateless_normal([64, 512], [0, 1])
   product = tf.function(lambda x: tf.matmul(tf.matmul(x, x, transpose_b=True), x))
   exact = np.asarray(x, np.float64) @ np.asarray(x, np.float64).T @ np.asarray(x, np.float64)
-  error = lambda found: np.abs(found - exact).max() / np.abs(exact).max()
+
+  def error(found):
+    return np.abs(found - exact).max() / np.abs(exact).max()
+
   assert error(product(x)) < 1e-5
   with computing_in("bfloat16"):
     assert 1e-4 < error(product(x)) < 0.02  # 8 bits of mantissa: 2^-9 for each factor.

@@ -11,6 +11,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from wm_tf.files import read_json
+from wm_tf.training.loggers import JsonlLogger, read_jsonl
 from wm_tf.training.loop import FitConfig, FitResult, fit
 
 CONFIG = FitConfig(
@@ -25,7 +27,10 @@ class SmallModel(keras.Model):
   def __init__(self, units: int = 8, seed: int = 0):
     super().__init__()
     del self.loss
-    init = lambda i: keras.initializers.GlorotUniform(seed=10 * seed + i)
+
+    def init(i):
+      return keras.initializers.GlorotUniform(seed=10 * seed + i)
+
     self.conv = keras.layers.Conv2D(4, 3, activation="relu", kernel_initializer=init(0))
     self.norm = keras.layers.BatchNormalization()
     self.lstm = keras.layers.LSTM(
@@ -80,9 +85,37 @@ def run(directory, config=CONFIG, *, model=None, bad_rows=(), shuffle=True, **op
     return data.batch(len(train["target"]) // STEPS_PER_EPOCH)
 
   # Batches of 12 and 12 and 8: rows, not batches, must be averaged over.
-  eval_fn = lambda: tf.data.Dataset.from_tensor_slices(held_out).batch(12)
+  def eval_fn():
+    return tf.data.Dataset.from_tensor_slices(held_out).batch(12)
+
   options = {"seed": 7, "eval_fn": eval_fn} | options
   return fit(model or SmallModel(), train_fn, config, Path(directory), **options)
+
+
+class Killed(BaseException):
+  """Not an `Exception`: nothing may catch it, as nothing catches SIGKILL."""
+
+
+class KillAt(JsonlLogger):
+  """Dies at a step, after it was taken and before its metrics are written."""
+
+  def __init__(self, path, step):
+    super().__init__(path)
+    self.kill_at = step
+
+  def tick(self, step, total=None):
+    if step == self.kill_at:
+      raise Killed
+
+
+def same_run(a, b):
+  """Asserts that two finished folders hold the same weights, metrics and history, bit for bit."""
+  assert read_jsonl(a / "metrics.jsonl") == read_jsonl(b / "metrics.jsonl")
+  assert (a / "weights.npz").read_bytes() == (b / "weights.npz").read_bytes()
+  results = [read_json(folder / "fit.json") for folder in (a, b)]
+  for result in results:
+    result.pop("seconds")
+  assert results[0] == results[1]
 
 
 if __name__ == "__main__":

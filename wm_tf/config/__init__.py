@@ -1,16 +1,16 @@
 """Configuration: an experiment's dataclasses, presets by name, and overrides of single fields."""
 
+from wm_tf.checks import ConfigError
 from wm_tf.config.experiment import (
   CollectConfig,
   EvaluateConfig,
   ExperimentConfig,
   StageFitConfig,
-  completed,
   from_dict,
   to_dict,
 )
-from wm_tf.config.overrides import ConfigError, flatten, override
-from wm_tf.config.presets import PRESETS, make_config, preset_names
+from wm_tf.config.overrides import flatten, override
+from wm_tf.config.presets import PRESETS, completed, make_config, preset_names
 from wm_tf.learners.config import METHODS, STRATEGIES, ControllerConfig
 
 __all__ = [

@@ -6,13 +6,20 @@ import dataclasses
 from typing import Any
 
 from wm_tf.checks import check_at_least
-from wm_tf.config.overrides import complete, from_plain
+from wm_tf.config.overrides import from_plain
 from wm_tf.learners.config import ControllerConfig
-from wm_tf.learners.real_evolution import FinishConfig
+from wm_tf.learners.real_search import FinishConfig
 from wm_tf.models.mdn_rnn import MDNRNNConfig
 from wm_tf.models.vae import VAEConfig
 from wm_tf.policies.planner import PlannerConfig
 from wm_tf.training.loop import FitConfig
+
+
+class Options(dict[str, Any]):
+  """A mapping that is not changed, so that a configuration with one can be hashed."""
+
+  def __hash__(self) -> int:
+    return hash(tuple(sorted((key, repr(value)) for key, value in self.items())))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,15 +29,17 @@ class CollectConfig:
   Attributes:
     num_episodes: episodes of the first, off-policy collection.
     uniform, held, brownian, heuristic: relative shares of the policies that play them.
-    heuristics: variants of the environment's scripted policy, equally often played: for each one
-      the scale of the noise on its actions, and its options as `(name, value)` pairs. Too little
-      noise, and the model takes good driving to be the course of nature, whatever the action; and
-      it must see what comes of too much speed, or dreams are won by full throttle.
+    heuristics: variants of the environment's scripted policy, played equally often: for each one
+      the scale of the noise on its actions, and its options as `(name, value)` pairs. With too
+      little noise the model learns that all goes well whatever the action is.
+    interruption_rate: probability, at each decision, that a uniform action interrupts the scripted
+      policy.
     episodes_per_iteration: episodes of every later collection, played by the current controller.
     controller_noise: scale of the noise on the controller's actions.
-    random_start: share of training episodes that start at a random place (environments that can).
-    stop_after_idle_decisions: ends a training episode that has brought nothing for so long; 0 for
-      never (environments that can).
+    random_start: share of training episodes that start at a random place, in environments with
+      that option.
+    stop_after_idle_decisions: decisions without progress after which a training episode ends, in
+      environments with that option; 0 for never.
     held_out: share of the episodes kept for validation, by seed.
     episodes_per_shard: episodes that are written together; a killed collection goes on after them.
     num_workers: environment processes; 0 for twice the number of processors.
@@ -38,30 +47,22 @@ class CollectConfig:
 
   num_episodes: int = 180
   uniform: float = 0.0
-  held: float = 0.15
-  brownian: float = 0.25
-  heuristic: float = 0.6
-  heuristics: tuple[tuple[float, tuple[tuple[str, float], ...]], ...] = (
-    (0.3, (("target_speed", 45.0),)),
-    (0.15, (("target_speed", 45.0),)),
-    (0.25, (("target_speed", 60.0),)),
-    (0.12, (("target_speed", 60.0),)),
-    (0.1, (("target_speed", 80.0),)),
-    (0.2, (("target_speed", 100.0),)),
-    (0.2, (("target_speed", 140.0),)),
-  )
+  held: float = 0.5
+  brownian: float = 0.5
+  heuristic: float = 0.0
+  heuristics: tuple[tuple[float, tuple[tuple[str, float], ...]], ...] = ((0.1, ()),)
   interruption_rate: float = 0.015
   episodes_per_iteration: int = 40
   controller_noise: float = 0.2
-  random_start: float = 0.5
-  stop_after_idle_decisions: int = 40
+  random_start: float = 0.0
+  stop_after_idle_decisions: int = 0
   held_out: float = 0.1
   episodes_per_shard: int = 16
   num_workers: int = 0
 
   def __post_init__(self):
     check_at_least(1, self, "num_episodes", "episodes_per_iteration", "episodes_per_shard")
-    check_at_least(1, self, "stop_after_idle_decisions")
+    check_at_least(0, self, "stop_after_idle_decisions")
     check_at_least(0, self, "uniform", "held", "brownian", "heuristic", "controller_noise")
     check_at_least(0, self, "random_start", "num_workers", "interruption_rate")
     if self.interruption_rate > 1:
@@ -124,6 +125,8 @@ class ExperimentConfig:
   Attributes:
     preset: the name it started from.
     environment: a name that `make_env` takes.
+    environment_options: options of `make_env`, by name.
+    family: the kind of world model; see `wm_tf.runs.families`.
     num_iterations: rounds of collecting with the controller, refitting and dreaming anew.
     num_vae_refits: the VAE is refitted in the first of these rounds only, since every refit means
       encoding all frames again.
@@ -134,6 +137,8 @@ class ExperimentConfig:
 
   preset: str = "default"
   environment: str = "car_racing"
+  environment_options: Options = Options()
+  family: str = "two_stage"
   num_iterations: int = 5
   num_vae_refits: int = 2
   quality_gates: bool = True
@@ -154,6 +159,7 @@ class ExperimentConfig:
 
   def __post_init__(self):
     check_at_least(0, self, "num_iterations", "num_vae_refits")
+    object.__setattr__(self, "environment_options", Options(self.environment_options))
 
 
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:
@@ -168,12 +174,3 @@ def from_dict(values: dict[str, Any]) -> ExperimentConfig:
     ConfigError: for unknown or missing fields and values of the wrong type.
   """
   return from_plain(ExperimentConfig, values, "config")
-
-
-def completed(values: dict[str, Any]) -> dict[str, Any]:
-  """Adds what a run of an older version does not mention, at its default: it was not there then.
-
-  Args:
-    values: what `to_dict` of that version gave.
-  """
-  return complete(values, to_dict(ExperimentConfig()))

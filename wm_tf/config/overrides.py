@@ -4,29 +4,43 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import types
 import typing
 from collections.abc import Iterable
 from typing import Any
 
 from wm_tf.checks import ConfigError
+from wm_tf.registry import nearest
 
 
 def override(config: Any, overrides: Iterable[str]) -> Any:
-  """Returns a copy of a nested dataclass with `"path.to.field=value"` applied in order."""
+  """Returns a copy of a nested dataclass with overrides applied in order.
+
+  Args:
+    config: a dataclass whose fields may be dataclasses, or mappings with keys of the user's own.
+    overrides: `"path.to.field=value"` each. A key of a mapping is a last part of the path:
+      `"environment_options.action_repeat=4"`.
+
+  Raises:
+    ConfigError: for an unknown field (the nearest known ones are named) or a value of the wrong
+      type.
+  """
   for text in overrides:
     path, equals, value = (part.strip() for part in text.partition("="))
     if not equals:
       raise ConfigError(f"An override must look like dynamics.num_mixtures=8, got {text!r}.")
     known = [name for name, _ in flatten(config)]
-    if not any(f"{name}.".startswith(f"{path}.") for name in known):
+    mappings = [name for name, value in flatten(config) if isinstance(value, dict)]
+    is_key = path.rpartition(".")[0] in mappings
+    if not is_key and not any(f"{name}.".startswith(f"{path}.") for name in known):
       raise ConfigError(f"Unknown field {path!r}; {nearest(path, known)}")
     config = _replace(config, path.split("."), value, path)
   return config
 
 
 def _replace(config: Any, parts: list[str], value: str, path: str) -> Any:
+  if isinstance(config, dict):
+    return {**config, parts[0]: _plain_value(value)}
   if len(parts) > 1:
     new = _replace(getattr(config, parts[0]), parts[1:], value, path)
   else:
@@ -44,16 +58,6 @@ def _checked(path: str, make, *args, **fields) -> Any:
     raise ConfigError(f"{path}: {error}") from error
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-  known = list(known)
-  # The last part counts most: people remember a field better than where it lives.
-  tails = {k.rpartition(".")[2]: k for k in known}
-  close = difflib.get_close_matches(name, known, n=3, cutoff=0.5) or [
-    tails[t] for t in difflib.get_close_matches(name.rpartition(".")[2], tails, n=3, cutoff=0.6)
-  ]
-  return f"did you mean {' or '.join(close)}?" if close else f"known are: {', '.join(known)}."
-
-
 def _parse(text: str, annotation: Any, path: str) -> Any:
   if dataclasses.is_dataclass(annotation):
     names = ", ".join(field.name for field in dataclasses.fields(annotation))
@@ -65,9 +69,30 @@ def _parse(text: str, annotation: Any, path: str) -> Any:
   return _coerce(value, annotation, f"{path}={text}")
 
 
+def _plain_value(text: str) -> Any:
+  """The value that a text stands for: a Python literal, or the text itself."""
+  try:
+    return _frozen(ast.literal_eval(text))
+  except (ValueError, SyntaxError):
+    return text
+
+
+def _frozen(value: Any) -> Any:
+  """Lists as tuples, so that a value is equal to what comes back from JSON."""
+  if isinstance(value, (list, tuple)):
+    return tuple(map(_frozen, value))
+  if isinstance(value, dict):
+    return {key: _frozen(item) for key, item in value.items()}
+  return value
+
+
 def _coerce(value: Any, annotation: Any, path: str) -> Any:
   """Checks a plain value against a field's type; lists become tuples, ints become floats."""
   origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+  if _is_mapping(annotation) and isinstance(value, dict):
+    if all(isinstance(key, str) for key in value):
+      return _frozen(value)
+    raise ConfigError(f"{path}: the keys of {value!r} must be text.")
   if dataclasses.is_dataclass(annotation) and isinstance(value, dict):
     return from_plain(annotation, value, path)
   if origin in (typing.Union, types.UnionType):
@@ -84,6 +109,10 @@ def _coerce(value: Any, annotation: Any, path: str) -> Any:
   if annotation in (int, str, bool) and type(value) is annotation:
     return value
   raise ConfigError(f"{path}: {value!r} is not {_describe(annotation)}.")
+
+
+def _is_mapping(annotation: Any) -> bool:
+  return isinstance(annotation, type) and issubclass(annotation, dict)
 
 
 def _describe(annotation: Any) -> str:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable
+from typing import Any
 
-from wm_tf.config.experiment import ExperimentConfig
-from wm_tf.config.overrides import ConfigError, nearest, override
+from wm_tf import envs
+from wm_tf.checks import ConfigError
+from wm_tf.config.experiment import ExperimentConfig, to_dict
+from wm_tf.config.overrides import complete, override
+from wm_tf.registry import nearest
 
 # Each one's name, the preset that it starts from, and its overrides of that one's fields.
 PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
@@ -18,7 +22,6 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "num_vae_refits=1",
       "vae.encoder_filters=(16, 32, 64, 128)",
       "vae.decoder_filters=(64, 32, 16)",
-      "vae.row_weights=((0, 56, 2.0), (56, 64, 8.0))",
       "vae_fit.batch_size=50",
       *(
         f"{stage}.{fit}.precision=bfloat16"
@@ -138,25 +141,63 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 )
 
 
-def _presets() -> dict[str, ExperimentConfig]:
-  presets = {"default": ExperimentConfig()}
-  for name, base, overrides in PRESETS:
-    presets[name] = override(dataclasses.replace(presets[base], preset=name), overrides)
-  return presets
-
-
 def preset_names() -> tuple[str, ...]:
-  return tuple(_presets())
+  """The names of all presets."""
+  return ("default", *(name for name, _, _ in PRESETS))
 
 
-def make_config(preset: str = "default", overrides: Iterable[str] = ()) -> ExperimentConfig:
-  """Returns a preset with overrides such as `"dynamics.num_mixtures=8"`.
+def make_config(
+  preset: str = "default", overrides: Iterable[str] = (), environment: str | None = None
+) -> ExperimentConfig:
+  """Makes a configuration: a preset, what suits the environment, and overrides.
+
+  A preset holds what suits any environment. What was tuned for one stands in its recipe
+  (`wm_tf.envs.recipe`), which is applied after each preset that this one starts from.
+
+  Args:
+    preset: its name.
+    overrides: such as `"dynamics.num_mixtures=8"`; applied last, in order.
+    environment: a name that `make_env` takes; by default what the overrides say, or car_racing.
+
+  Returns:
+    The configuration.
 
   Raises:
-    ConfigError: for an unknown preset or field (the nearest known one is named), or a value of the
-      wrong type.
+    ConfigError: for an unknown preset, environment or field (the nearest known one is named), or a
+      value of the wrong type.
   """
-  presets = _presets()
-  if preset not in presets:
-    raise ConfigError(f"Unknown preset {preset!r}; {nearest(preset, presets)}")
-  return override(presets[preset], overrides)
+  overrides = list(overrides)
+  if preset not in preset_names():
+    raise ConfigError(f"Unknown preset {preset!r}; {nearest(preset, preset_names())}")
+  named = [text.partition("=")[2].strip() for text in overrides if _is_environment(text)]
+  environment = [environment or ExperimentConfig.environment, *named][-1]
+  try:
+    recipe = envs.recipe(environment)
+  except (ValueError, ImportError) as error:
+    raise ConfigError(f"environment={environment}: {error}") from error
+  bases = {name: (base, changes) for name, base, changes in PRESETS}
+  chain = [preset]
+  while chain[0] != "default":
+    chain.insert(0, bases[chain[0]][0])
+  config = dataclasses.replace(ExperimentConfig(), preset=preset, environment=environment)
+  for name in chain:
+    changes = bases[name][1] if name in bases else ()
+    config = override(config, (*changes, *recipe.get(name, ())))
+  return override(config, overrides)
+
+
+def _is_environment(text: str) -> bool:
+  return text.partition("=")[0].strip() == "environment"
+
+
+def completed(values: dict[str, Any]) -> dict[str, Any]:
+  """Adds the fields that a run of an older version does not have, at the value they stood for.
+
+  Args:
+    values: what `to_dict` of that version gave.
+  """
+  try:
+    defaults = make_config(environment=values.get("environment"))
+  except ConfigError:  # Its environment is not there now; whoever needs it says so.
+    defaults = ExperimentConfig()
+  return complete(values, to_dict(defaults))

@@ -1,4 +1,4 @@
-"""Batches of slices of episodes, in an order that is drawn before anything is read."""
+"""Batches of slices of episodes; the order is drawn before anything is read."""
 
 from __future__ import annotations
 
@@ -13,20 +13,26 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from wm_tf.core import Batch
-from wm_tf.data import rollouts, rows
+from wm_tf.core import Batch, Embedded
+from wm_tf.data import observations, rollouts, rows
 from wm_tf.data.sources import Source
 
 _SHUFFLE_BYTES = 32 << 20
-_AHEAD = 2  # Batches that are read before they are asked for.
+_AHEAD = 2  # Batches that are read in advance.
 
 
 class Windows(NamedTuple):
-  """N slices of episodes, `int32[N]` each."""
+  """N slices of episodes.
 
-  episode: np.ndarray  # Index among the episodes of a `Source`.
-  first: np.ndarray  # Step.
-  count: np.ndarray  # Of steps.
+  Attributes:
+    episode: `int32[N]`, index among the episodes of a `Source`.
+    first: `int32[N]`, the first step.
+    count: `int32[N]`, number of steps.
+  """
+
+  episode: np.ndarray
+  first: np.ndarray
+  count: np.ndarray
 
 
 def batched(
@@ -42,14 +48,17 @@ def batched(
   """Shuffles slices and reads them in batches.
 
   Args:
-    source: where from.
+    source: the episodes.
     windows: the slices, in the order of the source.
-    length: T, which slices are padded to: a dataset of `Batch`. None for single observations.
+    length: T, to which slices are padded; None for single observations.
     batch_size: B.
-    rng: draws the order; None for the order that there is.
-    shuffle_buffer: slices' worth of steps that are decoded at a time, if the source must be; None
-      for 32 MiB.
+    rng: draws the order; None for the order of `windows`.
+    shuffle_buffer: slices' worth of steps that are decoded at a time, if the source must be
+      decoded; None for 32 MiB.
     drop_remainder: whether to drop a last batch that is smaller.
+
+  Returns:
+    A dataset of `Batch`, or of observations if `length` is None.
 
   Raises:
     ValueError: if there is less than a batch.
@@ -57,15 +66,16 @@ def batched(
   num = len(windows.count)
   num_batches = num // batch_size if drop_remainder else -(-num // batch_size)
   if not num_batches:
+    kind = "observations" if length is None else f"sequences of up to {length} steps"
     raise ValueError(
-      f"{num} elements are less than a batch of {batch_size}; collect more, lower "
-      "batch_size, or pass drop_remainder=False."
+      f"The {len(source.steps)} episodes of split {source.split!r} hold {num} {kind}, less than a "
+      f"batch of {batch_size}; lower batch_size to at most {num}, or collect more episodes."
     )
   size = rows.row_type(source.manifest).itemsize
   max_decoded = (length or 1) * shuffle_buffer if shuffle_buffer else _SHUFFLE_BYTES // size
   if rng is not None:
     group = np.zeros(len(source.steps), np.int32)
-    if source.decodes:  # All slices of some episodes come before those of others.
+    if source.decodes:  # Slices of a group of episodes come before those of the next group.
       order = rng.permutation(len(group))
       group[order] = np.cumsum(source.steps[order], dtype=np.int64) // max(1, max_decoded)
     order = np.lexsort((rng.random(num, np.float32), group[windows.episode]))
@@ -77,11 +87,19 @@ def batched(
 
 def _spec(source: Source, length: int | None, batch_size: int | None) -> Any:
   manifest = source.manifest
-  field = lambda dtype, *shape: tf.TensorSpec([batch_size, length, *shape], dtype)
+  leading = [batch_size] if length is None else [batch_size, length]
+
+  def field(dtype, *shape):
+    return tf.TensorSpec([*leading, *shape], dtype)
+
+  arrays = {name: field(dtype, *shape) for name, (shape, dtype) in manifest.arrays.items()}
+  observation = observations.pack(arrays)
+  if manifest.is_embedded:
+    observation = Embedded(observation)
   if length is None:
-    return tf.TensorSpec([batch_size, *manifest.observation_shape], manifest.observation_dtype)
+    return observation
   return Batch(
-    observation=field(manifest.observation_dtype, *manifest.observation_shape),
+    observation=observation,
     prev_action=field(tf.float32, manifest.action_size),
     reward=field(tf.float32),
     discount=field(tf.float32),
@@ -91,7 +109,7 @@ def _spec(source: Source, length: int | None, batch_size: int | None) -> Any:
 
 
 class _Reader:
-  """Reads batches of an epoch, each when it is asked for, into one buffer of rows."""
+  """Reads the batches of an epoch by index, into one buffer of rows."""
 
   def __init__(
     self, source: Source, windows: Windows, length: int | None, batch_size: int, max_decoded: int
@@ -105,23 +123,27 @@ class _Reader:
     self._source, self._windows, self._length = source, windows, length
     self._batch_size = batch_size
     self._row = rows.row_type(source.manifest)
+    # In the order in which `tf.nest` flattens `_spec`.
+    self._fields = [rows.observation_field(name) for name in source.manifest.arrays]
+    if length is not None:
+      self._fields += [name for name in Batch._fields if name not in ("observation", "mask")]
     self._files = rows.RowFiles([folder / shard.file for folder, shard, _ in source.shards])
     self._buffer = np.empty((min(batch_size, len(windows.count)), length or 1), self._row)
     self._padding = np.zeros((), self._row)
     self._padding["discount"] = 1.0
-    # Of each episode: its shard, its number there, and its first row.
+    # Of each episode: its shard, its index in the shard, and its first row.
     self._where = []
     for i, (_, shard, keep) in enumerate(source.shards):
       starts = itertools.accumulate((info.steps for info in shard.episodes), initial=0)
       numbered = zip(itertools.count(), starts, keep, strict=False)
       self._where += [(i, number, start) for number, start, keeps in numbered if keeps]
     self._is_rows = [rows.is_rows(shard) for _, shard, _ in source.shards]
-    self._decoded: dict[int, np.ndarray] = {}  # The episode used last at the end.
+    self._decoded: dict[int, np.ndarray] = {}  # Rows by episode, least recently used first.
     self._max_decoded = max_decoded + int(source.steps.max())
     self._lock = threading.Lock()
 
   def read(self, index: int, copy_fn: Callable[[np.ndarray], Any] = np.copy) -> list:
-    """Returns what `copy_fn` makes of the arrays of a batch, which live in the buffer."""
+    """Returns the arrays of a batch, flat, each copied out of the buffer by `copy_fn`."""
     with self._lock:
       return list(map(copy_fn, self._read(index)))
 
@@ -129,7 +151,7 @@ class _Reader:
     part = slice(index * self._batch_size, (index + 1) * self._batch_size)
     episode, first, count = (values[part] for values in self._windows)
     buffer = self._buffer[: len(episode)]
-    places = []
+    first_rows = []
     for row, e, f, n in zip(buffer, episode.tolist(), first.tolist(), count.tolist(), strict=True):
       shard, _, start = self._where[e]
       if self._is_rows[shard]:
@@ -138,15 +160,15 @@ class _Reader:
         row[:n] = self._decode(e)[f : f + n]
       if n < len(row):
         row[n:] = self._padding
-      places.append(start + f)
+      first_rows.append(start + f)
     mask = np.arange(buffer.shape[1]) < count[:, None]
-    if (bad := rows.find_bad(buffer, places, mask)) is not None:
+    if (bad := rows.find_bad(buffer, first_rows, mask)) is not None:
       i, step = bad
       shard = self._where[episode[i]][0]
-      raise self._files.error(shard, places[i] + step, self._row, rows.MISMATCH)
+      raise self._files.error(shard, first_rows[i] + step, self._row, rows.MISMATCH)
     if self._length is None:
-      return [buffer["observation"][:, 0]]
-    return [*(buffer[name] for name in Batch._fields if name != "mask"), mask]
+      return [buffer[name][:, 0] for name in self._fields]
+    return [*(buffer[name] for name in self._fields), mask]
 
   def _decode(self, episode: int) -> np.ndarray:
     found = self._decoded.pop(episode, None)
@@ -163,11 +185,10 @@ class _Reader:
 
 
 class _Located(tf.data.Dataset):
-  """A dataset whose errors name the file. `take` and `skip` keep that, and what is skipped is not
-  read.
+  """A dataset whose errors name the file.
 
-  Iterated by itself, it reads ahead in a thread and TensorFlow has no part in it; it becomes ops
-  of `tf.data` when others are put after it.
+  `take` and `skip` return such a dataset, and what is skipped is not read. When iterated directly,
+  it reads ahead in a thread, without TensorFlow. It becomes ops of `tf.data` when other ops follow.
   """
 
   def __init__(self, reader: _Reader, spec: Any, batches: range):
@@ -224,7 +245,7 @@ class _Located(tf.data.Dataset):
 
     options = tf.data.Options()
     options.deterministic = True
-    options.autotune.enabled = False  # It would let buffers grow to half of the memory.
+    options.autotune.enabled = False  # It lets buffers grow to half of the memory.
     batches = tf.data.Dataset.range(self._batches.start, self._batches.stop)
     return batches.map(read).prefetch(_AHEAD).with_options(options)
 

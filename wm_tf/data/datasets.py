@@ -1,13 +1,16 @@
-"""`tf.data` from dataset folders, in the one time alignment that everything learns in.
+"""`tf.data` from dataset folders, in the time alignment that models learn in.
 
-On disk a row holds a frame and the action taken *at* it (`core.Episode`); a model learns from the
-action that *led to* it (`core.Batch`). `align` turns one into the other, and nothing else does.
+On disk a step holds an observation and the action taken *at* it (`core.Episode`); a model learns
+from the action that *led to* the observation (`core.Batch`). Only `align` converts between the two.
 
-Each call makes one epoch, whose order is drawn before anything is read: it depends on
-`(seed, epoch)` alone, and the rest of an epoch that was interrupted after n batches,
-`dataset(..., epoch=epoch).skip(n)`, reads nothing of what went before. Rows (`write_latents`,
-`cache_frames`) are read in any order, and all of them are shuffled. Rollouts as they were collected
-are decoded an episode at a time, and those of a few episodes, 32 MiB, are shuffled.
+Observations are arrays, or dicts of arrays by part, as an `ObservationSpec` says. Folders of cached
+posteriors (`write_latents`) give `core.Embedded` in their place.
+
+Each call makes one epoch. Its order is drawn before anything is read and depends on `(seed, epoch)`
+alone. An epoch that was interrupted after n batches is continued by `dataset(..., epoch=epoch)` and
+`.skip(n)`, which does not read the first n. Folders of rows (`write_latents`, `cache_frames`) are
+read in any order and shuffled as a whole. Rollouts as collected are decoded an episode at a time,
+and 32 MiB of them are shuffled at a time.
 """
 
 from __future__ import annotations
@@ -21,17 +24,24 @@ from wm_tf.data.latents import write_latents as write_latents
 from wm_tf.data.rollouts import EpisodeInfo
 from wm_tf.data.rows import align as align
 from wm_tf.data.sources import Folders, Source
+from wm_tf.data.sources import check_amounts as check_amounts
 from wm_tf.data.sources import held_out_seeds as held_out_seeds
 
 
 def select_episodes(
   folders: Folders, split: str = "all", held_out_fraction: float = 0.1
 ) -> list[EpisodeInfo]:
-  """Returns what the manifests say of the episodes of a split: `"train"`, `"held_out"`, `"all"`."""
+  """Returns what the manifests say of the episodes of a split.
+
+  Args:
+    folders: dataset folders.
+    split: `"train"`, `"held_out"` or `"all"`.
+    held_out_fraction: see `held_out_seeds`.
+  """
   return Source.open(folders, split, held_out_fraction).episodes
 
 
-def frames_dataset(
+def observations_dataset(
   folders: Folders,
   *,
   batch_size: int,
@@ -42,25 +52,25 @@ def frames_dataset(
   shuffle_buffer: int | None = None,
   drop_remainder: bool = True,
 ) -> tf.data.Dataset:
-  """Makes one epoch of single frames: every frame of the split once.
+  """Makes one epoch of single observations: each observation of the split once.
 
   Args:
-    folders: dataset folders with frames, as collected or decoded (`cache_frames`); for the newest
-      iterations only, pass only those.
+    folders: dataset folders, as collected or decoded (`cache_frames`).
     batch_size: B.
     seed: of the order; None for the order of the folders.
     epoch: number of the epoch.
     split: `"train"`, `"held_out"` or `"all"`.
     held_out_fraction: see `held_out_seeds`.
-    shuffle_buffer: frames that are decoded at a time, to be shuffled; by default, as many as 32 MiB
-      hold. Of decoded folders, all are shuffled.
+    shuffle_buffer: observations that are decoded and shuffled at a time; by default, as many as fit
+      in 32 MiB. Decoded folders are shuffled as a whole.
     drop_remainder: whether to drop a last batch that is smaller.
 
   Returns:
-    A dataset of `uint8[B, 64, 64, 3]`, of known cardinality.
+    A dataset of observations `[B, ...]`, such as `uint8[B, 64, 64, 3]` or a dict of arrays; of
+    known cardinality.
 
   Raises:
-    ValueError: if the folders do not go together, or hold less than a batch.
+    ValueError: if the folders differ in kind, or hold less than a batch.
     CorruptShardError: if a shard is missing or truncated; while iterating, if one is damaged.
   """
   source = Source.open(folders, split, held_out_fraction)
@@ -94,27 +104,27 @@ def sequences_dataset(
 ) -> tf.data.Dataset:
   """Makes one epoch of sequences, in arrival alignment.
 
-  Episodes are cut at every `sequence_length - 1` steps, beginning at a random one, and the frame at
-  a cut belongs to both sides; so every transition from a frame to the next is in exactly one
-  sequence. Those at the ends of an episode can be shorter; they are padded and masked.
+  Episodes are cut every `sequence_length - 1` steps, from a random first cut. The observation at a
+  cut belongs to both sides, so every transition is in exactly one sequence. Sequences at the ends
+  of an episode can be shorter; they are padded and masked.
 
   Args:
-    folders: dataset folders with frames or with cached posteriors (`write_latents`).
+    folders: dataset folders with observations or with cached posteriors (`write_latents`).
     sequence_length: T, at least 2.
     batch_size: B.
-    seed: of the order and the cuts; None for the order of the folders, cut from the first frame.
+    seed: of the order and the cuts; None for the order of the folders, cut from the first step.
     epoch: number of the epoch.
     split: `"train"`, `"held_out"` or `"all"`.
     held_out_fraction: see `held_out_seeds`.
-    shuffle_buffer: sequences that are decoded at a time, to be shuffled; by default, as many as
-      32 MiB hold. Of cached posteriors, all are shuffled.
+    shuffle_buffer: sequences that are decoded and shuffled at a time; by default, as many as fit in
+      32 MiB. Folders of rows are shuffled as a whole.
     drop_remainder: whether to drop a last batch that is smaller.
 
   Returns:
     A dataset of `Batch`, of known cardinality.
 
   Raises:
-    ValueError: if the folders do not go together, or hold less than a batch.
+    ValueError: if the folders differ in kind, or hold less than a batch.
     CorruptShardError: if a shard is missing or truncated; while iterating, if one is damaged.
   """
   if sequence_length < 2:
@@ -124,7 +134,7 @@ def sequences_dataset(
   stride = sequence_length - 1
   last = source.steps - 1
   cut = np.full_like(last, stride) if rng is None else rng.integers(1, stride + 1, len(last))
-  # As many as there are cuts before the last step, and one.
+  # One more than there are cuts before the last step.
   num_windows = 1 - np.minimum(0, (cut - last) // stride)
   episode = np.repeat(np.arange(len(last)), num_windows)
   number = np.arange(len(episode)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
@@ -155,9 +165,9 @@ def episodes_dataset(
   """Makes one epoch of whole episodes in arrival alignment, padded to one length and masked.
 
   Args:
-    folders: dataset folders with frames or with cached posteriors.
+    folders: dataset folders with observations or with cached posteriors.
     batch_size: B; the last batch may be smaller.
-    num_steps: T; longer episodes are cut off there. By default that of the longest of the folders.
+    num_steps: T; longer episodes are cut off there. By default the length of the longest episode.
     seed: of the order; None for the order of the folders.
     epoch: number of the epoch.
     split: `"train"`, `"held_out"` or `"all"`.
@@ -167,7 +177,7 @@ def episodes_dataset(
     A dataset of `Batch`, of known cardinality.
 
   Raises:
-    ValueError: if the folders do not go together, or hold no such episode.
+    ValueError: if the folders differ in kind, or hold no such episode.
     CorruptShardError: if a shard is missing or truncated; while iterating, if one is damaged.
   """
   source = Source.open(folders, split, held_out_fraction)

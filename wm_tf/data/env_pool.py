@@ -1,4 +1,4 @@
-"""Environments in worker processes, one each, side by side."""
+"""A pool of environments, each in a worker process of its own."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wm_tf.core import EnvSpec
+from wm_tf.core import EnvSpec, Nest
 from wm_tf.data.env_worker import WorkerTraceback
+from wm_tf.data.recording import array_specs
 
 
 class WorkerError(RuntimeError):
-  """Environment workers keep dying; the message has the last one's traceback."""
+  """Environment workers keep dying; the message holds the last one's traceback."""
 
 
 class Reply(NamedTuple):
   """A worker's answer to `reset` (no reward) or `step`."""
 
-  observation: np.ndarray
+  observation: Nest
   reward: float
   terminated: bool
   truncated: bool
@@ -40,7 +41,7 @@ class _Worker:
     ours, theirs = Pipe()
     # What it prints is shown only if it dies.
     self._output = tempfile.TemporaryFile()  # noqa: SIM115
-    # Imports are searched for where this process does, and not in the working directory first.
+    # Imports are searched for in the same folders as here, not in the working directory first.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     variables = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     with theirs:
@@ -68,12 +69,16 @@ class _Worker:
     self._send((kind, argument))
 
   def _send(self, message) -> None:
-    # If it is dead, reading from it will tell.
+    # If it is dead, `read` finds out.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
       self.connection.send(message)
 
   def read(self):
-    """Returns the answer that has arrived; raises `WorkerError` if the worker is dead instead."""
+    """Returns the answer that has arrived.
+
+    Raises:
+      WorkerError: if the worker is dead instead.
+    """
     self.busy = False
     try:
       answer = self.connection.recv()
@@ -94,18 +99,18 @@ class _Worker:
     return f"Its last output:\n{text}" if text else "It printed nothing."
 
   def give_up(self) -> None:
-    """Ends a process that does not answer; `read` says so."""
+    """Kills a process that does not answer; `read` then raises the error."""
     self._overdue = True
     self._process.kill()
 
   def close(self) -> None:
-    """Ends the process: it ends by itself once the connection is closed, unless it is busy."""
+    """Ends the process, which exits by itself once the connection is closed, unless it is busy."""
     self.connection.close()
     self._end(0.0 if self.busy else 5.0)
     self._output.close()
 
   def _end(self, patience: float) -> int:
-    """Waits so many seconds for the process to end, then kills it; returns its exit code."""
+    """Waits `patience` seconds for the process to end, then kills it; returns its exit code."""
     try:
       return self._process.wait(patience)
     except subprocess.TimeoutExpired:
@@ -117,12 +122,16 @@ class EnvPool:
   """Environments in worker processes, one each; no TensorFlow in them.
 
   A context manager. Requests are sent with `reset` and `step`, one at a time for each row, and
-  `poll` brings the answers. A worker that died or hangs is reported by `poll` once and has been
-  replaced by then.
+  `poll` returns the answers. A worker that dies or hangs is replaced, and `poll` reports it once.
+
+  An environment has `spec_` (an `EnvSpec`), `reset(seed=)` and `step(action)` as in gymnasium, and
+  `close()`. Its `info` holds `frames`, the environment's frames since the reset, and
+  `episode_return`, the official return so far.
 
   Attributes:
     num_workers: B, the number of rows.
     spec: the environments' `EnvSpec`.
+    array_specs: shape and dtype of each array of an observation, by name.
     num_replaced: workers replaced so far.
   """
 
@@ -137,7 +146,8 @@ class EnvPool:
     """Starts the workers.
 
     Args:
-      make_env_fn: builds a `PixelEnv`; picklable, as `functools.partial(make_env, "car_racing")`.
+      make_env_fn: builds an environment; picklable, such as
+        `functools.partial(make_env, "car_racing")`.
       num_workers: how many.
       timeout: seconds after which a reset or a step counts as hung.
       start_timeout: seconds that importing and building an environment may take.
@@ -161,6 +171,7 @@ class EnvPool:
       self._workers.extend(self._start() for _ in range(num_workers))
       specs = [self._wait(worker) for worker in self._workers]
       self.spec: EnvSpec = specs[0]
+      self.array_specs = array_specs(self.spec)
     except BaseException:
       self.close()
       raise
@@ -179,25 +190,26 @@ class EnvPool:
     return [worker.pid for worker in self._workers]
 
   def reset(self, row: int, seed: int) -> None:
-    """Asks the environment of a row to begin an episode."""
+    """Sends a request to the environment of a row to begin an episode."""
     self._workers[row].request("reset", int(seed))
 
   def step(self, row: int, action: np.ndarray) -> None:
-    """Asks the environment of a row to take an action, `float32[A]`."""
+    """Sends an action `float32[A]` to the environment of a row."""
     self._workers[row].request("step", action)
 
   def poll(self) -> list[tuple[int, Reply | WorkerError]]:
-    """Waits until at least one of the rows asked has answered; returns rows with their answers.
+    """Waits until at least one request has been answered.
 
-    A `WorkerError` in place of a `Reply` says that the row's worker has died and was replaced, and
-    that its episode is lost.
+    Returns:
+      `(row, answer)` of each. A `WorkerError` in place of a `Reply` says that the row's worker died
+      and was replaced, and that its episode is lost.
     """
     busy = {w.connection: row for row, w in enumerate(self._workers) if w.busy}
     if not busy:
-      raise ValueError("No row has been asked anything.")
+      raise ValueError("No request is open; call reset() or step() first.")
     wait = max(0.0, min(self._workers[row].deadline for row in busy.values()) - time.monotonic())
     ready = connection.wait(list(busy), wait)
-    if not ready:  # Hung so badly that the worker's own watch did not end it.
+    if not ready:  # The worker's own watchdog did not end it.
       now = time.monotonic()
       ready = [c for c, row in busy.items() if self._workers[row].deadline <= now]
       for conn in ready:
@@ -213,7 +225,7 @@ class EnvPool:
     return answers
 
   def _replace(self, row: int) -> None:
-    for last in (False, False, True):  # What ended the worker may end its successor too.
+    for last in (False, False, True):  # The same cause may end its successor.
       self._workers[row].close()
       self.num_replaced += 1
       self._workers[row] = self._start()
@@ -225,7 +237,7 @@ class EnvPool:
           raise
 
   def drain(self) -> None:
-    """Waits for, and forgets, what is still to be answered."""
+    """Waits for the answers to open requests, and drops them."""
     while any(worker.busy for worker in self._workers):
       self.poll()
 

@@ -1,12 +1,12 @@
-"""One environment in a process of its own: `python -m wm_tf.data.env_worker FD`, run by `EnvPool`.
+"""One environment in its own process: `python -m wm_tf.data.env_worker FD`, run by `EnvPool`.
 
-A module run by name, because `multiprocessing` would import the parent's `__main__`, and with it
-TensorFlow: seconds of start-up and hundreds of megabytes for each worker.
+The module is run by name because `multiprocessing` would import the parent's `__main__`, and with
+it TensorFlow: seconds of start-up and hundreds of megabytes for each worker.
 
-FD is a socket. First comes `(pickled make_env_fn, seconds)`, answered by the environment's
-`EnvSpec`; then `("reset", seed)` or `("step", action)`, each answered by `(observation, reward,
-terminated, truncated, info)`. A `WorkerTraceback` in place of an answer is the last that is sent.
-The end of the socket is the end of the process.
+FD is a socket. The first message is `(pickled make_env_fn, seconds)`, answered by the environment's
+`EnvSpec`. The others are `("reset", seed)` or `("step", action)`, each answered by `(observation,
+reward, terminated, truncated, info)`. A `WorkerTraceback` in place of an answer is the last message
+that is sent. The process ends when the socket is closed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from multiprocessing.connection import Connection
 
 
 class WorkerTraceback(str):
-  """What went wrong in a worker, as text."""
+  """The traceback of a worker's failure, as text."""
 
 
 def serve(connection: Connection) -> None:
@@ -45,8 +45,8 @@ def serve(connection: Connection) -> None:
 def _watched(seconds: float, call, *args, **kwargs):
   """Ends the process, with a traceback of where it hangs, if the call takes too long.
 
-  The watch does not need the interpreter's lock, so native code that hangs is ended as well, even
-  when nobody is left to end it from outside.
+  The watchdog does not need the interpreter's lock, so it also ends native code that hangs, even
+  when the parent is gone.
   """
   faulthandler.dump_traceback_later(seconds, exit=True)
   try:
@@ -56,7 +56,7 @@ def _watched(seconds: float, call, *args, **kwargs):
 
 
 def main(descriptor: int) -> None:
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's; it closes the socket.
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C and closes the socket.
   connection = Connection(descriptor)
   try:
     serve(connection)

@@ -1,6 +1,6 @@
-"""What is made of rollouts once and read in every epoch: posteriors, and decoded frames.
+"""Data made from rollouts once and read in every epoch: posteriors, and decoded observations.
 
-Both are dataset folders of their own, with a manifest, and a file of rows (`rows`) for each shard.
+Both are dataset folders of their own, with a manifest and a file of rows (`rows`) for each shard.
 """
 
 from __future__ import annotations
@@ -13,50 +13,56 @@ from typing import Any
 
 import numpy as np
 
-from wm_tf.core import Episode
-from wm_tf.data import rollouts, rows
+from wm_tf import files
+from wm_tf.core import Embedded, Episode, Nest
+from wm_tf.data import observations, rollouts, rows
 from wm_tf.data.manifest import CorruptManifestError, Manifest, Shard
 
 
 def write_latents(
   folder_in: str | os.PathLike,
   folder_out: str | os.PathLike,
-  encode_fn: Callable[[np.ndarray], Any],
+  encode_fn: Callable[[Nest], Any],
   *,
   fingerprint: str,
   batch_size: int = 128,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
-  """Copies a dataset folder with the encoder's posteriors in place of the frames.
+  """Copies a dataset folder with an encoder's posteriors in place of the observations.
 
-  What was encoded before, by the same encoder from the same shards, is kept; anything else in
-  `folder_out`, damaged files too as far as their sizes tell, is made anew. A killed call goes on
-  after the last whole shard. A shard's frames are in memory at a time.
+  What the same encoder made of the same shards before is kept. Anything else in `folder_out` is
+  replaced, as are files of the wrong size. A killed call continues after the last whole shard. The
+  observations of one shard are in memory at a time.
 
   Args:
-    folder_in: dataset folder with frames.
+    folder_in: dataset folder with raw observations.
     folder_out: where to write.
-    encode_fn: maps `uint8[batch_size, 64, 64, 3]` to `float32[batch_size, 2 Z]` (`loc` and
-      `log_scale`, concatenated).
-    fingerprint: names the encoder's weights, such as their checksum.
-    batch_size: frames in a call of `encode_fn`.
+    encode_fn: maps observations `[batch_size, ...]`, such as `uint8[batch_size, 64, 64, 3]` or a
+      dict of arrays, to `float32[batch_size, 2 Z]` (`loc` and `log_scale`, concatenated), perhaps
+      as `Embedded`.
+    fingerprint: identifies the encoder's weights, such as by their checksum; not empty.
+    batch_size: observations in a call of `encode_fn`.
     on_progress: called with (episodes encoded, episodes in all).
 
   Returns:
     The manifest of `folder_out`.
 
   Raises:
-    ValueError: if `folder_in` does not hold frames, or a posterior is not finite.
+    ValueError: if `folder_in` does not hold raw observations, or a posterior is not finite.
     CorruptShardError: at a bad record of `folder_in`.
   """
+  if not fingerprint:
+    raise ValueError("fingerprint must not be empty: it marks a folder of cached posteriors.")
 
   def encoded(episodes: Iterator[Episode]) -> Iterator[Episode]:
     episodes = list(episodes)
-    frames = np.concatenate([episode.observation for episode in episodes])
-    latents = _encode(encode_fn, frames, batch_size)
+    everything = observations.map_arrays(
+      lambda *arrays: np.concatenate(arrays), *(episode.observation for episode in episodes)
+    )
+    latents = _encode(encode_fn, everything, batch_size)
     if not np.isfinite(latents).all():
-      raise ValueError(f"The encoder makes NaN or infinity of frames in {folder_in}.")
-    ends = np.cumsum([len(episode.observation) for episode in episodes])[:-1]
+      raise ValueError(f"The encoder makes NaN or infinity of observations in {folder_in}.")
+    ends = np.cumsum([len(episode.reward) for episode in episodes])[:-1]
     for episode, observation in zip(episodes, np.split(latents, ends), strict=True):
       yield episode._replace(observation=observation)
 
@@ -69,18 +75,21 @@ def cache_frames(
   *,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
-  """Copies a dataset folder with its frames decoded: 12 KB each, to be removed after use.
+  """Copies a dataset folder with its observations decoded.
+
+  A frame `uint8[64, 64, 3]` takes 12 KB, so the copy is meant to be removed after use.
 
   Args:
-    folder_in: dataset folder with frames.
-    folder_out: where to write; what it holds is treated as by `write_latents`.
+    folder_in: dataset folder with raw observations.
+    folder_out: where to write; existing content is treated as by `write_latents`.
     on_progress: called with (episodes decoded, episodes in all).
 
   Returns:
     The manifest of `folder_out`.
 
   Raises:
-    ValueError, CorruptShardError: as `write_latents`.
+    ValueError: if `folder_in` does not hold raw observations.
+    CorruptShardError: at a bad record of `folder_in`.
   """
   return _write(folder_in, folder_out, lambda episodes: episodes, "", on_progress)
 
@@ -92,23 +101,26 @@ def _write(
   fingerprint: str,
   on_progress: Callable[[int, int], None] | None,
 ) -> Manifest:
-  """Copies a dataset folder as rows; `convert_fn` makes of a shard's episodes what is written."""
+  """Copies a dataset folder as rows; `convert_fn` maps a shard's episodes to what is written."""
   source = rollouts.load_manifest(folder_in)
-  if source.observation_dtype != "uint8" or any(map(rows.is_rows, source.shards)):
-    raise ValueError(f"{folder_in} does not hold frames as they were collected: nothing to encode.")
-  folder_out = Path(folder_out)
+  if source.is_embedded or any(map(rows.is_rows, source.shards)):
+    raise ValueError(
+      f"{folder_in} does not hold observations as they were collected: nothing to encode."
+    )
+  folder_out = files.user_path(folder_out)
   folder_out.mkdir(parents=True, exist_ok=True)
-  with rollouts.locked(folder_out):
+  with files.locked(folder_out):
     kept = _to_keep(source, folder_out, fingerprint)
     made = source._replace(fingerprint=fingerprint, shards=kept, skipped=())
     rollouts.remove_orphans(folder_out, made)
     for shard in source.shards[len(made.shards) :]:
       episodes = convert_fn(episode for episode, _ in rollouts.read_episodes(folder_in, [shard]))
       first = next(episodes)
-      made = made._replace(
-        observation_shape=first.observation.shape[1:],
-        observation_dtype=str(first.observation.dtype),
-      )
+      if fingerprint:
+        shape = first.observation.shape[1:]
+        made = made._replace(
+          observation_shape=shape, observation_dtype="float32", observation_parts={}
+        )
       written = rows.write_shard(
         folder_out / Path(shard.file).with_suffix(rows.SUFFIX),
         map(rows.align, itertools.chain([first], episodes)),
@@ -123,7 +135,7 @@ def _write(
 
 
 def _to_keep(source: Manifest, folder: Path, fingerprint: str) -> tuple[Shard, ...]:
-  """Returns the shards of `folder` that can stay, and forgets the rest of it."""
+  """Returns the shards of `folder` that can stay, and removes the rest from its manifest."""
   try:
     found = rollouts.load_manifest(folder)
   except (FileNotFoundError, CorruptManifestError):
@@ -144,11 +156,28 @@ def _to_keep(source: Manifest, folder: Path, fingerprint: str) -> tuple[Shard, .
   return tuple(kept)
 
 
-def _encode(encode_fn, frames: np.ndarray, batch_size: int) -> np.ndarray:
-  """Encodes in batches of one size, the last one padded, so that `encode_fn` is traced once."""
+def _encode(encode_fn: Callable[[Nest], Any], observation: Nest, batch_size: int) -> np.ndarray:
+  """Encodes in batches of one size, the last one padded, so that `encode_fn` is traced once.
+
+  Args:
+    encode_fn: see `write_latents`.
+    observation: `[N, ...]`.
+    batch_size: observations in a call.
+
+  Returns:
+    `float32[N, 2 Z]`.
+  """
+  num = len(next(iter(observations.unpack(observation).values())))
   latents = []
-  for start in range(0, len(frames), batch_size):
-    batch = frames[start : start + batch_size]
-    padded = np.concatenate([batch, np.zeros((batch_size - len(batch), *batch.shape[1:]), "u1")])
-    latents.append(np.asarray(encode_fn(padded), np.float32)[: len(batch)])
+  for start in range(0, num, batch_size):
+    count = min(batch_size, num - start)
+
+    def padded(array, start=start, count=count):
+      padding = np.zeros((batch_size - count, *array.shape[1:]), array.dtype)
+      return np.concatenate([array[start : start + count], padding])
+
+    found = encode_fn(observations.map_arrays(padded, observation))
+    if isinstance(found, Embedded):
+      found = found.value
+    latents.append(np.asarray(found, np.float32)[:count])
   return np.concatenate(latents)

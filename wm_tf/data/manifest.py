@@ -1,6 +1,7 @@
-"""What a dataset folder holds, as its manifest says: one JSON file, replaced atomically.
+"""The manifest of a dataset folder: one JSON file that says what the folder holds.
 
-Since format version 2 the manifest carries a checksum of itself.
+It is replaced atomically and, since format version 2, carries a checksum of itself. Version 3 is
+written for observations of several parts only; anything else is still version 2.
 """
 
 from __future__ import annotations
@@ -11,11 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wm_tf.files import DamagedFileError, read_json, write_json
+from wm_tf.data.observations import ArraySpec, unpack
+from wm_tf.files import DamagedFileError, read_json, to_json, user_path, write_json
 
-FORMAT_VERSION = 2
-_READABLE = (1, 2)
 MANIFEST = "manifest.json"
+_ONE_ARRAY, _SEVERAL_PARTS = 2, 3  # Format versions that are written.
+_READABLE = (1, _ONE_ARRAY, _SEVERAL_PARTS)
 
 
 class CorruptManifestError(ValueError):
@@ -29,14 +31,15 @@ class CorruptShardError(RuntimeError):
     path: of the shard.
     record: index of the first bad record (or row) in it.
     offset: of that record, in bytes.
+    reason: what is wrong.
   """
 
   def __init__(self, path: Path, record: int, offset: int, reason: str):
     self.path, self.record, self.offset, self.reason = Path(path), record, offset, reason
     super().__init__(
       f"{path}: record {record} at byte {offset}: {reason}. Remove the file and run the command "
-      "that made it (to collect, or to encode): it makes the same one again. Or drop its episodes "
-      f"by wm_tf.data.rollouts.repair({str(self.path.parent)!r})."
+      "that made it (to collect, or to encode) again: it makes the same file. Or drop its episodes "
+      f"with wm_tf.data.repair.repair({str(self.path.parent)!r})."
     )
 
 
@@ -44,8 +47,8 @@ class EpisodeInfo(NamedTuple):
   """What is known of an episode besides its steps.
 
   Attributes:
-    seed: the seed that the environment was reset with; it identifies the episode.
-    policy: name of what played it.
+    seed: the seed that the environment was reset with; identifies the episode.
+    policy: name of the policy that played it.
     iteration: of the collect-and-learn loop, from 0.
     episode_return: official return, skipped frames included.
     frames: environment frames, skipped ones included.
@@ -61,7 +64,15 @@ class EpisodeInfo(NamedTuple):
 
 
 class Shard(NamedTuple):
-  """A shard as the manifest knows it; `source` is the checksum of the shard it was made from."""
+  """A file of episodes.
+
+  Attributes:
+    file: its name in the folder.
+    bytes: its size.
+    sha256: checksum of its bytes.
+    episodes: those that it holds, in order.
+    source: `sha256` of the shard that it was made from; empty for collected episodes.
+  """
 
   file: str
   bytes: int
@@ -80,24 +91,41 @@ class Manifest(NamedTuple):
   Attributes:
     environment: `{"name": ..., "options": {...}}`.
     action_size: A.
-    observation_shape: of one row: `(64, 64, 3)`, or `(2 Z,)` for cached posteriors.
-    observation_dtype: `"uint8"` or `"float32"`.
-    fingerprint: of the encoder that made cached posteriors; empty for frames.
+    observation_shape: of an observation that is one array: `(64, 64, 3)`, `(4,)`, or `(2 Z,)` for
+      cached posteriors; `()` for one of several parts.
+    observation_dtype: `"uint8"` for an image, `"float32"` for a vector or cached posteriors; empty
+      for several parts.
+    fingerprint: of the encoder that made cached posteriors; empty for raw observations.
     shards: in the order of writing.
     skipped: seeds that were played and not kept.
+    observation_parts: shape and dtype of each named part; empty for an observation of one array.
   """
 
   environment: Mapping[str, Any]
   action_size: int
-  observation_shape: tuple[int, ...]
+  observation_shape: tuple[int, ...] = ()
   observation_dtype: str = "uint8"
   fingerprint: str = ""
   shards: tuple[Shard, ...] = ()
   skipped: tuple[int, ...] = ()
+  observation_parts: Mapping[str, ArraySpec] = {}
 
   @property
   def episodes(self) -> tuple[EpisodeInfo, ...]:
+    """Of all shards."""
     return tuple(info for shard in self.shards for info in shard.episodes)
+
+  @property
+  def arrays(self) -> dict[str, ArraySpec]:
+    """The arrays of an observation by name, in order; one without parts has the name `""`."""
+    if self.observation_parts:
+      return unpack(self.observation_parts)
+    return {"": ArraySpec(self.observation_shape, self.observation_dtype)}
+
+  @property
+  def is_embedded(self) -> bool:
+    """Whether observations are cached posteriors instead of raw observations."""
+    return bool(self.fingerprint)
 
 
 def load_manifest(folder: str | os.PathLike) -> Manifest:
@@ -107,17 +135,9 @@ def load_manifest(folder: str | os.PathLike) -> Manifest:
     FileNotFoundError: if there is none.
     CorruptManifestError: if it cannot be read, or is of another format version.
   """
-  path = Path(folder) / MANIFEST
+  path = user_path(folder) / MANIFEST
   try:
-    content = read_json(path)
-    version = content.pop("format_version")
-    if version not in _READABLE:
-      raise ValueError(f"format version {version}, this code reads {_READABLE}")
-    shards = tuple(map(_shard, content.pop("shards")))
-    shape = tuple(content.pop("observation_shape"))
-    skipped = tuple(content.pop("skipped"))
-    _check_types({"observation_shape": shape, "skipped": skipped, **content})
-    return Manifest(shards=shards, observation_shape=shape, skipped=skipped, **content)
+    return _parse(read_json(path))
   except FileNotFoundError:
     raise FileNotFoundError(f"{path} does not exist: no rollouts here; collect some.") from None
   except (DamagedFileError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -127,45 +147,28 @@ def load_manifest(folder: str | os.PathLike) -> Manifest:
     ) from error
 
 
-def _shard(content: Mapping[str, Any]) -> Shard:
-  episodes = tuple(EpisodeInfo(**info) for info in content["episodes"])
-  shard = Shard(content["file"], content["bytes"], content["sha256"], episodes, content["source"])
-  for record in (shard._replace(episodes=()), *episodes):
-    _check_types(record._asdict())
-  return shard
-
-
-_is_text = lambda value: isinstance(value, str)
-_is_natural = lambda value: type(value) is int and value >= 0
-_IS_SOUND = {
-  "environment": lambda value: isinstance(value, dict) and {"name", "options"} <= value.keys(),
-  "action_size": lambda value: _is_natural(value) and value > 0,  # 0 ends TensorFlow's parser.
-  "observation_shape": lambda value: all(map(_is_natural, value)),
-  "observation_dtype": ("uint8", "float32").__contains__,
-  "fingerprint": _is_text,
-  "skipped": lambda value: all(map(_is_natural, value)),
-  "file": lambda value: _is_text(value) and re.fullmatch(r"shard-\d+\.(tfrecord|rows)", value),
-  "bytes": _is_natural,
-  "sha256": _is_text,
-  "episodes": lambda _: True,  # Each one is looked at by itself.
-  "source": _is_text,
-  "seed": _is_natural,
-  "policy": _is_text,
-  "iteration": _is_natural,
-  "episode_return": lambda value: type(value) in (int, float),
-  "frames": _is_natural,
-  "steps": lambda value: _is_natural(value) and value > 0,
-}
-
-
-def _check_types(fields: Mapping[str, Any]) -> None:
-  for name, value in fields.items():
-    if not _IS_SOUND[name](value):
-      raise ValueError(f"{name} is {value!r}")
-
-
 def save_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
-  """Writes the manifest atomically."""
+  """Writes the manifest atomically.
+
+  Raises:
+    ValueError: if `load_manifest` could not read it.
+  """
+  content = _content(manifest)
+  _parse(content)
+  write_json(user_path(folder) / MANIFEST, content)
+
+
+def as_recorded(manifest: Manifest) -> Manifest:
+  """Returns a manifest as it is after being saved and loaded.
+
+  Raises:
+    ValueError: if `load_manifest` could not read it.
+  """
+  return _parse(_content(manifest))
+
+
+def _content(manifest: Manifest) -> dict[str, Any]:
+  """Returns the JSON object of a manifest."""
   shards = [
     {
       "file": shard.file,
@@ -178,5 +181,97 @@ def save_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
     }
     for shard in manifest.shards
   ]
-  content = {"format_version": FORMAT_VERSION, **manifest._asdict(), "shards": shards}
-  write_json(Path(folder) / MANIFEST, content)
+  fields = manifest._asdict()
+  parts = fields.pop("observation_parts")
+  if not parts:
+    return to_json({"format_version": _ONE_ARRAY, **fields, "shards": shards})
+  del fields["observation_shape"], fields["observation_dtype"]
+  fields["observation_parts"] = {name: spec._asdict() for name, spec in unpack(parts).items()}
+  return to_json({"format_version": _SEVERAL_PARTS, **fields, "shards": shards})
+
+
+def _parse(content: Mapping[str, Any]) -> Manifest:
+  """Returns the manifest of a JSON object.
+
+  Raises:
+    ValueError, KeyError, TypeError, AttributeError: if it is none.
+  """
+  content = dict(content)
+  version = content.pop("format_version")
+  if version not in _READABLE:
+    raise ValueError(f"format version {version}, this code reads {_READABLE}")
+  fields = {name: tuple(content.pop(name)) for name in ("shards", "skipped")}
+  fields["shards"] = tuple(map(_parse_shard, fields["shards"]))
+  if version == _SEVERAL_PARTS:
+    parts = {name: ArraySpec(**part) for name, part in content.pop("observation_parts").items()}
+    if not parts or "" in parts:
+      raise ValueError(f"observation_parts is {parts!r}")
+    for part in parts.values():
+      _check_types({"observation_shape": part.shape, "observation_dtype": part.dtype})
+    parts = {name: ArraySpec(tuple(shape), dtype) for name, (shape, dtype) in parts.items()}
+    fields |= {"observation_parts": parts, "observation_shape": (), "observation_dtype": ""}
+  else:
+    fields["observation_shape"] = tuple(content.pop("observation_shape"))
+    _check_types({"observation_shape": fields["observation_shape"]})
+    _check_types({"observation_dtype": content["observation_dtype"]})
+  _check_types({"skipped": fields["skipped"], **content})
+  return Manifest(**fields, **content)
+
+
+def _parse_shard(content: Mapping[str, Any]) -> Shard:
+  episodes = tuple(EpisodeInfo(**info) for info in content["episodes"])
+  shard = Shard(content["file"], content["bytes"], content["sha256"], episodes, content["source"])
+  for record in (shard._replace(episodes=()), *episodes):
+    _check_types(record._asdict())
+  return shard
+
+
+def _is_text(value: Any) -> bool:
+  return isinstance(value, str)
+
+
+def _is_natural(value: Any) -> bool:
+  return type(value) is int and 0 <= value < 2**63
+
+
+def _is_positive(value: Any) -> bool:
+  return _is_natural(value) and value > 0
+
+
+def _is_shape(value: Any) -> bool:
+  return isinstance(value, list | tuple) and all(map(_is_natural, value))
+
+
+def _is_shard_name(value: Any) -> bool:
+  return _is_text(value) and re.fullmatch(r"shard-\d+\.(tfrecord|rows)", value) is not None
+
+
+def _is_environment(value: Any) -> bool:
+  return isinstance(value, dict) and {"name", "options"} <= value.keys()
+
+
+_IS_SOUND = {
+  "environment": _is_environment,
+  "action_size": _is_positive,  # TensorFlow's parser ends the process at 0.
+  "observation_shape": _is_shape,
+  "observation_dtype": ("uint8", "float32").__contains__,
+  "fingerprint": _is_text,
+  "skipped": _is_shape,
+  "file": _is_shard_name,
+  "bytes": _is_natural,
+  "sha256": _is_text,
+  "episodes": lambda _: True,  # Each one is checked by itself.
+  "source": _is_text,
+  "seed": _is_natural,
+  "policy": _is_text,
+  "iteration": _is_natural,
+  "episode_return": lambda value: type(value) in (int, float),
+  "frames": _is_natural,
+  "steps": _is_positive,
+}
+
+
+def _check_types(fields: Mapping[str, Any]) -> None:
+  for name, value in fields.items():
+    if not _IS_SOUND[name](value):
+      raise ValueError(f"{name} is {value!r}")

@@ -1,13 +1,14 @@
-"""Steps in rows of one size, uncompressed, so that any of them is read by itself.
+"""Steps in rows of one size, uncompressed, so that each can be read by itself.
 
-What is made once and read in every epoch lies so: posteriors (`write_latents`) and decoded frames
-(`cache_frames`). A file holds the episodes of a shard one after another, a row a step, in arrival
-alignment (`align`); nothing else. Where an episode begins follows from the manifest, and a sequence
-is one slice of the file, so an epoch may have any order and needs no memory for it.
+Data that is made once and read in every epoch is stored in rows: posteriors (`write_latents`) and
+decoded observations (`cache_frames`). A file holds the episodes of a shard one after another, one
+row for each step, in arrival alignment (`align`); nothing else. Where an episode begins follows
+from the manifest, and a sequence is one slice of the file, so an epoch can have any order without
+memory for shuffling.
 
-A row ends with a number that makes the weighted sum of its 8-byte words what belongs to its place
-in the file. So a row of which a byte has changed, that was never written, or that lies elsewhere is
-found whenever it is read; the manifest has the SHA-256 of the whole file besides.
+A row ends with a checksum: a number that makes the weighted sum of the row's 8-byte words equal to
+a value given by the row's place in the file. A row that has changed, was never written, or belongs
+to another place is found whenever it is read. The manifest also has the SHA-256 of the whole file.
 """
 
 from __future__ import annotations
@@ -21,18 +22,29 @@ import numpy as np
 
 from wm_tf import files
 from wm_tf.core import Batch, Episode
+from wm_tf.data import observations
 from wm_tf.data.manifest import CorruptManifestError, CorruptShardError, Manifest, Shard
 
 SUFFIX = ".rows"
 MISMATCH = "its checksum does not match"
 _MAX_OPEN = 128
 _ROWS_AT_ONCE = 4096
-_NOTHING = np.uint64(0x9E3779B97F4A7C15)  # The sum that belongs to row 0; a hole's is 0.
+_FIRST_SUM = np.uint64(0x9E3779B97F4A7C15)  # Of row 0; a hole in a file has the sum 0.
 
 
 def align(episode: Episode) -> Batch:
-  """Turns an episode `[T, ...]` into arrival alignment, `[T, ...]`, all of it valid."""
-  shifted = lambda values: np.concatenate([np.zeros_like(values[:1]), values[:-1]])
+  """Turns an episode into arrival alignment.
+
+  Args:
+    episode: of T steps, `[T, ...]`.
+
+  Returns:
+    A `Batch` of NumPy arrays `[T, ...]`, all of it valid.
+  """
+
+  def shifted(values):
+    return np.concatenate([np.zeros_like(values[:1]), values[:-1]])
+
   return Batch(
     observation=episode.observation,
     prev_action=shifted(episode.action),
@@ -44,19 +56,28 @@ def align(episode: Episode) -> Batch:
 
 
 def is_rows(shard: Shard) -> bool:
-  """Whether a shard is of this format; else it holds records (`rollouts`)."""
+  """Whether a shard holds rows; otherwise it holds records (`rollouts`)."""
   return shard.file.endswith(SUFFIX)
 
 
+def observation_field(name: str) -> str:
+  """Returns the field of a row that holds the array of an observation called `name`."""
+  return f"observation/{name}" if name else "observation"
+
+
 def row_type(manifest: Manifest) -> np.dtype:
-  """The type of a row: the fields of a `core.Batch` but `mask`, and the checksum.
+  """Returns the type of a row: the fields of a `core.Batch` but `mask`, and the checksum.
+
+  An observation that is one array is the field `observation`; otherwise each part is the field
+  `observation/<name>`.
 
   Raises:
     CorruptManifestError: if there is no such type.
   """
+  arrays = manifest.arrays
   try:
     fields = [
-      ("observation", manifest.observation_dtype, manifest.observation_shape),
+      *((observation_field(name), dtype, shape) for name, (shape, dtype) in arrays.items()),
       ("prev_action", "<f4", (manifest.action_size,)),
       ("reward", "<f4"),
       ("discount", "<f4"),
@@ -65,20 +86,25 @@ def row_type(manifest: Manifest) -> np.dtype:
     padding = -np.dtype(fields).itemsize % 8
     return np.dtype([*fields, ("padding", "u1", (padding,)), ("checksum", "<u8")])
   except (ValueError, OverflowError) as error:
-    shape = manifest.observation_shape
-    raise CorruptManifestError(f"There are no rows of observations {shape} ({error}).") from error
+    described = observations.describe(arrays)
+    raise CorruptManifestError(f"There are no rows of {described} ({error}).") from error
 
 
 def pack(batch: Batch, row: np.dtype, start: int = 0) -> np.ndarray:
-  """Returns the steps of a `Batch` (`[T, ...]`, arrival alignment) as rows `[T]`.
+  """Packs steps into rows.
 
   Args:
-    batch: all of it valid.
+    batch: `[T, ...]`, arrival alignment, all of it valid.
     row: see `row_type`.
     start: place of the first row in its file.
+
+  Returns:
+    Rows `[T]`.
   """
   rows = np.zeros(len(batch.reward), row)
-  for name in ("observation", "prev_action", "reward", "discount", "is_first"):
+  for name, array in observations.unpack(batch.observation).items():
+    rows[observation_field(name)] = np.asarray(array)
+  for name in ("prev_action", "reward", "discount", "is_first"):
     rows[name] = np.asarray(getattr(batch, name))
   rows["checksum"] += _expected(start, len(rows)) - _sums(rows)
   return rows
@@ -90,7 +116,7 @@ def write_shard(path: Path, episodes: Iterable[Batch], manifest: Manifest, shard
   Args:
     path: of the file.
     episodes: in arrival alignment.
-    manifest: of the folder; only its types are looked at.
+    manifest: of the folder; only its shapes and dtypes matter.
     shard: which episodes they are.
 
   Returns:
@@ -101,18 +127,18 @@ def write_shard(path: Path, episodes: Iterable[Batch], manifest: Manifest, shard
   with files.atomic_open(path) as file:
     for batch in episodes:
       rows = pack(batch, row, start)
-      file.write(rows.data)
+      file.write(rows.view(np.uint8).data)  # As bytes, since a buffer takes no `:` in field names.
       start += len(rows)
   return shard._replace(file=path.name, bytes=start * row.itemsize, sha256=files.checksum(path))
 
 
 def check(folder: str | os.PathLike, shard: Shard, manifest: Manifest) -> None:
-  """Reads a shard whole and checks every row and the checksum, in little memory.
+  """Reads a shard whole and checks every row and the checksum, in constant memory.
 
   Raises:
     CorruptShardError: at the first bad row.
   """
-  path, row = Path(folder) / shard.file, row_type(manifest)
+  path, row = files.user_path(folder) / shard.file, row_type(manifest)
   source = RowFiles([path])
   for first in range(0, shard.num_steps, _ROWS_AT_ONCE):
     rows = np.empty(min(_ROWS_AT_ONCE, shard.num_steps - first), row)
@@ -126,12 +152,15 @@ def check(folder: str | os.PathLike, shard: Shard, manifest: Manifest) -> None:
 def find_bad(
   rows: np.ndarray, first: Sequence[int], mask: np.ndarray | bool = True
 ) -> tuple[int, int] | None:
-  """Returns the index of a row of N slices `[N, T]` that is not as it was written.
+  """Finds a row that differs from what was written.
 
   Args:
-    rows: contiguous.
-    first: N places, in their files, that slices begin at.
-    mask: `bool[N, T]`, false on what was not read.
+    rows: N slices `[N, T]`, contiguous.
+    first: N places in their files where the slices begin.
+    mask: `bool[N, T]`, false on rows that were not read.
+
+  Returns:
+    The index of the first bad row, or None.
   """
   expected = _expected(np.asarray(first)[:, None], rows.shape[1])
   bad = (_sums(rows) != expected) & mask
@@ -139,23 +168,27 @@ def find_bad(
 
 
 class RowFiles:
-  """Several files of rows, of which some are kept open. One thread at a time."""
+  """Several files of rows, of which up to `_MAX_OPEN` are kept open. For one thread at a time."""
 
   def __init__(self, paths: Sequence[Path]):
     self.paths = paths
-    self._open: dict[int, int] = {}  # Descriptors by file, the one used last at the end.
+    self._open: dict[int, int] = {}  # Descriptors by file, least recently used first.
     weakref.finalize(self, _close, self._open)
 
   def read(self, file: int, first: int, out: np.ndarray) -> None:
-    """Fills `out`, contiguous rows, with those of a file from row `first`; does not check them.
+    """Reads rows without checking them.
+
+    Args:
+      file: index of the file.
+      first: the first row to read.
+      out: contiguous rows to fill.
 
     Raises:
-      CorruptShardError: if the file is missing, or ends before.
+      CorruptShardError: if the file is missing or too short.
     """
-    start, done = first * out.itemsize, 0
+    start, done, data = first * out.itemsize, 0, out.view(np.uint8)
     while done < out.nbytes:
-      view = out if not done else memoryview(out.view(np.uint8))[done:]
-      num_read = os.preadv(self._descriptor(file), [view], start + done)
+      num_read = os.preadv(self._descriptor(file), [data[done:]], start + done)
       if not num_read:
         raise self.error(file, (start + done) // out.itemsize, out.dtype, "truncated")
       done += num_read
@@ -173,7 +206,7 @@ class RowFiles:
     return found
 
   def error(self, file: int, row: int, row_type: np.dtype, reason: str) -> CorruptShardError:
-    """An error that names a row."""
+    """Returns an error that names a row."""
     return CorruptShardError(self.paths[file], row, row * row_type.itemsize, reason)
 
 
@@ -183,13 +216,13 @@ def _close(descriptors: dict[int, int]) -> None:
 
 
 def _sums(rows: np.ndarray) -> np.ndarray:
-  """The weighted sums of words, modulo 2^64: `uint64[...]` of rows `[...]`."""
+  """Returns the weighted sums of words, modulo 2^64: `uint64[...]` of rows `[...]`."""
   words = rows.view("<u8").reshape(*rows.shape, rows.dtype.itemsize // 8)
-  # All odd, so that no change of a word is lost, and no two alike; that of the checksum is 1.
+  # All weights are odd, so that no change of a word is lost, and different; the checksum's is 1.
   number = np.arange(words.shape[-1], 0, -1, dtype=np.uint64)
-  return words @ (_NOTHING * (number - np.uint64(1)) * np.uint64(2) + np.uint64(1))
+  return words @ (_FIRST_SUM * (number - np.uint64(1)) * np.uint64(2) + np.uint64(1))
 
 
 def _expected(start: int | np.ndarray, count: int) -> np.ndarray:
-  """The sums that belong to `count` rows from `start`."""
-  return (start + np.arange(count)).astype(np.uint64) + _NOTHING
+  """Returns the sums that `count` rows from `start` must have."""
+  return (start + np.arange(count)).astype(np.uint64) + _FIRST_SUM

@@ -1,4 +1,4 @@
-"""What there is to read: the episodes of a split, in the shards of dataset folders."""
+"""The episodes of a split, in the shards of dataset folders, and whether they are enough."""
 
 from __future__ import annotations
 
@@ -10,46 +10,137 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wm_tf import files
 from wm_tf.data import rollouts
 from wm_tf.data.rollouts import EpisodeInfo, Manifest, Shard
 from wm_tf.data.rows import is_rows
 
 Folders = str | os.PathLike | Sequence[str | os.PathLike]
+SPLITS = ("train", "held_out", "all")
+_MUST_AGREE = (
+  "action_size", "observation_shape", "observation_dtype", "observation_parts", "fingerprint",
+)  # fmt: skip
 
 
 def held_out_seeds(seeds: Iterable[int], fraction: float) -> set[int]:
   """Chooses the episodes to hold out, by a hash of their seeds.
 
-  An episode stays on its side as data is added to or taken away, and whichever folder it is in;
-  except that when no hash falls below `fraction`, the lowest is held out all the same (if there are
-  two episodes at least).
+  An episode stays in its split as data is added or removed, and whichever folder it is in. There
+  are two exceptions if there are at least two episodes: when no hash is below `fraction`, the
+  episode of the lowest hash is held out; when all are, the one of the highest is not.
+
+  Args:
+    seeds: of all episodes.
+    fraction: expected share to hold out; 0 holds out none, 1 all.
+
+  Returns:
+    The seeds that are held out.
   """
   hashes = {
     seed: int.from_bytes(hashlib.sha256(str(seed).encode()).digest()[:8], "big") / 2**64
     for seed in seeds
   }
   chosen = {seed for seed, value in hashes.items() if value < fraction}
-  if not chosen and fraction > 0 and len(hashes) > 1:
-    chosen = {min(hashes, key=hashes.get)}
+  if len(hashes) > 1 and 0 < fraction < 1:
+    if not chosen:
+      chosen = {min(hashes, key=hashes.get)}
+    elif len(chosen) == len(hashes):
+      chosen.remove(max(hashes, key=hashes.get))
   return chosen
 
 
+def num_sequences(steps: int, sequence_length: int) -> int:
+  """Returns the largest number of sequences that an episode is cut into.
+
+  Args:
+    steps: rows of the episode.
+    sequence_length: T, at least 2.
+  """
+  return 1 + -(-max(0, steps - 2) // (sequence_length - 1))
+
+
+def check_amounts(
+  seeds: Iterable[int],
+  max_steps: int,
+  *,
+  batch_size: int,
+  sequence_length: int | None = None,
+  held_out_fraction: float = 0.1,
+  episodes_name: str = "num_episodes",
+  batch_size_name: str = "batch_size",
+  held_out_name: str = "held_out_fraction",
+) -> None:
+  """Checks before episodes are collected that they can be split and can fill a training batch.
+
+  It refuses only what is certain to fail: episodes may turn out shorter than `max_steps`.
+
+  Args:
+    seeds: of all episodes to collect.
+    max_steps: rows of the longest possible episode: decisions + 1.
+    batch_size: B of training.
+    sequence_length: T of training on sequences; None for single observations.
+    held_out_fraction: see `held_out_seeds`.
+    episodes_name, batch_size_name, held_out_name: names of the settings, for messages.
+
+  Raises:
+    ValueError: if no episode is left to train on or to hold out, or if the longest possible
+      episodes are less than a batch.
+  """
+  seeds = list(seeds)
+  held_out = held_out_seeds(seeds, held_out_fraction)
+  if len(seeds) < 2:
+    raise ValueError(
+      f"{episodes_name} = {len(seeds)} leaves no episode to train on beside one that is held out; "
+      f"set {episodes_name} to at least 2."
+    )
+  if not 0 < len(held_out) < len(set(seeds)):
+    raise ValueError(
+      f"{held_out_name} = {held_out_fraction} holds out {len(held_out)} of {len(seeds)} episodes; "
+      f"set {held_out_name} above 0 and below 1."
+    )
+  num_train = len(seeds) - len(held_out)
+  found, kind = num_train * max_steps, "observations"
+  if sequence_length is not None:
+    kind = f"sequences of {sequence_length} steps"
+    found = num_train * num_sequences(max_steps, sequence_length)
+  if found < batch_size:
+    raise ValueError(
+      f"{num_train} episodes to train on, of at most {max_steps - 1} decisions, hold at most "
+      f"{found} {kind}, fewer than {batch_size_name} = {batch_size}; lower {batch_size_name} to at "
+      f"most {found}, or raise {episodes_name}."
+    )
+
+
 class Source(NamedTuple):
-  """The shards of some folders, each with a mask of the episodes that belong to the split."""
+  """The shards of some folders, each with a mask of the episodes that belong to the split.
+
+  Attributes:
+    manifest: what the folders have in common.
+    shards: `(folder, shard, bool[episodes of the shard])`.
+    split: one of `SPLITS`.
+  """
 
   manifest: Manifest
   shards: list[tuple[Path, Shard, np.ndarray]]
+  split: str
 
   @classmethod
   def open(cls, folders: Folders, split: str, held_out_fraction: float) -> Source:
-    if split not in ("train", "held_out", "all"):
+    """Reads the manifests of folders and chooses the episodes of a split.
+
+    Raises:
+      ValueError: if the folders differ in kind, or hold no such episode.
+      CorruptShardError: if a shard is missing or truncated.
+    """
+    if split not in SPLITS:
       raise ValueError(f'split must be "train", "held_out" or "all", not {split!r}.')
     if isinstance(folders, (str, os.PathLike)):
       folders = [folders]
+    folders = [files.user_path(folder) for folder in folders]
     loaded = {folder: rollouts.load_manifest(folder) for folder in dict.fromkeys(folders)}
     manifests = [loaded[folder] for folder in folders]
     for folder, manifest in zip(folders, manifests, strict=True):
-      for name in ("action_size", "observation_shape", "observation_dtype", "fingerprint"):
+      for name in _MUST_AGREE:
         one, other = getattr(manifests[0], name), getattr(manifest, name)
         if one != other:
           raise ValueError(
@@ -65,14 +156,14 @@ class Source(NamedTuple):
         ]
         if any(keep):
           rollouts.check_size(folder, shard)
-          shards.append((Path(folder), shard, np.array(keep)))
+          shards.append((folder, shard, np.array(keep)))
     if not shards:
       raise ValueError(
         f"No episodes for split {split!r} among the {len(everything)} of "
         f"{', '.join(map(str, folders)) or 'no folders'}; collect more, or change "
         f"held_out_fraction = {held_out_fraction}."
       )
-    return cls(manifests[0], shards)
+    return cls(manifests[0], shards, split)
 
   @property
   def episodes(self) -> list[EpisodeInfo]:
@@ -87,5 +178,5 @@ class Source(NamedTuple):
 
   @property
   def decodes(self) -> bool:
-    """Whether some of it must be decoded, an episode at a time."""
+    """Whether some of the shards must be decoded, an episode at a time."""
     return not all(is_rows(shard) for _, shard, _ in self.shards)

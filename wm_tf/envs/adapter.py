@@ -1,78 +1,109 @@
-"""Turns any gymnasium environment that shows pixels into what agents here see: `PixelEnv`."""
+"""Any gymnasium environment as agents see it: `AdaptedEnv`, and `PixelEnv` for those of one image.
+
+No TensorFlow in here.
+"""
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
-from wm_tf.core import EnvSpec
-from wm_tf.envs import frames
+from wm_tf.core import EnvSpec, Nest
+from wm_tf.envs import conversion, spaces
+from wm_tf.envs.options import is_integer
+
+_MAX_SEED = 2**63 - 1  # What a record on disk holds.
 
 
-class PixelEnv(gym.Env):
-  """A pixel environment as agents see it: cropped, resized, with action repeat and a common action.
+class AdaptedEnv(gym.Env):
+  """An environment as agents see it: converted observations, action repeat, a common action.
 
-  A new environment is a subclass whose constructor calls this one, and a `make_spec` so that the
-  specification can be had without building the simulator:
+  The agent's action is `float32[A]`: in [-1, 1], or one-hot vectors, see `ActionSpace`. The agent
+  observes one array or a dict of arrays, see `ObservationSpec`.
 
-      class Pong(PixelEnv):
-        def __init__(self, **options):
-          super().__init__(gym.make("ALE/Pong-v5"), self.make_spec(**options))
-
-        @staticmethod
-        def make_spec(**options): return EnvSpec(...)
-
-  `frame`, `privileged` and `cut_short` are there to be overridden.
+  `make_env` makes one of any gymnasium environment. To write one by hand, make a subclass whose
+  constructor calls this one. `native`, `privileged` and `cut_short` may be overridden.
 
   `info` of `reset` and `step` holds, besides what the wrapped environment says:
-    `frames`: environment frames since the reset, skipped ones included.
-    `episode_return`: sum of the wrapped environment's rewards since the reset, skipped frames
+    `frames`: environment steps since the reset, skipped ones included.
+    `episode_return`: sum of the wrapped environment's rewards since the reset, skipped steps
       included: the official return once the episode is over.
     `privileged`: readings of the simulator, for scripted policies only; never shown to an agent.
+
+  Attributes:
+    env: the wrapped environment.
+    spec_: how it is adapted.
+    spec: gymnasium's specification; `spec.make()` builds the same environment.
   """
 
   def __init__(self, env: gym.Env, spec: EnvSpec):
     """Wraps `env`, whose steps must be official frames, one each.
 
     Args:
-      env: the environment. It need not know a time limit; if it has one it counts as well.
-      spec: what to make of it.
+      env: the environment. Its own time limit, if any, counts as well.
+      spec: how to adapt it.
 
     Raises:
-      ValueError: if a number in `spec` makes no sense.
+      ValueError: if a number in `spec` is invalid.
     """
     _check_spec(spec)
     self.env = env
     self.spec_ = spec
-    self.observation_space = gym.spaces.Box(0, 255, spec.observation.parts[0].shape, np.uint8)
-    self.action_space = gym.spaces.Box(-1.0, 1.0, (spec.action_size,), np.float32)
+    self.observation_space = spaces.agent_space(spec.observation)
+    self.action_space = spaces.agent_action_space(spec.action_space)
+    self.render_mode = self._render_mode()
+    self.metadata = {
+      **env.metadata,
+      "render_modes": [] if self.render_mode is None else [self.render_mode],
+      "render_fps": (env.metadata.get("render_fps") or 30) / spec.action_repeat,
+    }
     self._over = True
+    self._closed = False
+    self._seed = None
     self._frames = 0
     self._return = 0.0
     self._native = None
 
-  def frame(self, observation: Any) -> np.ndarray:
-    """The native frame `uint8[H, W, C]` of the wrapped environment's latest `observation`.
+  def native(self, observation: Any) -> Any:
+    """Returns the native observation that `spec_` describes.
 
-    Called once for every frame that is kept, so drawing can be left until here.
+    Called once for each observation that the agent sees, so expensive drawing belongs here.
+
+    Args:
+      observation: what the wrapped environment returned last.
     """
     return observation
 
   def privileged(self) -> dict[str, Any]:
-    """Readings of the simulator now, for scripted policies."""
+    """Returns readings of the simulator now, for scripted policies."""
     return {}
 
   def cut_short(self) -> bool:
-    """Whether to truncate the episode after this decision; for options of training data."""
+    """Returns whether to truncate the episode after this decision."""
     return False
 
   def reset(self, *, seed: int | None = None, options: dict | None = None):
-    """Starts an episode and passes `frames_to_skip` frames; returns `(uint8[h, w, C], info)`."""
+    """Starts an episode and passes `frames_to_skip` steps.
+
+    Args:
+      seed: determines the episode; None for a random one.
+      options: the wrapped environment's own.
+
+    Returns:
+      `(observation, info)`.
+
+    Raises:
+      ValueError: if the seed is not a whole number in [0, 2**63), or the observation is not what
+        the environment's space says.
+      RuntimeError: if the episode ends within the skipped steps.
+    """
+    seed = self._checked_seed(seed)
     super().reset(seed=seed)
     observation, info = self.env.reset(seed=seed, options=options)
-    self._frames, self._return, self._over = 0, 0.0, False
+    self._seed, self._frames, self._return, self._over = seed, 0, 0.0, False
     if self.spec_.frames_to_skip:
       observation, _, terminated, truncated, info = self._advance(
         self.spec_.idle_action, self.spec_.frames_to_skip
@@ -85,19 +116,22 @@ class PixelEnv(gym.Env):
     return self._view(observation), self._info(info)
 
   def step(self, action: np.ndarray):
-    """Takes `action` (`float32[A]`, nominally in [-1, 1]) for `action_repeat` frames.
+    """Takes an action for `action_repeat` steps, or until the episode ends.
+
+    Args:
+      action: `float32[A]`, nominally in [-1, 1] or one-hot.
 
     Returns:
-      observation `uint8[h, w, C]`, reward (float, the sum over the frames), terminated, truncated,
-      info.
+      `(observation, reward, terminated, truncated, info)`; the reward is the sum over the steps.
 
     Raises:
-      ValueError: if the action has another shape or is not finite.
+      ValueError: if the action has another shape or is not finite, or if the environment's reward
+        or observation is not finite.
       RuntimeError: if the episode is over, or none has begun.
     """
     if self._over:
       raise RuntimeError(f"{self.spec_.name}: no episode is under way; call reset() first.")
-    action = self._checked(action)
+    action = self._checked_action(action)
     observation, reward, terminated, truncated, info = self._advance(
       self.spec_.action_space.to_env(action), self.spec_.action_repeat
     )
@@ -106,46 +140,91 @@ class PixelEnv(gym.Env):
     return self._view(observation), reward, terminated, truncated, self._info(info)
 
   def render(self) -> np.ndarray | None:
-    """The native frame behind the latest observation, or None before the first reset."""
-    return self._native
+    """Returns the picture of the environment now.
+
+    Returns:
+      `uint8[H, W, 3]`, a copy: of the wrapped environment's `render`, or if it renders nothing, of
+      the first image that it shows. None before the first reset, or if there is neither.
+    """
+    if self._native is None:
+      return None
+    if self.env.render_mode is not None:
+      frame = self.env.render()
+      return np.array(frame) if isinstance(frame, np.ndarray) else frame
+    return self._picture()
 
   def close(self) -> None:
-    self.env.close()
+    """Closes the wrapped environment, once."""
+    if not self._closed:
+      self._closed = True
+      self.env.close()
 
-  def _checked(self, action) -> np.ndarray:
+  def _render_mode(self) -> str | None:
+    if self.env.render_mode is not None:
+      return self.env.render_mode
+    return "rgb_array" if self.spec_.observation.images else None
+
+  def _picture(self) -> np.ndarray | None:
+    images = self.spec_.observation.images
+    return conversion.picture(images[0], self._native) if images else None
+
+  def _checked_seed(self, seed) -> int | None:
+    if seed is None:
+      return None
+    if not is_integer(seed) or not 0 <= seed <= _MAX_SEED:
+      raise ValueError(
+        f"{self.spec_.name}: a seed must be a whole number of at least 0 and below 2**63, "
+        f"not {seed!r}."
+      )
+    return int(seed)
+
+  def _checked_action(self, action) -> np.ndarray:
     action = np.asarray(action, np.float32)
     names = self.spec_.action_space.names
     if action.shape != (len(names),):
+      shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
       raise ValueError(
-        f"{self.spec_.name}: an action must have shape [{len(names)}] ({', '.join(names)}), "
+        f"{self.spec_.name}: an action must have shape [{len(names)}] ({shown}), "
         f"not {list(action.shape)}."
       )
     if not np.isfinite(action).all():
       raise ValueError(f"{self.spec_.name}: action {action.tolist()} is not finite.")
     return action
 
+  def _checked_reward(self, reward) -> float:
+    try:
+      number = float(reward)
+    except (TypeError, ValueError):
+      number = math.nan
+    if not math.isfinite(number):
+      raise ValueError(
+        f"{self.spec_.name}: the environment's reward is {reward!r} at frame {self._frames} of the "
+        f"episode of seed {self._seed}; it must be a finite number."
+      )
+    return number
+
   def _advance(self, env_action, num_frames: int):
-    """Steps up to `num_frames` frames, fewer if the episode ends; sums the reward."""
+    """Takes up to `num_frames` steps, fewer if the episode ends; sums the reward."""
     total = 0.0
     for _ in range(num_frames):
       observation, reward, terminated, truncated, info = self.env.step(env_action)
       self._frames += 1
-      total += float(reward)
-      self._return += float(reward)
+      reward = self._checked_reward(reward)
+      total += reward
+      self._return += reward
       truncated = bool(truncated) or self._frames >= self.spec_.max_steps
       if terminated or truncated:
         break
     return observation, total, bool(terminated), truncated, info
 
-  def _view(self, observation) -> np.ndarray:
-    self._native = self.frame(observation)
-    part = self.spec_.observation.parts[0]
-    if self._native.shape != tuple(part.native_shape):
+  def _view(self, observation) -> Nest:
+    self._native = self.native(observation)
+    try:
+      return conversion.to_agent(self.spec_.observation, self._native)
+    except ValueError as error:
       raise ValueError(
-        f"{self.spec_.name}: native_shape is {tuple(part.native_shape)} in the EnvSpec, but "
-        f"the environment shows frames of shape {self._native.shape}."
-      )
-    return frames.resize(self._native, part.crop, part.shape[:2])
+        f"{self.spec_.name}: at frame {self._frames} of the episode of seed {self._seed}, {error}"
+      ) from None
 
   def _info(self, info: dict) -> dict:
     return {
@@ -154,6 +233,51 @@ class PixelEnv(gym.Env):
       "episode_return": self._return,
       "privileged": self.privileged(),
     }
+
+
+class RenderedEnv(AdaptedEnv):
+  """An environment that is observed through its `render()`, as `observation=render` asks."""
+
+  def native(self, observation: Any) -> np.ndarray:
+    return self.env.render()
+
+  def render(self) -> np.ndarray | None:
+    """Returns the frame that the agent sees, in its own size, a copy; None before a reset."""
+    return None if self._native is None else self._picture()
+
+
+class PixelEnv(AdaptedEnv):
+  """An environment whose observation is one image, adapted by hand.
+
+  A new environment is a subclass whose constructor calls this one, and a `make_spec` so that the
+  specification can be had without building the simulator:
+
+      class Pong(PixelEnv):
+        def __init__(self, **options):
+          super().__init__(gym.make("ALE/Pong-v5"), self.make_spec(**options))
+
+        @staticmethod
+        def make_spec(**options): return EnvSpec(...)
+
+  `frame`, `privileged` and `cut_short` may be overridden. `render` returns the native frame.
+  """
+
+  def frame(self, observation: Any) -> np.ndarray:
+    """Returns the native frame `uint8[H, W, C]` of the wrapped environment's latest `observation`.
+
+    Called once for each frame that the agent sees, so expensive drawing belongs here.
+    """
+    return observation
+
+  def native(self, observation: Any) -> np.ndarray:
+    return self.frame(observation)
+
+  def render(self) -> np.ndarray | None:
+    """Returns the native frame behind the latest observation, a copy; None before a reset."""
+    return None if self._native is None else self._picture()
+
+  def _render_mode(self) -> str:
+    return "rgb_array"
 
 
 def _check_spec(spec: EnvSpec) -> None:

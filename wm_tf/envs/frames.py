@@ -1,9 +1,9 @@
 """Exact integer area resize: NumPy here and TensorFlow in an exported graph agree bit for bit.
 
-Every output pixel is the mean of the rectangle of input pixels that it covers. Measured in units
-small enough (a height of 96 onto 64: half rows, 3 to an output row) the overlaps are whole numbers,
-so the weighted sum `S` is too, and the result is `(2 S + D) // (2 D)` with `D` the total weight:
-the mean rounded half up, with no floating-point rounding anywhere.
+Every output pixel is the mean of the rectangle of input pixels that it covers. In units that divide
+both sizes (half rows for a height of 96 onto 64, 3 to an output row) overlaps are whole numbers. So
+is the weighted sum `S`, and the result is `(2 S + D) // (2 D)` with `D` the total weight: the
+mean rounded half up, without floating-point rounding.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ import functools
 import math
 
 import numpy as np
+
+from wm_tf.core import ObservationPart
 
 Crop = tuple[int, int, int, int]  # top, left, height, width
 
@@ -67,10 +69,11 @@ def resize_matrices(
 
 @functools.cache
 def _plan(source: int, target: int) -> tuple[int, int, tuple[tuple[int, int, int], ...]]:
-  """The overlaps of one axis, which repeat: every `step_in` inputs make `step_out` outputs.
+  """Returns the overlaps of one axis, which repeat: `step_in` inputs make `step_out` outputs.
 
-  Returns `(step_in, step_out, terms)`; a term `(i, j, weight)` says how much of input j, of every
-  group of inputs, goes into output i of its group of outputs.
+  Returns:
+    `(step_in, step_out, terms)`. A term `(i, j, weight)` is how much of input j of each group of
+    inputs goes into output i of its group of outputs.
   """
   divisor = math.gcd(source, target)
   step_in, step_out = source // divisor, target // divisor
@@ -80,7 +83,7 @@ def _plan(source: int, target: int) -> tuple[int, int, tuple[tuple[int, int, int
 
 
 def _shrink(x: np.ndarray, size: int) -> np.ndarray:
-  """The weighted sums along the first axis of `x`, which becomes `size` long."""
+  """Returns the weighted sums along the first axis of `x`, which becomes `size` long."""
   step_in, step_out, terms = _plan(len(x), size)
   x = np.ascontiguousarray(x)  # Strided sums along a transposed array cost six times as much.
   result = np.zeros((size, *x.shape[1:]), x.dtype)
@@ -90,10 +93,18 @@ def _shrink(x: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize(frame: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarray:
-  """Crops and resizes one frame: `uint8[H, W, C]` -> `uint8[h, w, C]`, exactly (see above).
+  """Crops and resizes one frame by exact integer area means, down or up.
 
-  Strided integer sums rather than matrix products: worker processes share the cores, and there a
-  threaded BLAS costs more than it brings.
+  It uses strided integer sums rather than matrix products: worker processes share the cores, where
+  a threaded BLAS is slower.
+
+  Args:
+    frame: `uint8[H, W, C]`, any number of channels.
+    crop: `(top, left, height, width)` that is kept.
+    size: `(h, w)` of the result.
+
+  Returns:
+    `uint8[h, w, C]`.
 
   Raises:
     ValueError: if the frame is not `uint8[H, W, C]` or the crop does not lie inside it.
@@ -102,7 +113,43 @@ def resize(frame: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarray:
     raise ValueError(f"A frame must be uint8[H, W, C], not {frame.dtype}{list(frame.shape)}.")
   _, _, total = resize_matrices(tuple(crop), frame.shape, tuple(size))
   top, left, height, width = crop
+  if (height, width) == tuple(size):
+    return frame[top : top + height, left : left + width].copy()
   # The least unsigned type that holds 2 S + D, with S at most 255 D.
   x = frame[top : top + height, left : left + width].astype(np.min_scalar_type(511 * total))
   x = _shrink(_shrink(x, size[0]).transpose(1, 0, 2), size[1]).transpose(1, 0, 2)
   return ((2 * x + total) // (2 * total)).astype(np.uint8, order="C")
+
+
+def display_frames(frames: np.ndarray, part: ObservationPart) -> np.ndarray:
+  """Converts images of any channels to RGB.
+
+  Args:
+    frames: `uint8[T, H, W, C]`, or floats in [0, 1] as a world model decodes them.
+    part: which part of the observation they are; `frame_channels` says how many channels belong
+      to one frame where frames are stacked.
+
+  Returns:
+    `uint8[T, H, W, 3]`: of stacked frames the newest; gray as gray; colours with alpha in front of
+    black; of any other number of channels the first three.
+
+  Raises:
+    ValueError: if `frames` has not four axes.
+  """
+  frames = np.asarray(frames)
+  if frames.ndim != 4:
+    raise ValueError(
+      f"display_frames: {part.name or 'the observation'} must be [T, H, W, C], got {frames.shape}."
+    )
+  if frames.dtype != np.uint8:
+    frames = np.round(np.clip(frames, 0.0, 1.0) * 255.0).astype(np.uint8)
+  frames = frames[..., -part.frame_channels :]
+  channels = frames.shape[-1]
+  if channels == 1:
+    return np.repeat(frames, 3, axis=-1)
+  if channels == 2:  # Not colours: shown as red and green.
+    return np.concatenate([frames, np.zeros_like(frames[..., :1])], axis=-1)
+  if channels == 4:
+    alpha = frames[..., 3:].astype(np.uint16)
+    return ((frames[..., :3] * alpha + 127) // 255).astype(np.uint8)
+  return frames[..., :3]

@@ -9,17 +9,17 @@ better in the dream is better in the environment is a matter of its own: `transf
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.core import Batch, Embedded, Nest
-from wm_tf.evaluation import BURN_IN, OPEN_LOOP_STEPS
-from wm_tf.imagination import imagine_returns, observe_sequence, one_step, repeat_rows
-from wm_tf.models.world_model import WorldModel, to_uint8
+from wm_tf.core import Batch, Nest
+from wm_tf.evaluation.open_loop import as_observed
+from wm_tf.imagination import imagine_returns, one_step, repeat_rows
+from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.exploration import Brownian
 
 
@@ -62,11 +62,6 @@ def calibration(
   }
 
 
-def psnr(squared_error: float) -> float:
-  """Peak signal-to-noise ratio in dB of a mean squared error of pixels in [0, 1]."""
-  return float(-10.0 * np.log10(max(squared_error, 1e-10)))
-
-
 class Outcomes(NamedTuple):
   """What was foretold of S steps, one step ahead of real states, and what came."""
 
@@ -103,163 +98,6 @@ def outcomes(world_model: WorldModel, episodes: Iterable[Batch]) -> Outcomes:
   return Outcomes(*map(np.concatenate, zip(*parts, strict=True)))
 
 
-def as_observed(world_model: WorldModel, batch: Batch) -> Batch:
-  """Embeds the observations of a batch once, one episode at a time."""
-  if isinstance(batch.observation, Embedded):
-    return batch
-  num_rows = len(batch.mask)
-  rows = [
-    world_model.embed(tf.nest.map_structure(lambda x, i=i: x[i], batch.observation)).value
-    for i in range(num_rows)
-  ]
-  return batch._replace(observation=Embedded(tf.stack(rows)))
-
-
-class _Errors:
-  """Squared errors of several answers to one question, and of the best constant answer to it."""
-
-  def __init__(self):
-    self.count, self._errors, self._sum, self._squares = 0, {}, 0.0, 0.0
-
-  def add(self, keep: np.ndarray, real, **answers) -> None:
-    """Takes `real[N, ...]` and answers of its shape, of which `keep[N]` count."""
-    real = np.asarray(real, np.float64)[keep]
-    self.count += len(real)
-    self._sum = self._sum + real.sum(0)
-    self._squares = self._squares + np.square(real).sum(0)
-    for name, answer in answers.items():
-      error = np.square(np.asarray(answer)[keep] - real).sum()
-      self._errors[name] = self._errors.get(name, 0.0) + error
-
-  def means(self) -> dict[str, float]:
-    """Mean squared error per number of each answer, and of the mean of all of `real`: `mean`."""
-    size = self.count * np.size(self._sum)
-    constant = np.maximum(self._squares - np.square(self._sum) / self.count, 0.0).sum()
-    return {name: float(e / size) for name, e in {**self._errors, "mean": constant}.items()}
-
-
-def open_loop(
-  world_model: WorldModel,
-  episodes: Iterable[Batch],
-  *,
-  burn_in: int = BURN_IN,
-  spacing: int = 10,
-  seed: int = 0,
-) -> dict[str, Any]:
-  """Dreams along the real actions from many places, at temperature 0, and what came.
-
-  Args:
-    world_model: whose state has a field `z`, and which has `latent_scale`.
-    episodes: whole episodes from their first frame, as frames `uint8[B, T, 64, 64, 3]`.
-    burn_in: real steps before the first dream of an episode.
-    spacing: steps from one dream's start to the next one's.
-    seed: of what little noise a dream at temperature 0 has.
-
-  Returns:
-    By number of steps (as a string; missing where no episode is so long):
-    `num_dreams`; `latent`, mean squared errors per latent dimension in standardised units of
-    `dream`, of `still` (predicting no change), of `mean` (that of the very latents asked for) and
-    of `other_actions` (a dream along the actions of another place); `psnr` in dB of decoded frames
-    against the real ones, of `dream`, `still` (the last frame seen), `mean` and `reconstruction`
-    (what the model makes of the very frame: no dream can be expected to do better); `reward_r2` of
-    the sum of rewards up to there (None if it is always the same).
-
-  Raises:
-    ValueError: if no dream has a step to be judged by.
-  """
-  horizon = max(OPEN_LOOP_STEPS)
-  observe = tf.function(lambda batch: observe_sequence(world_model, batch, rng.make_seed(seed)))
-  dream = _make_dream(world_model, horizon, seed)
-  decode = tf.function(world_model.decode, reduce_retracing=True)
-  scale = world_model.latent_scale.numpy()
-  latents, frames, rewards = ({k: _Errors() for k in OPEN_LOOP_STEPS} for _ in range(3))
-  for batch in episodes:
-    states = observe(as_observed(world_model, batch))
-    mask, last = np.asarray(batch.mask), batch.mask.shape[1] - 1
-    row, start = np.nonzero(mask[:, burn_in + 1 :: spacing])
-    if not len(row):
-      continue
-    start = burn_in + start * spacing
-    # Past the end of an episode a dream goes on along any action, and is not judged.
-    time = start[:, np.newaxis] + np.arange(1, horizon + 1)
-    path = (row[:, np.newaxis], np.minimum(time, last))
-    valid = mask[path] & (time <= last)
-    real_return = np.cumsum(np.asarray(batch.reward)[path], axis=1)
-    actions = np.asarray(batch.prev_action)[path]
-    now = _rows(states, row, start)
-    dreamed, dreamed_return = dream(now, actions)
-    elsewhere, _ = dream(now, np.roll(actions, len(actions) // 2, axis=0))
-    pixels = np.asarray(batch.observation)
-    seen = pixels[row, start] / np.float32(255.0)
-    for k in OPEN_LOOP_STEPS:
-      keep, then = valid[:, k - 1], np.minimum(start + k, last)
-      real = _rows(states, row, then)
-      answer, other = (
-        tf.nest.map_structure(lambda x, k=k: x[k - 1], s) for s in (dreamed, elsewhere)
-      )
-      latents[k].add(
-        keep,
-        real.z / scale,
-        dream=answer.z / scale,
-        still=now.z / scale,
-        other_actions=other.z / scale,
-      )
-      frames[k].add(
-        keep,
-        pixels[row, then] / np.float32(255.0),
-        dream=decode(answer),
-        still=seen,
-        reconstruction=decode(real),
-      )
-      rewards[k].add(keep, real_return[:, k - 1], dream=dreamed_return[k - 1])
-  known = [k for k in OPEN_LOOP_STEPS if latents[k].count]
-  if not known:
-    raise ValueError(
-      f"No held-out episode goes on after the {burn_in} decisions that a dream is burnt in on; "
-      "collect more, or hold more of them out."
-    )
-  unexplained = lambda e: 1.0 - e["dream"] / e["mean"] if e["mean"] else None
-  return {
-    "num_dreams": {str(k): latents[k].count for k in known},
-    "latent": _by_answer({str(k): latents[k].means() for k in known}, float),
-    "psnr": _by_answer({str(k): frames[k].means() for k in known}, psnr),
-    "reward_r2": {str(k): unexplained(rewards[k].means()) for k in known},
-  }
-
-
-def _by_answer(table: Mapping[str, Mapping[str, float]], figure: Callable[[float], float]):
-  """Turns `{steps: {answer: error}}` into `{answer: {steps: figure(error)}}`."""
-  answers = next(iter(table.values()))
-  return {a: {steps: figure(errors[a]) for steps, errors in table.items()} for a in answers}
-
-
-def _make_dream(world_model: WorldModel, horizon: int, seed: int) -> Callable[..., Any]:
-  """A function of states `[N]` and actions `[N, H, A]` to states `[H, N]` and returns `[H, N]`."""
-  time_major = lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
-
-  @tf.function(reduce_retracing=True)
-  def dream(state, actions):
-    actions = tf.cast(actions, tf.float32)
-    noise = world_model.draw_noise(tf.shape(actions)[0], horizon, rng.make_seed(seed))
-
-    def step(carry, inputs):
-      state, alive, total = carry
-      predicted = world_model.imagine_with_noise(state, *inputs, 0.0)
-      return predicted.state, alive * predicted.discount, total + alive * predicted.reward
-
-    ones = tf.ones(tf.shape(actions)[:1])
-    inputs = tf.nest.map_structure(time_major, (actions, noise))
-    states, _, total = tf.scan(step, inputs, initializer=(state, ones, tf.zeros_like(ones)))
-    return states, total
-
-  return dream
-
-
-def _rows(nest: Nest, row: np.ndarray, time: np.ndarray) -> Nest:
-  """Places `(row[N], time[N])` of a nest of `[B, T, ...]`."""
-  return tf.nest.map_structure(lambda x: tf.gather_nd(x, np.stack([row, time], axis=1)), nest)
-
-
 # --- Actions --------------------------------------------------------------------------------------
 
 
@@ -292,7 +130,7 @@ def action_sensitivity(
     the best and the worst sequence from a state; `horizon`.
   """
   generator = np.random.default_rng(seed)
-  walk = Brownian(world_model.action_size)
+  walk = Brownian(world_model.action_size, num_choices=world_model.num_choices)
   sequences = np.clip(
     [list(itertools.islice(walk.actions(generator), horizon)) for _ in range(num_sequences)], -1, 1
   )
@@ -329,7 +167,10 @@ def variance_shares(returns: np.ndarray) -> dict[str, float]:
   start = by_action.mean(1).var(ddof=1) if len(returns) > 1 else 0.0
   start = max(0.0, start - within / returns.shape[1])
   total = start + action + chance
-  share = lambda part, whole: float(part / whole) if whole > 0 else 0.0
+
+  def share(part, whole) -> float:
+    return float(part / whole) if whole > 0 else 0.0
+
   return {
     "start": share(start, total),
     "action": share(action, total),
@@ -341,8 +182,8 @@ def variance_shares(returns: np.ndarray) -> dict[str, float]:
 
 def dream_actions(
   world_model: WorldModel, state: Nest, actions: Mapping[str, np.ndarray], steps: int, seed: int
-) -> dict[str, np.ndarray]:
-  """Decoded dreams from one state under one held action each.
+) -> dict[str, Nest]:
+  """Decodes dreams from one state under one held action each.
 
   Args:
     world_model: any.
@@ -352,14 +193,18 @@ def dream_actions(
     seed: of the noise, which the dreams share.
 
   Returns:
-    Name to frames `uint8[1 + steps, 64, 64, 3]`, the state's own first.
+    Name to mean observations as of `WorldModel.decode`, with a leading 1 + steps; the state's own
+    first.
   """
   held = tf.constant(np.stack(list(actions.values())), tf.float32)
-  first = repeat_rows(state, len(actions))
+  state = repeat_rows(state, len(actions))
   noise = repeat_rows(world_model.draw_noise(1, steps, rng.make_seed(seed)), len(actions))
-  frames = [to_uint8(world_model.decode(first))]
+  decoded = [world_model.decode(state)]
   for t in range(steps):
     now = tf.nest.map_structure(lambda x, t=t: x[:, t], noise)
-    first = world_model.imagine_with_noise(first, held, now, 0.1).state
-    frames.append(to_uint8(world_model.decode(first)))
-  return dict(zip(actions, np.stack(frames, axis=1), strict=True))
+    state = world_model.imagine_with_noise(state, held, now, 0.1).state
+    decoded.append(world_model.decode(state))
+  stacked = tf.nest.map_structure(lambda *x: np.stack(x, axis=1), *decoded)
+  return {
+    name: tf.nest.map_structure(lambda x, i=i: x[i], stacked) for i, name in enumerate(actions)
+  }

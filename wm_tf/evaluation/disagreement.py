@@ -13,10 +13,11 @@ import tensorflow as tf
 
 from wm_tf import rng
 from wm_tf.core import Batch, Nest, Policy
-from wm_tf.evaluation.diagnosis import as_observed
+from wm_tf.evaluation.open_loop import as_observed
 from wm_tf.imagination import one_step
 from wm_tf.models.ensemble import Ensemble
 from wm_tf.models.world_model import WorldModel
+from wm_tf.nests import time_major
 
 # A tenth of the data's own steps count as unfamiliar: a bound that none of them passes would be
 # that of their one worst step.
@@ -77,7 +78,6 @@ def in_dreams(
     rows = tf.shape(tf.nest.flatten(state)[0])[0]
     act_seed, dream_seed = rng.split(seed, 2)
     noise = world_model.draw_noise(rows, num_decisions, dream_seed)
-    time_major = lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
 
     def step(before, inputs):
       t, noise = inputs
@@ -87,7 +87,7 @@ def in_dreams(
       return found.state, memory, found.disagreement, alive * found.discount
 
     first = (state, policy.initial_memory(rows), tf.zeros([rows]), tf.ones([rows]))
-    inputs = tf.range(num_decisions), tf.nest.map_structure(time_major, noise)
+    inputs = tf.range(num_decisions), time_major(noise)
     _, _, disagreement, alive = tf.scan(step, inputs, initializer=first)
     return disagreement, alive
 

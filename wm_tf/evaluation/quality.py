@@ -9,67 +9,117 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.core import Batch
+from wm_tf.core import Batch, Nest, ObservationPart
 from wm_tf.imagination import one_step
 from wm_tf.models.vae import VAE, kl_to_standard_normal, to_float
 from wm_tf.models.world_model import WorldModel
+from wm_tf.nests import time_major
 
 OPEN_LOOP_STEPS = (1, 5, 10, 20, 50)
 BURN_IN = 10
 
 
-def vae_quality(vae: VAE, frames: Iterable[tf.Tensor]) -> dict[str, float]:
-  """Held-out figures of a VAE against the best constant answer.
+class _PartError:
+  """Squared errors of one part of observations, and those of its mean."""
+
+  def __init__(self, part: ObservationPart):
+    self._is_image = part.kind == "image"
+    self._error, self._sum, self._squares = 0, 0, 0
+
+  def add(self, observed: np.ndarray, squared_error: np.ndarray) -> None:
+    """Takes a batch: what was observed `[B, ...]`, and the sum over it of the squared errors."""
+    # Sums of whole numbers lose no digit in the difference below.
+    values = observed.astype(np.int64 if self._is_image else np.float64)
+    self._error = self._error + squared_error.astype(np.float64)
+    self._sum, self._squares = self._sum + values.sum(0), self._squares + (values**2).sum(0)
+
+  def figures(self, count: int) -> dict[str, Any]:
+    """Returns `error`, and `baseline`, the error of always answering the mean.
+
+    Of an image, both are sums over its numbers in [0, 1]. Of a vector, both are in units of the
+    variance of each number, summed over the numbers that vary.
+    """
+    variation = self._squares - self._sum / count * self._sum
+    if self._is_image:
+      error, baseline = self._error.sum() / count, variation.sum() / 255.0**2 / count
+    else:
+      varies = variation > 1e-10 * np.maximum(self._squares, 1e-30)
+      error = (self._error[varies] / variation[varies]).sum()
+      baseline = varies.sum()
+    kind = "image" if self._is_image else "vector"
+    return {"kind": kind, "error": float(error), "baseline": float(baseline)}
+
+
+def vae_quality(vae: VAE, observations: Iterable[Nest]) -> dict[str, Any]:
+  """Computes held-out figures of a VAE against the best constant answer.
 
   Args:
     vae: the model.
-    frames: batches `uint8[B, 64, 64, 3]`; read once.
+    observations: batches of observations, each part `[B, ...]`; read once.
 
   Returns:
-    `sse` per frame through the posterior mean; `sse_mean_image`, that of the mean of these very
-    frames; `kl` in nats per frame; `active_dimensions` (more than 0.1 nat on average).
+    `parts`, of each part by name: its `kind`, and the `error` of its reconstruction through the
+    posterior mean beside its `baseline`, the error of the mean of these very observations (see
+    `_PartError.figures`); `sse` and `sse_mean_image`, the same summed over images, if there are
+    any; `kl` in nats per observation; `active_dimensions` (more than 0.1 nat on average);
+    `latent_size`.
 
   Raises:
-    ValueError: if there is no frame.
+    ValueError: if there is no observation.
   """
+  spec = vae.observation
 
-  @tf.function
+  @tf.function(reduce_retracing=True)
   def figures(batch):
     loc, log_scale = vae.encode(batch)
-    error = tf.square(vae.decode(loc) - to_float(batch))
-    return tf.reduce_sum(error), tf.reduce_sum(kl_to_standard_normal(loc, log_scale), axis=0)
+    means = spec.unpack(vae.decode(loc))
+    errors = []
+    for part, mean, real in zip(spec.parts, means, spec.unpack(batch), strict=True):
+      real = to_float(real) if part.kind == "image" else real
+      errors.append(tf.reduce_sum(tf.square(mean - real), axis=0))
+    return errors, tf.reduce_sum(kl_to_standard_normal(loc, log_scale), axis=0)
 
-  count, sse, kl, sums, squares = 0, 0.0, 0.0, 0, 0
-  for batch in frames:
-    batch_sse, batch_kl = figures(tf.convert_to_tensor(batch))
-    sse, kl = sse + float(batch_sse), kl + batch_kl.numpy().astype(np.float64)
-    pixels = np.asarray(batch).astype(np.int64)
-    count, sums, squares = count + len(pixels), sums + pixels.sum(0), squares + (pixels**2).sum(0)
+  count, kl, parts = 0, 0.0, [_PartError(part) for part in spec.parts]
+  for batch in observations:
+    errors, batch_kl = figures(tf.nest.map_structure(tf.convert_to_tensor, batch))
+    kl = kl + batch_kl.numpy().astype(np.float64)
+    values = [np.asarray(value) for value in spec.unpack(batch)]
+    count += len(values[0])
+    for part, value, error in zip(parts, values, errors, strict=True):
+      part.add(value, error.numpy())
   if not count:
-    raise ValueError("There is no held-out frame to judge the VAE by; collect more episodes.")
-  # Of integers up to here: no digit is lost in the difference.
-  baseline = (squares - sums / count * sums).sum() / 255.0**2
+    raise ValueError("There is no held-out observation to judge the VAE by; collect more episodes.")
+  found = {
+    part.name or "observation": error.figures(count)
+    for part, error in zip(spec.parts, parts, strict=True)
+  }
+  images = [figure for figure in found.values() if figure["kind"] == "image"]
+  sums = {}
+  if images:
+    sums["sse"] = sum(figure["error"] for figure in images)
+    sums["sse_mean_image"] = sum(figure["baseline"] for figure in images)
   return {
-    "sse": sse / count,
-    "sse_mean_image": float(baseline / count),
+    **sums,
     "kl": float(kl.sum() / count),
     "active_dimensions": int((kl / count > 0.1).sum()),
+    "latent_size": vae.latent_size,
+    "parts": found,
   }
 
 
 def dynamics_quality(
   world_model: WorldModel, episodes: Iterable[Batch], seed: int = 0, burn_in: int = BURN_IN
 ) -> dict[str, Any]:
-  """Held-out figures of a dynamics model on whole episodes, against persistence.
+  """Computes held-out figures of a dynamics model on whole episodes, against persistence.
 
-  Errors are mean squared distances in standardised latents, per dimension, of dreams at
+  Errors are mean squared distances per dimension of `WorldModel.diagnostic_latent`, of dreams at
   temperature 0 along the real actions.
 
   Args:
-    world_model: whose state has a field `z`, and which has `latent_scale`.
-    episodes: whole episodes from their first frame, cached posteriors or frames.
+    world_model: any.
+    episodes: whole episodes from their first observation, raw or `Embedded`.
     seed: for posterior samples in the loss.
-    burn_in: real steps before a dream starts.
+    burn_in: real steps before a dream starts; fewer where episodes are short.
 
   Returns:
     `nll_per_dimension` (teacher-forced; None if the model has none), `open_loop` and
@@ -82,29 +132,29 @@ def dynamics_quality(
   """
   horizon = max(OPEN_LOOP_STEPS)
 
-  @tf.function
+  @tf.function(reduce_retracing=True)
   def teacher_forced(batch):
     states, predicted = one_step(world_model, batch, rng.make_seed(seed), temperature=0.0)
     _, metrics = world_model.loss(batch, rng.make_seed(seed))
-    return states, predicted.reward, predicted.discount, metrics.get("nll_per_dimension")
+    latent = world_model.diagnostic_latent(states)
+    nll = metrics.get("nll_per_dimension")
+    return states, latent, predicted.reward, predicted.discount, nll
 
-  @tf.function
+  @tf.function(reduce_retracing=True)
   def open_loop(state, actions):
     noise = world_model.draw_noise(tf.shape(actions)[0], horizon, rng.make_seed(seed))
-    time_major = lambda x: tf.transpose(x, [1, 0, *range(2, x.shape.rank)])
-    states = tf.scan(
-      lambda state, step: world_model.imagine_with_noise(state, step[0], step[1], 0.0).state,
-      tf.nest.map_structure(time_major, (actions, noise)),
-      initializer=state,
-    )
-    return time_major(states.z)
 
-  scale = world_model.latent_scale.numpy()
+    def step(state, inputs):
+      return world_model.imagine_with_noise(state, *inputs, 0.0).state
+
+    states = tf.scan(step, time_major((actions, noise)), initializer=state)
+    return time_major(world_model.diagnostic_latent(states))
+
   nll, rewards, reward_means, ends, discounts = [], [], [], [], []
   errors = {k: [] for k in OPEN_LOOP_STEPS}
   stay = {k: [] for k in OPEN_LOOP_STEPS}
   for batch in episodes:
-    states, reward_mean, discount, batch_nll = teacher_forced(batch)
+    states, latent, reward_mean, discount, batch_nll = teacher_forced(batch)
     mask = np.asarray(batch.mask)
     pairs = mask[:, 1:]
     rewards.append(np.asarray(batch.reward)[:, 1:][pairs])
@@ -113,14 +163,14 @@ def dynamics_quality(
     discounts.append(discount.numpy()[pairs])
     if batch_nll is not None:
       nll.append((float(batch_nll), pairs.sum()))
-    z = states.z.numpy() / scale
+    z = latent.numpy()
     # Dreams go on past the end of an episode, along no action; what is real there is compared.
     actions = np.pad(np.asarray(batch.prev_action), [(0, 0), (0, horizon), (0, 0)])
-    for start in range(burn_in, mask.shape[1] - 1, horizon):
+    for start in range(burn_in_of(mask, burn_in), mask.shape[1] - 1, horizon):
       if not mask[:, start + 1].any():
         break
       at = tf.nest.map_structure(lambda x, s=start: x[:, s], states)
-      dreamed = open_loop(at, tf.constant(actions[:, start + 1 :][:, :horizon])).numpy() / scale
+      dreamed = open_loop(at, tf.constant(actions[:, start + 1 :][:, :horizon])).numpy()
       for k in (k for k in OPEN_LOOP_STEPS if start + k < mask.shape[1]):
         rows = mask[:, start + k]
         real = z[rows, start + k]
@@ -130,9 +180,8 @@ def dynamics_quality(
     raise ValueError("There is no held-out episode to judge the dynamics by; collect more.")
   rewards, reward_means = np.concatenate(rewards), np.concatenate(reward_means)
   ends, discounts = np.concatenate(ends), np.concatenate(discounts)
-  mean = lambda parts: float(np.concatenate(parts).mean()) if sum(map(len, parts)) else None
-  open_loop_error = {str(k): mean(v) for k, v in errors.items()}
-  persistence = {str(k): mean(v) for k, v in stay.items()}
+  open_loop_error = {str(k): _mean(v) for k, v in errors.items()}
+  persistence = {str(k): _mean(v) for k, v in stay.items()}
   values, counts = np.unique(np.round(rewards, 2), return_counts=True)
   variance = float(rewards.var())
   return {
@@ -147,6 +196,21 @@ def dynamics_quality(
     "reward_auc": area_under_curve(reward_means, rewards > values[counts.argmax()] + 0.01),
     "termination_auc": area_under_curve(-discounts, ends),
   }
+
+
+def burn_in_of(mask: np.ndarray, most: int = BURN_IN) -> int:
+  """Returns how many real steps a dream is burnt in on: at most half of the longest episode.
+
+  Args:
+    mask: `bool[B, T]`, false on padding.
+    most: never more than this.
+  """
+  return max(0, min(most, (int(mask.sum(1).max()) - 1) // 2))
+
+
+def _mean(parts: list[np.ndarray]) -> float | None:
+  """Returns the mean of all numbers; None without any."""
+  return float(np.concatenate(parts).mean()) if sum(map(len, parts)) else None
 
 
 def area_under_curve(score: np.ndarray, positive: np.ndarray) -> float | None:
@@ -165,16 +229,18 @@ class QualityGateError(RuntimeError):
   """A stage's model is not good enough to build the next stage on."""
 
 
-def check_vae(quality: dict[str, float]) -> None:
-  """Raises `QualityGateError` unless the VAE beats the mean image by far."""
-  limit = 0.5 * quality["sse_mean_image"]
-  if not quality["sse"] < limit:
-    raise QualityGateError(
-      f"The VAE has not learned: its held-out error of {quality['sse']:.1f} per frame is not below "
-      f"half of the mean image's ({quality['sse_mean_image']:.1f}). Train it longer (more epochs), "
-      "lower vae.beta, or collect more varied frames; --force goes on regardless."
-    )
-  if quality["active_dimensions"] < 2:
+def check_vae(quality: dict[str, Any]) -> None:
+  """Raises `QualityGateError` unless the VAE beats the mean of its observations by far."""
+  for name, part in quality["parts"].items():
+    if part["baseline"] and not part["error"] < 0.5 * part["baseline"]:
+      what = "per frame" if part["kind"] == "image" else "in units of variance"
+      mean = "the mean image's" if part["kind"] == "image" else "that of the mean"
+      raise QualityGateError(
+        f"The VAE has not learned ({name}): its held-out error of {part['error']:.1f} {what} is "
+        f"not below half of {mean} ({part['baseline']:.1f}). Train it longer (more epochs), lower "
+        "vae.beta, or collect more varied episodes; --force goes on regardless."
+      )
+  if quality["active_dimensions"] < min(2, quality["latent_size"]):
     raise QualityGateError(
       f"The VAE's posterior has collapsed: {quality['active_dimensions']} of its dimensions carry "
       "information. Lower vae.beta or raise vae.free_nats; --force goes on regardless."
@@ -185,9 +251,8 @@ def check_dynamics(quality: dict[str, Any]) -> None:
   """Raises `QualityGateError` unless dreams of up to 10 steps beat persistence."""
   if quality["one_step_error"] is None:
     raise QualityGateError(
-      "The dynamics could not be judged: no held-out episode goes on after the "
-      f"{BURN_IN} decisions that a dream is burnt in on. Collect more episodes, or hold more of "
-      "them out (collect.held_out); --force goes on regardless."
+      "The dynamics could not be judged: no held-out episode is long enough. Collect more "
+      "episodes, or hold more of them out (collect.held_out); --force goes on regardless."
     )
   known = [k for k in ("1", "5", "10") if quality["open_loop"].get(k) is not None]
   error, still = (

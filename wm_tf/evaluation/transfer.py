@@ -17,7 +17,7 @@ import tensorflow as tf
 from wm_tf import rng
 from wm_tf.core import Nest
 from wm_tf.imagination import imagine, imagine_returns, repeat_rows
-from wm_tf.models.world_model import WorldModel, to_uint8
+from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.networks import Layers, LayersPolicy, Network, controller_actions
 
 # --- Controllers ---------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def dream_returns(
 
   def action_fn(t, state, memory):
     features = tf.reshape(world_model.features(state), [num, num_rows, world_model.feature_size])
-    actions = controller_actions(layers, features)
+    actions = controller_actions(layers, features, world_model.num_choices)
     return tf.reshape(actions, [num * num_rows, world_model.action_size]), memory
 
   @tf.function
@@ -127,7 +127,7 @@ def best_dream(
   seed: int,
   *,
   temperature: float = 1.0,
-) -> tuple[np.ndarray, float]:
+) -> tuple[Nest, float]:
   """The dream, of one from each of R states, that brings a controller the most: what it exploits.
 
   Args:
@@ -137,7 +137,7 @@ def best_dream(
     num_decisions, seed, temperature: of the dreams.
 
   Returns:
-    Its decoded frames `uint8[num_decisions, 64, 64, 3]`, and its return.
+    Its mean observations, as of `WorldModel.decode`, with a leading num_decisions; its return.
   """
   policy = LayersPolicy(world_model, controller)
   imagined, states = imagine(
@@ -152,8 +152,8 @@ def best_dream(
   alive = np.cumprod(np.concatenate([np.ones_like(discount[:, :1]), discount[:, :-1]], 1), axis=1)
   returns = (alive * imagined.reward.numpy()).sum(1)
   best = int(returns.argmax())
-  frames = world_model.decode(tf.nest.map_structure(lambda x: x[best], states))
-  return to_uint8(frames).numpy(), float(returns[best])
+  decoded = world_model.decode(tf.nest.map_structure(lambda x: x[best], states))
+  return tf.nest.map_structure(lambda x: x.numpy(), decoded), float(returns[best])
 
 
 # --- Dream against reality -----------------------------------------------------------------------

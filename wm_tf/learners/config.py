@@ -7,13 +7,13 @@ import dataclasses
 from wm_tf.checks import ConfigError, check_at_least
 from wm_tf.learners.actor_critic import ActorCriticConfig
 from wm_tf.learners.dream_es import DreamESConfig
-from wm_tf.learners.dream_rollouts import METHODS as POLICY_GRADIENTS
-from wm_tf.learners.dream_rollouts import PolicyGradientConfig, PPOConfig
+from wm_tf.learners.learner import LEARNERS
+from wm_tf.learners.policy_gradients.methods import PolicyGradientConfig, PPOConfig
+from wm_tf.registry import unknown
+from wm_tf.search.named import check_search, search_names
 
-METHODS = ("es", "actor_critic", *POLICY_GRADIENTS)
-
-
-STRATEGIES = ("cma_es", "sep_cma_es", "open_es", "cem")
+METHODS = LEARNERS.names()
+STRATEGIES = search_names("controller")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,24 +21,24 @@ class ControllerConfig:
   """How the controller is trained in the dream.
 
   Attributes:
-    method: `es` evolves a linear controller; `actor_critic` trains a multilayer perceptron by the
-      gradient of dreamed returns, and `ppo` (with a KL penalty), `ppo_clip` and `reinforce` train
-      it by policy gradients, with TF-Agents. The next five fields are evolution's.
-    strategy: `cma_es`, `sep_cma_es`, `open_es` or `cem`.
+    method: a learner. `es` evolves a linear controller; `actor_critic` trains a multilayer
+      perceptron by the gradient of dreamed returns; `ppo` (with a KL penalty), `ppo_clip` and
+      `reinforce` train it by policy gradients, with TF-Agents. The next five fields are for `es`.
+    strategy: a search: `cma_es`, `sep_cma_es`, `open_es` or `cem`.
     population_size: N.
-    num_generations: per evolution.
+    num_generations: of one evolution.
     initial_scale: standard deviation of the first generation.
-    hidden_components: whitened principal components of `h` that the controller sees; -1 for all
-      of `h`.
+    hidden_components: whitened principal components of the hidden state that the controller sees;
+      -1 for all of the hidden state.
     start_window: dreams start where one of the last `start_window` decisions was rewarded, or at
       the start of an episode; 0 for anywhere.
-    start_anywhere: share of the dreams that start anywhere all the same, so that getting back from
-      where nothing is to be had is learned too.
+    start_anywhere: share of the dreams that start anywhere despite `start_window`, from which
+      recovering is learned.
     num_starts: real states that dreams start from.
     dream: how evolution scores candidates.
-    actor_critic: how gradients are taken.
-    ppo: how policy gradients are, by `ppo` and by `ppo_clip`.
-    reinforce: and by `reinforce`.
+    actor_critic: settings of `actor_critic`.
+    ppo: settings of `ppo` and `ppo_clip`.
+    reinforce: settings of `reinforce`.
   """
 
   method: str = "es"
@@ -47,8 +47,8 @@ class ControllerConfig:
   num_generations: int = 60
   initial_scale: float = 0.1
   hidden_components: int = 16
-  start_window: int = 8
-  start_anywhere: float = 0.7
+  start_window: int = 0
+  start_anywhere: float = 0.0
   num_starts: int = 4096
   dream: DreamESConfig = DreamESConfig()
   actor_critic: ActorCriticConfig = ActorCriticConfig()
@@ -56,14 +56,9 @@ class ControllerConfig:
   reinforce: PolicyGradientConfig = PolicyGradientConfig()
 
   def __post_init__(self):
-    if self.method not in METHODS:
-      raise ConfigError(
-        f"controller.method must be one of {', '.join(METHODS)}, not {self.method!r}."
-      )
-    if self.strategy not in STRATEGIES:
-      raise ConfigError(
-        f"controller.strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}."
-      )
+    if self.method not in LEARNERS:
+      raise ConfigError(f"controller.method: {unknown('learner', self.method, LEARNERS.names())}")
+    check_search(self, "strategy", "controller")
     check_at_least(2, self, "population_size")
     check_at_least(1, self, "num_generations", "num_starts")
     check_at_least(0, self, "initial_scale", "start_window", "start_anywhere")

@@ -1,4 +1,4 @@
-"""Evolving a controller inside the world model."""
+"""Scoring a population of controllers in the dream, one compiled function a generation."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import tensorflow as tf
 from wm_tf import rng
 from wm_tf.checks import check_counts
 from wm_tf.core import Nest
-from wm_tf.imagination import imagine_returns, repeat_rows
+from wm_tf.imagination import draw_rows, imagine_returns, repeat_rows
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.linear import LinearController
 from wm_tf.search.strategy import Strategy
@@ -24,9 +24,9 @@ class DreamESConfig:
     num_rollouts: R, dreams per candidate and generation; all candidates share their starts and
       their noise.
     horizon: decisions per dream.
-    temperature: uncertainty of the dream; above 1 it is harder to exploit.
+    temperature: uncertainty of the dream; above 1 a dream is harder to exploit.
     l2_penalty: weight of the mean squared parameter, in units of return.
-    disagreement_penalty: what disagreement beyond the usual costs for each unit of its sum, in
+    disagreement_penalty: cost of each unit of disagreement above the usual, summed over a dream, in
       units of return; see `WorldModel.unfamiliarity`.
   """
 
@@ -41,23 +41,28 @@ class DreamESConfig:
 
 
 class Generation(NamedTuple):
-  """What one generation reports: imagined returns, before penalties, of its candidates."""
+  """What one generation reports: imagined returns of its candidates, before penalties.
 
-  best: tf.Tensor  # float32[], mean over rollouts of the best candidate
-  mean: tf.Tensor  # float32[]
-  alive: tf.Tensor  # float32[], mean probability that a dream goes on after its last step
+  Attributes:
+    best: `float32[]`, mean over rollouts of the best candidate.
+    mean: `float32[]`, mean over rollouts and candidates.
+    alive: `float32[]`, mean probability that a dream goes on after its last step.
+  """
+
+  best: tf.Tensor
+  mean: tf.Tensor
+  alive: tf.Tensor
 
 
-# Rows of a block of candidates that dream together. Blocks do not wait for each other, which fills
-# the moments in which one step leaves cores idle; and of so few rows (with 256 LSTM units the gates
-# are 2 MB) what a step writes stays near the core.
+# Rows of a block of candidates that dream together. Blocks run in parallel, which uses cores that
+# one step leaves idle, and what a step writes fits the cache (2 MB of gates with 256 units).
 _BLOCK_ROWS = 512
 
 
 class DreamES:
-  """One `tf.function` a generation, over the whole population and its rollouts.
+  """One `tf.function` per generation, over the whole population and its rollouts.
 
-  The dream runs under XLA, in blocks of candidates, with noise that all candidates share.
+  XLA compiles the dream. It runs in blocks of candidates, with noise that all candidates share.
   """
 
   def __init__(
@@ -71,18 +76,21 @@ class DreamES:
   ):
     self._world_model, self._controller = world_model, controller
     self._strategy, self._config = strategy, config
-    compiled = lambda fn: tf.function(fn, jit_compile=jit_compile)
-    self._draw_noise, self._dream = compiled(self._drawn), compiled(self._dreamed)
+    self._draw_noise = tf.function(self._drawn, jit_compile=jit_compile)
+    self._dream = tf.function(self._dreamed, jit_compile=jit_compile)
     self.score = tf.function(self._score)
     self.generation = tf.function(self._generation)
 
   def _score(self, parameters: tf.Tensor, starts: Nest, seed: tf.Tensor):
-    """Returns `(return, unfamiliarity, alive)`, each `float32[N]`, of `parameters[N, D]`.
+    """Scores N candidates.
 
     Args:
-      parameters: one controller a row.
+      parameters: `float32[N, D]`, one controller a row.
       starts: R states; every candidate dreams from all of them.
       seed: `int32[2]`.
+
+    Returns:
+      `(return, unfamiliarity, alive)`, each `float32[N]`.
     """
     noise = self._draw_noise(starts, seed)
     num_blocks = _num_blocks(parameters.shape[0], tf.nest.flatten(starts)[0].shape[0])
@@ -94,7 +102,7 @@ class DreamES:
     return self._world_model.draw_noise(num_rollouts, self._config.horizon, seed)
 
   def _dreamed(self, parameters: tf.Tensor, starts: Nest, noise: Nest):
-    """`_score` of a block, with the noise of its R rollouts."""
+    """Does what `_score` does for one block of candidates, with given noise of R rollouts."""
     model, controller, config = self._world_model, self._controller, self._config
     num_candidates = parameters.shape[0]
     num_rollouts = tf.nest.flatten(starts)[0].shape[0]
@@ -117,11 +125,14 @@ class DreamES:
       num_copies=num_candidates,
       noise=noise,
     )
-    mean = lambda x: tf.reduce_mean(tf.reshape(x, [num_candidates, num_rollouts]), axis=1)
+
+    def mean(x):
+      return tf.reduce_mean(tf.reshape(x, [num_candidates, num_rollouts]), axis=1)
+
     return mean(returns.imagined_return), mean(returns.unfamiliarity), mean(returns.alive)
 
   def _generation(self, state: Nest, starts: Nest, seed: tf.Tensor):
-    """Asks, dreams, tells.
+    """Asks for candidates, dreams, and tells their fitness.
 
     Args:
       state: the strategy's, for one problem (B = 1).
@@ -134,13 +145,7 @@ class DreamES:
     config = self._config
     ask_seed, start_seed, noise_seed = rng.split(seed, 3)
     parameters = self._strategy.ask(state, ask_seed)
-    rows = tf.random.stateless_uniform(
-      [config.num_rollouts],
-      start_seed,
-      maxval=tf.shape(tf.nest.flatten(starts)[0])[0],
-      dtype=tf.int32,
-    )
-    chosen = tf.nest.map_structure(lambda x: tf.gather(x, rows), starts)
+    chosen = draw_rows(starts, config.num_rollouts, start_seed)
     returns, unfamiliarity, alive = self.score(parameters[0], chosen, noise_seed)
     fitness = (
       returns
@@ -152,6 +157,6 @@ class DreamES:
 
 
 def _num_blocks(num_candidates: int, num_rollouts: int) -> int:
-  """The most equal blocks of at least `_BLOCK_ROWS` rows: one program serves all of them."""
+  """Returns into how many equal blocks of at least `_BLOCK_ROWS` rows candidates are split."""
   most = max(num_candidates * num_rollouts // _BLOCK_ROWS, 1)
   return max(n for n in range(1, min(most, num_candidates) + 1) if num_candidates % n == 0)

@@ -1,53 +1,59 @@
-"""A controller that is evolved in the dream."""
+"""A linear controller, evolved in the dream."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import tensorflow as tf
 
-from wm_tf.learners.config import ControllerConfig
+from wm_tf.checks import ConfigError
 from wm_tf.learners.dream_es import DreamES
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.linear import LinearController, fit_basis
-from wm_tf.search.cem import CEM
-from wm_tf.search.cma_es import CMAES, CMAESState
-from wm_tf.search.open_es import OpenES
+from wm_tf.search.cma_es import CMAESState
+from wm_tf.search.named import make_search
 from wm_tf.search.strategy import Strategy
 from wm_tf.training import checkpoints
 
+if TYPE_CHECKING:
+  from wm_tf.learners.config import ControllerConfig
+
 
 def make_strategy(settings: ControllerConfig) -> Strategy:
-  """The search that evolution uses."""
-  common = dict(num_candidates=settings.population_size, initial_scale=settings.initial_scale)
-  makers = {
-    "cma_es": lambda: CMAES(**common),
-    "sep_cma_es": lambda: CMAES(separable=True, **common),
-    "open_es": lambda: OpenES(**common),
-    "cem": lambda: CEM(num_elites=max(2, settings.population_size // 4), **common),
-  }
-  return makers[settings.strategy]()
+  """Makes the search that evolution uses.
+
+  Raises:
+    ValueError: if its settings contradict each other.
+  """
+  return make_search(
+    settings.strategy,
+    num_candidates=settings.population_size,
+    initial_scale=settings.initial_scale,
+    num_elites=max(2, settings.population_size // 4),
+  )
 
 
 class Evolution:
-  """A linear controller, evolved."""
+  """The `Learner` that evolves a `LinearController`."""
 
   title = "evolve"
   critic = None
   shown = ("dream/return_mean",)
 
-  def __init__(self, world_model: WorldModel, settings: ControllerConfig, seed: int = 0):
-    """Makes a learner.
+  def __init__(self, world_model: WorldModel, settings: ControllerConfig):
+    """Makes a learner; a search begins with nothing random.
 
     Args:
       world_model: what it dreams in.
-      settings: how; its `actor_critic` is not for it.
-      seed: not used; a search begins with nothing random.
+      settings: how it learns; the settings of gradients are not used.
     """
-    del seed
+    self._world_model = world_model
     components = settings.hidden_components
-    self._latent_size = world_model.latent_size
     self._components = None if components < 0 else components
-    basis_size = None if components < 0 else world_model.latent_size + components
-    self.policy = LinearController(world_model, basis_size)
+    num_centred = int(world_model.only_centred_features().sum())
+    self.policy = LinearController(
+      world_model, None if components < 0 else num_centred + components
+    )
     self._num_generations = settings.num_generations
     dream = settings.dream
     self.model_steps = settings.population_size * dream.num_rollouts * dream.horizon
@@ -55,19 +61,45 @@ class Evolution:
     self._es = DreamES(world_model, self.policy, self._strategy, settings.dream)
     self._search = self._first()
 
+  @classmethod
+  def from_settings(cls, world_model: WorldModel, settings: ControllerConfig, seed: int):
+    del seed
+    return cls(world_model, settings)
+
+  @classmethod
+  def check(cls, settings: ControllerConfig, world_model: WorldModel) -> None:
+    components = settings.hidden_components
+    largest = int((~world_model.only_centred_features()).sum())
+    if components > largest:
+      raise ConfigError(
+        f"controller.hidden_components={components}: the world model has only {largest} hidden "
+        f"units. Use at most {largest}, or -1 for all of them."
+      )
+    if components > 2 * settings.num_starts:
+      raise ConfigError(
+        f"controller.hidden_components={components} needs as many real states; raise "
+        f"controller.num_starts={settings.num_starts} to at least {-(-components // 2)}."
+      )
+    try:
+      make_strategy(settings)
+    except ValueError as error:
+      raise ConfigError(f"controller: {error}") from error
+
   def _first(self):
     return self._strategy.init(tf.zeros([1, self.policy.num_parameters]))
 
-  def begin(self, features, previous):
-    # Not from `previous`: a search that goes on from a controller that exploits its dream stalls.
-    loc, matrix = fit_basis(features, self._latent_size, self._components)
+  def begin(self, features, previous, rewards=None):
+    # Not from `previous`: a search that starts from a controller that exploits its dream stalls.
+    del previous, rewards
+    only_centred = self._world_model.only_centred_features()
+    loc, matrix = fit_basis(features, only_centred, self._components)
     self.policy.loc.assign(loc)
     self.policy.matrix.assign(matrix)
     self._search = self._first()
     return self._num_generations
 
-  def expect(self, num_steps):
-    pass  # Nothing falls.
+  def anneal_over(self, num_steps):
+    pass  # Evolution has no schedule.
 
   def state(self):
     return self._search

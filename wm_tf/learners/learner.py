@@ -1,36 +1,35 @@
-"""How a controller is trained in the dream, step by step: the seam, and its kinds by name.
+"""How a policy is trained in the dream, step by step: the seam, and its kinds by name.
 
 A learner is compiled once and used again for each iteration's world model: `begin` makes it forget.
-Another kind is a file of its own, a line in `_LEARNERS` and its name in `wm_tf.config.METHODS`.
+Another kind of learner is a class and one registration in `LEARNERS`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import tensorflow as tf
 
 from wm_tf.core import Nest, Policy
-from wm_tf.learners import dream_rollouts as policy_gradient
-from wm_tf.learners.config import ControllerConfig
-from wm_tf.learners.evolution import Evolution
-from wm_tf.learners.imagination import Imagination
-from wm_tf.learners.policy_gradients import PolicyGradients
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.actor import Critic
+from wm_tf.registry import Registry
+
+if TYPE_CHECKING:
+  from wm_tf.learners.config import ControllerConfig
 
 
 class Learner(Protocol):
   """Trains one policy.
 
   Attributes:
-    title: what it does, for progress bars.
+    title: a verb for progress bars.
     policy: what is trained.
-    critic: what it expects of a state, or None if it does not say.
+    critic: estimates the policy's return from a state; None if the learner has no critic.
     shown: metrics of the progress bar.
-    model_steps: imagined steps that one step of learning takes.
+    model_steps: imagined steps of one learning step.
   """
 
   title: str
@@ -39,56 +38,105 @@ class Learner(Protocol):
   shown: tuple[str, ...]
   model_steps: int
 
-  def begin(self, features: np.ndarray, previous: Nest | None) -> int:
-    """Starts over, or from an earlier policy.
+  @classmethod
+  def from_settings(cls, world_model: WorldModel, settings: ControllerConfig, seed: int) -> Learner:
+    """Makes a learner.
 
     Args:
-      features: real ones, `float32[M, F]`, to scale the inputs by.
-      previous: `policy_state` of the iteration before, or None if its features meant other things.
-
-    Returns:
-      How many steps to do.
+      world_model: what it dreams in.
+      settings: how it learns; it reads the fields of its own method.
+      seed: of the initial weights.
     """
 
-  def expect(self, num_steps: int) -> None:
-    """Lets what falls from step to step, as noise does, fall over so many, not over `begin`'s."""
+  @classmethod
+  def check(cls, settings: ControllerConfig, world_model: WorldModel) -> None:
+    """Raises `ConfigError` for settings that could not train a policy in `world_model`.
+
+    A run calls this before it collects data; the weights of `world_model` do not matter.
+    """
+
+  def begin(
+    self,
+    features: np.ndarray,
+    previous: Nest | None,
+    rewards: Sequence[np.ndarray] | None = None,
+  ) -> int:
+    """Starts from new weights, or from an earlier policy.
+
+    Args:
+      features: real features `float32[M, F]`, which the policy's inputs are scaled by.
+      previous: `policy_state` of the previous iteration; None if there is none, or if its features
+        had another meaning.
+      rewards: of real episodes, each `float32[T]`, from which a reward scale may be derived.
+
+    Returns:
+      The number of steps to take.
+    """
+
+  def anneal_over(self, num_steps: int) -> None:
+    """Sets the number of steps over which schedules decay, in place of the result of `begin`."""
 
   def state(self) -> Nest:
-    """All that a checkpoint holds."""
+    """Returns everything that a checkpoint holds for an exact resume."""
 
   def restore(self, state: Nest) -> None:
-    """Goes on from what `state` gave."""
+    """Restores what `state` returned."""
 
   def step(self, starts: Nest, seed: tf.Tensor) -> dict[str, float]:
-    """Learns from one batch of dreams that begin among `starts`; returns metrics."""
+    """Learns from one batch of dreams.
+
+    Args:
+      starts: M >= 1 states that the dreams begin from.
+      seed: `int32[2]`.
+
+    Returns:
+      Metrics by name.
+    """
 
   def finish(self) -> None:
-    """Puts what was learned into `policy`."""
+    """Copies what was learned into `policy`."""
 
   def distribution(self) -> Nest | None:
-    """What another search may go on from, a `covariance`; None if nothing was searched by one."""
+    """Returns the `covariance` that another search can start from; None if there is none."""
 
   def policy_state(self) -> Nest:
-    """What `controller.npz` holds."""
+    """Returns what `controller.npz` holds."""
 
   def restore_policy(self, state: Nest) -> None:
-    """Makes `policy` what it was when `policy_state` gave this."""
+    """Restores what `policy_state` returned."""
 
 
-# By `controller.method`.
-_LEARNERS: dict[str, Callable[[WorldModel, ControllerConfig, int], Learner]] = {
-  "es": Evolution,
-  "actor_critic": Imagination,
-  **dict.fromkeys(policy_gradient.METHODS, PolicyGradients),
-}
+# By `controller.method`. Paths, since TensorFlow takes seconds to load and an unused method's
+# libraries need not be installed. Another learner: `LEARNERS.register("mine", MyLearner)`.
+LEARNERS = Registry("learner")
+LEARNERS.register("es", "wm_tf.learners.evolution:Evolution")
+LEARNERS.register("actor_critic", "wm_tf.learners.actor_critic:ActorCritic")
+for _method in ("ppo", "ppo_clip", "reinforce"):
+  LEARNERS.register(_method, "wm_tf.learners.policy_gradients.training:PolicyGradient")
 
 
 def make_learner(world_model: WorldModel, settings: ControllerConfig, seed: int) -> Learner:
-  """The learner that `controller.method` names.
+  """Makes the learner that `controller.method` names.
 
   Args:
     world_model: what it dreams in.
-    settings: how.
-    seed: of initial weights.
+    settings: how it learns.
+    seed: of the initial weights.
+
+  Raises:
+    UnknownNameError: for an unknown method.
   """
-  return _LEARNERS[settings.method](world_model, settings, seed)
+  return LEARNERS.get(settings.method).from_settings(world_model, settings, seed)
+
+
+def check_learner(settings: ControllerConfig, world_model: WorldModel) -> None:
+  """Checks that settings can train a policy in a world model, before data are collected.
+
+  Args:
+    settings: of the controller.
+    world_model: untrained or trained; its weights do not matter.
+
+  Raises:
+    ConfigError: if they cannot; the message names the field and the remedy.
+  """
+  LEARNERS.get(settings.method).check(settings, world_model)

@@ -165,6 +165,11 @@ class LatentDynamics(WorldModel):
       return observation
     return Embedded(tf.concat(self.posterior(observation), axis=-1))
 
+  def encode_outputs(self, observation: Nest) -> dict[str, tf.Tensor]:
+    """Returns the VAE's posterior, `loc` and `scale` `float32[B, Z]`."""
+    loc, log_scale = self.posterior(observation)
+    return {"loc": loc, "scale": tf.exp(log_scale)}
+
   def posterior(self, observation: Nest) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the VAE's posterior of observations.
 

@@ -117,6 +117,17 @@ class WorldModel(keras.Model):
     """
     raise NotImplementedError
 
+  def encode_outputs(self, observation: Nest) -> dict[str, tf.Tensor]:
+    """What the signature `encode` of an exported model answers.
+
+    Args:
+      observation: `[B, ...]`.
+
+    Returns:
+      Tensors `[B, ...]` by name; empty for a model that has no encoder worth exporting.
+    """
+    return {}
+
   def draw_noise(self, batch_size, num_steps, seed) -> Nest:
     """Draws all the noise of `num_steps` imagined steps.
 

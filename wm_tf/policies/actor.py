@@ -1,4 +1,4 @@
-"""Networks on a world model's features: the actor, which is a policy, and the critic."""
+"""Networks on a world model's features: the actor, which is a policy, and its critic."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from wm_tf import actions, rng
 from wm_tf.core import Nest
 from wm_tf.models.world_model import WorldModel
 
@@ -23,12 +24,12 @@ class FeatureNetwork(tf.Module):
     seed: int,
     name: str = "network",
   ):
-    """Makes a network that answers about 0.
+    """Makes a network whose initial outputs are close to 0.
 
     Args:
       feature_size: F.
-      hidden_sizes: widths of its hidden layers.
-      output_size: width of what it answers.
+      hidden_sizes: widths of the hidden layers.
+      output_size: width of the output.
       seed: of the initial weights.
       name: module name.
     """
@@ -47,27 +48,30 @@ class FeatureNetwork(tf.Module):
 
   @property
   def weights(self) -> list[keras.Variable]:
-    """What is trained."""
+    """The trainable weights."""
     return [weight for layer in self.layers for weight in layer.trainable_weights]
 
   def state(self) -> dict[str, tf.Variable]:
-    """Every variable by name: what a checkpoint holds."""
+    """Returns every variable by name, as a checkpoint stores them."""
     weights = {f"weights_{i}": weight.value for i, weight in enumerate(self.weights)}
     return {"loc": self.loc, "scale": self.scale, **weights}
 
-  def standardise(self, features: np.ndarray, latent_size: int) -> None:
-    """Fits `loc` and `scale` to real features `float32[M, F]`.
+  def standardise(self, features: np.ndarray, only_centred: np.ndarray) -> None:
+    """Fits `loc` and `scale` to real features.
 
-    The first `latent_size` columns are only centred, for the reason that `linear.fit_basis` gives.
+    Args:
+      features: `float32[M, F]`.
+      only_centred: `bool[F]`, the columns that are not divided by their standard deviation; see
+        `WorldModel.only_centred_features`.
     """
     features = np.asarray(features, np.float64)
     scale = np.maximum(features.std(0), 1e-2)
-    scale[:latent_size] = 1.0
+    scale[only_centred] = 1.0
     self.loc.assign(features.mean(0).astype(np.float32))
     self.scale.assign(scale.astype(np.float32))
 
   def __call__(self, features: tf.Tensor) -> tf.Tensor:
-    """`float32[..., F]` to `float32[..., output_size]`."""
+    """Maps `float32[..., F]` to `float32[..., output_size]`."""
     x = (features - self.loc) / self.scale
     for layer in self.layers:
       x = layer(x)
@@ -75,11 +79,23 @@ class FeatureNetwork(tf.Module):
 
 
 class Actor(tf.Module):
-  """`action = tanh(network(features))`: a policy that acts on a world model's features."""
+  """A policy that acts on a world model's features.
+
+  A continuous action is `tanh(network(features))`. For categorical actions the network computes
+  logits: the action is the most likely choice of each group, or a sample when exploring.
+  """
 
   def __init__(
     self, world_model: WorldModel, hidden_sizes: Sequence[int], seed: int = 0, name: str = "actor"
   ):
+    """Makes an actor.
+
+    Args:
+      world_model: gives the features and the kind of action.
+      hidden_sizes: widths of the hidden layers.
+      seed: of the initial weights.
+      name: module name.
+    """
     super().__init__(name=name)
     self._world_model = world_model
     self.network = FeatureNetwork(
@@ -87,20 +103,42 @@ class Actor(tf.Module):
     )
 
   def initial_memory(self, batch_size):
+    """Returns `()`: an actor has no memory."""
     return ()
 
   def act(self, state, memory, seed=None, explore: bool = False):
-    return tf.tanh(self.network(self._world_model.features(state))), memory
+    """Chooses actions.
+
+    Args:
+      state: the world model's state of B rows.
+      memory: `()`.
+      seed: `int32[2]` or `int32[B, 2]`; used only to sample.
+      explore: whether categorical actions are sampled rather than the most likely ones.
+
+    Returns:
+      `(action float32[B, A], memory)`.
+    """
+    raw = self.network(self._world_model.features(state))
+    num_choices = self._world_model.num_choices
+    if explore and num_choices:
+      return actions.sample(raw, rng.uniform(tf.shape(raw), seed), num_choices), memory
+    return actions.greedy(raw, num_choices), memory
 
 
 class Critic(tf.Module):
-  """The return that the actor it was trained with still expects from a state."""
+  """Estimates the discounted return that the actor it was trained with obtains from a state.
+
+  Attributes:
+    network: predicts the return times `reward_scale`.
+    reward_scale: a constant, or a variable `float32[]` that is derived from data.
+    discount: of the predicted returns; a planner that uses the critic must discount alike.
+  """
 
   def __init__(
     self,
     world_model: WorldModel,
     hidden_sizes: Sequence[int],
-    reward_scale: float,
+    reward_scale: float | None,
     discount: float,
     seed: int = 0,
     name: str = "critic",
@@ -109,17 +147,29 @@ class Critic(tf.Module):
 
     Args:
       world_model: gives the features.
-      hidden_sizes: hidden layers.
-      reward_scale: the network answers in units of reward times this.
-      discount: that its values are for; a planner must discount alike.
+      hidden_sizes: widths of the hidden layers.
+      reward_scale: factor from rewards to what the network predicts; None if it is derived from
+        data later, and 1 until then.
+      discount: factor per decision.
       seed: of the initial weights.
       name: module name.
     """
     super().__init__(name=name)
-    self._world_model, self._reward_scale, self.discount = world_model, reward_scale, discount
+    self._world_model, self.discount = world_model, discount
+    # A constant stays one in exported graphs, and out of the files of what was learned.
+    self.reward_scale = (
+      tf.Variable(1.0, trainable=False, name="reward_scale")
+      if reward_scale is None
+      else reward_scale
+    )
     self.network = FeatureNetwork(world_model.feature_size, hidden_sizes, 1, seed)
 
+  def state(self) -> dict[str, tf.Variable]:
+    """Returns every variable by name: the network's, and `reward_scale` if it is derived."""
+    derived = isinstance(self.reward_scale, tf.Variable)
+    return self.network.state() | ({"reward_scale": self.reward_scale} if derived else {})
+
   def value(self, state: Nest) -> tf.Tensor:
-    """Discounted return to come, in units of reward: `float32[B]`."""
+    """Returns the expected discounted return in units of reward, `float32[B]`."""
     features = self._world_model.features(state)
-    return self.network(features)[..., 0] / self._reward_scale
+    return self.network(features)[..., 0] / self.reward_scale

@@ -1,7 +1,10 @@
-"""Actors that explore: what plays the environment before, and beside, what has been learned.
+"""Actors that explore: what plays the environment before there is a controller, and beside it.
 
 All are `wm_tf.data.collect.Actor`s. Every random number comes from the seed of the episode that it
 is drawn for, so an episode is the same whichever row plays it, and when.
+
+Continuous actions are `float32[A]` in [-1, 1]. Categorical actions are one-hot vectors for each of
+`num_choices` groups, one group after another, with A the sum of `num_choices`.
 """
 
 from __future__ import annotations
@@ -16,10 +19,18 @@ import numpy as np
 
 
 class _OpenLoop:
-  """Plays, in each episode, a sequence of actions that does not depend on what happens."""
+  """Plays, in each episode, a sequence of actions that does not depend on observations."""
 
-  def __init__(self, action_size: int):
-    self.action_size = action_size
+  def __init__(self, action_size: int, num_choices: Sequence[int] = ()):
+    """Describes the actions.
+
+    Args:
+      action_size: A.
+      num_choices: of each group of a categorical action; empty for continuous actions.
+    """
+    if num_choices and sum(num_choices) != action_size:
+      raise ValueError(f"{action_size} numbers are not groups of {tuple(num_choices)} choices.")
+    self.action_size, self.num_choices = action_size, tuple(num_choices)
 
   def actions(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
     """Yields the endless actions `[A]` of one episode."""
@@ -35,30 +46,37 @@ class _OpenLoop:
 
 
 class Uniform(_OpenLoop):
-  """A uniform action at each decision."""
+  """Draws a uniform action at each decision."""
 
   def actions(self, rng):
     while True:
-      yield rng.uniform(-1, 1, self.action_size)
+      yield _uniform(rng, self.action_size, self.num_choices)
 
 
 class Held(_OpenLoop):
-  """A uniform action, held for 1 to `max_decisions` decisions (Ha & Schmidhuber 2018, on Doom)."""
+  """Draws a uniform action and holds it for 1 to `max_decisions` decisions.
 
-  def __init__(self, action_size: int, max_decisions: int = 10):
-    super().__init__(action_size)
+  References:
+    Ha & Schmidhuber 2018, arXiv:1803.10122, on DoomTakeCover.
+  """
+
+  def __init__(self, action_size: int, max_decisions: int = 10, num_choices: Sequence[int] = ()):
+    super().__init__(action_size, num_choices)
     self.max_decisions = max_decisions
 
   def actions(self, rng):
     while True:
-      yield from _held(rng, self.action_size, self.max_decisions)
+      yield from _held(rng, self.action_size, self.max_decisions, self.num_choices)
 
 
 class Brownian(_OpenLoop):
-  """An Ornstein-Uhlenbeck process, clipped to [-1, 1].
+  """An Ornstein-Uhlenbeck process, clipped to [-1, 1], or a sticky choice.
 
-  Before clipping, an action has mean `mean` and standard deviation `scale` at every decision, and
-  correlation `exp(-theta k)` with the one k decisions before.
+  Before clipping, a continuous action has mean `mean` and standard deviation `scale` at every
+  decision, and correlation `exp(-theta k)` with the action k decisions before.
+
+  Each group of a categorical action keeps its choice with probability `exp(-theta)` at a decision,
+  and else draws a uniform one; `scale` and `mean` are not used.
   """
 
   def __init__(
@@ -67,28 +85,34 @@ class Brownian(_OpenLoop):
     scale: float = 0.6,
     theta: float = 0.2,
     mean: float | Sequence[float] = 0.0,
+    num_choices: Sequence[int] = (),
   ):
-    super().__init__(action_size)
+    super().__init__(action_size, num_choices)
     self.scale, self.theta, self.mean = scale, theta, mean
 
   def actions(self, rng):
-    shape = (self.action_size,)
-    for noise in _correlated(rng, shape, self.scale, math.exp(-self.theta)):
+    keep = math.exp(-self.theta)
+    if self.num_choices:
+      action = _uniform(rng, self.action_size, self.num_choices)
+      while True:
+        yield action
+        action = _replace_groups(rng, action, 1.0 - keep, self.num_choices)
+    for noise in _correlated(rng, (self.action_size,), self.scale, keep):
       yield np.asarray(self.mean) + noise
 
 
 class _Disturbed:
-  """Another actor, whose actions are disturbed by a random sequence of each episode's own."""
+  """Another actor, whose actions are disturbed by a random sequence drawn for each episode."""
 
-  def __init__(self, actor):
-    self._actor = actor
+  def __init__(self, actor, num_choices: Sequence[int] = ()):
+    self._actor, self._num_choices = actor, tuple(num_choices)
 
   def disturbances(self, rng: np.random.Generator, action_size: int) -> Iterator[Any]:
     """Yields what disturbs the actions of one episode, endlessly."""
     raise NotImplementedError
 
   def disturb(self, action: np.ndarray, disturbance: Any) -> np.ndarray:
-    """The action `[A]` that is taken instead."""
+    """Returns the action `[A]` that is taken instead of `action`."""
     raise NotImplementedError
 
   def begin(self, rows: int) -> None:
@@ -102,53 +126,92 @@ class _Disturbed:
     pairs = zip(meant, self._sequences, strict=True)
     action = np.stack([self.disturb(row, next(sequence)) for row, sequence in pairs])
     action = action.astype(np.float32)
-    if hasattr(self._actor, "took"):  # An agent's memory is to hold what was done, not meant.
+    if hasattr(self._actor, "took"):  # An agent's state holds the action that was taken.
       self._actor.took(action)
     return action
 
 
 class Noisy(_Disturbed):
-  """Another actor's actions plus correlated noise, clipped to [-1, 1].
+  """Another actor's actions plus correlated noise, or with random choices.
 
-  The noise is that of `Brownian` around zero, with standard deviation `scale` and `correlation`
-  between a decision and the next.
+  The noise on continuous actions is that of `Brownian` around zero, with standard deviation `scale`
+  and `correlation` between a decision and the next; the sum is clipped to [-1, 1].
+
+  Each group of a categorical action is replaced by a uniform choice with probability `scale`
+  (epsilon-greedy); `correlation` is not used.
   """
 
-  def __init__(self, actor, scale: float | Sequence[float], correlation: float = 0.8):
-    super().__init__(actor)
+  def __init__(
+    self,
+    actor,
+    scale: float | Sequence[float],
+    correlation: float = 0.8,
+    num_choices: Sequence[int] = (),
+  ):
+    """Disturbs `actor`.
+
+    Args:
+      actor: any.
+      scale: see above; one number, or one for each dimension of a continuous action.
+      correlation: of continuous noise.
+      num_choices: of each group of a categorical action; empty for continuous actions.
+
+    Raises:
+      ValueError: if `scale` is not a probability although actions are categorical.
+    """
+    super().__init__(actor, num_choices)
+    if num_choices and not (np.ndim(scale) == 0 and 0.0 <= scale <= 1.0):
+      raise ValueError(
+        f"scale is a probability for categorical actions: between 0 and 1, not {scale}."
+      )
     self._scale, self._correlation = scale, correlation
 
   def disturbances(self, rng, action_size):
-    return _correlated(rng, (action_size,), self._scale, self._correlation)
+    if not self._num_choices:
+      yield from _correlated(rng, (action_size,), self._scale, self._correlation)
+    nothing = np.zeros(action_size)
+    while True:
+      yield _replace_groups(rng, nothing, self._scale, self._num_choices)
 
   def disturb(self, action, disturbance):
-    return np.clip(action + disturbance, -1, 1)
+    if not self._num_choices:
+      return np.clip(action + disturbance, -1, 1)
+    # A group of zeros replaces nothing.
+    replaced = np.repeat(
+      [group.any() for group in _groups(disturbance, self._num_choices)], self._num_choices
+    )
+    return np.where(replaced, disturbance, action)
 
 
 class Interrupted(_Disturbed):
-  """Another actor, which a uniform action now and then takes the place of for a few decisions.
+  """Another actor, sometimes interrupted by a uniform action for a few decisions.
 
-  What no competent actor does is so seen where competent ones are, and how they recover from it.
+  Data then also show what unusual actions do in the states that the actor reaches, and how the
+  actor recovers.
   """
 
-  def __init__(self, actor, rate: float, max_decisions: int = 8):
+  def __init__(self, actor, rate: float, max_decisions: int = 8, num_choices: Sequence[int] = ()):
     """Interrupts `actor`.
 
     Args:
       actor: any.
       rate: probability that an interruption begins at a decision outside of one.
-      max_decisions: an interruption lasts for 1 to so many decisions, all alike.
+      max_decisions: an interruption takes the same action for 1 to `max_decisions` decisions.
+      num_choices: of each group of a categorical action; empty for continuous actions.
+
+    Raises:
+      ValueError: if `rate` is not a probability.
     """
     if not 0.0 <= rate <= 1.0:
       raise ValueError(f"rate is a probability: between 0 and 1, not {rate}.")
-    super().__init__(actor)
+    super().__init__(actor, num_choices)
     self._rate, self._max_decisions = rate, max_decisions
 
   def disturbances(self, rng, action_size):
     """Yields an action for each decision of an interruption, and None outside."""
     while True:
       if rng.random() < self._rate:
-        yield from _held(rng, action_size, self._max_decisions)
+        yield from _held(rng, action_size, self._max_decisions, self._num_choices)
       else:
         yield None
 
@@ -159,8 +222,8 @@ class Interrupted(_Disturbed):
 class Scripted:
   """An environment's scripted policy (`wm_tf.envs.make_heuristic`), a fresh copy in each episode.
 
-  It may read the simulator (`info["privileged"]`): print its share of the data beside what was
-  learned from it.
+  It may read the simulator (`info["privileged"]`), so reports print its share of the data beside
+  what was learned from it.
   """
 
   def __init__(self, heuristic):
@@ -173,20 +236,28 @@ class Scripted:
     for row in np.flatnonzero(is_first):
       self._rows[row] = copy.deepcopy(self._heuristic), _rng(self, seeds[row])
     actions = [
-      heuristic.act(observation[row : row + 1], infos[row : row + 1], rng)
+      heuristic.act(_row(observation, row), infos[row : row + 1], rng)
       for row, (heuristic, rng) in enumerate(self._rows)
     ]
     return np.clip(np.concatenate(actions), -1, 1).astype(np.float32)
 
 
 class Mixture:
-  """Lets each episode be played by one of several actors, which its seed chooses.
+  """Several actors, one of which plays each episode, chosen by the episode's seed.
 
-  Pass `choice` as the `policy_name` of a collection to have the choices on record.
+  Pass `choice` as the `policy_name` of a collection to record the choices.
   """
 
   def __init__(self, actors: Mapping[str, Any], weights: Mapping[str, float] | None = None):
-    """Mixes `actors`, by name, with probabilities proportional to `weights` (by default equal)."""
+    """Mixes actors.
+
+    Args:
+      actors: by name.
+      weights: relative probabilities by name; equal ones if None.
+
+    Raises:
+      ValueError: if the names differ, or the weights are no probabilities.
+    """
     weights = weights or dict.fromkeys(actors, 1.0)
     if set(weights) != set(actors) or not sum(weights.values()) > 0 or min(weights.values()) < 0:
       raise ValueError(
@@ -196,7 +267,7 @@ class Mixture:
     self._weights = np.array([weights[name] for name in self._actors], np.float64)
 
   def choice(self, seed: int) -> str:
-    """The name of the actor that plays the episode of this seed."""
+    """Returns the name of the actor that plays the episode of this seed."""
     p = self._weights / self._weights.sum()
     return str(_rng(self, seed).choice(list(self._actors), p=p))
 
@@ -207,8 +278,8 @@ class Mixture:
   def act(self, observation, is_first, seeds, infos) -> np.ndarray:
     for row in np.flatnonzero(is_first):
       self._chosen[row] = self.choice(seeds[row])
-    # An actor sees all rows, so that its batch keeps its size; those that are not its own as if an
-    # episode began there each time. An actor without any row of its own is not asked.
+    # An actor gets all rows, so that its batch keeps its size; rows of other actors are marked as
+    # the beginning of an episode at each decision. An actor without a row is not asked.
     actions = {
       name: self._actors[name].act(observation, is_first | (self._chosen != name), seeds, infos)
       for name in dict.fromkeys(self._chosen)
@@ -217,7 +288,7 @@ class Mixture:
 
 
 def _rng(actor, seed) -> np.random.Generator:
-  """Random numbers of an episode; different ones for different kinds of actors."""
+  """Returns the random numbers of an episode; different ones for each kind of actor."""
   return np.random.default_rng([int(seed), zlib.crc32(type(actor).__name__.encode())])
 
 
@@ -227,9 +298,40 @@ def _begun(actor, rows: int):
   return actor
 
 
-def _held(rng: np.random.Generator, size: int, max_decisions: int) -> Iterator[np.ndarray]:
+def _row(observation, row: int):
+  """Returns one row, with its leading axis, of an array or a dict of arrays."""
+  if isinstance(observation, Mapping):
+    return {name: value[row : row + 1] for name, value in observation.items()}
+  return observation[row : row + 1]
+
+
+def _groups(action: np.ndarray, num_choices: Sequence[int]) -> list[np.ndarray]:
+  return np.split(action, np.cumsum(num_choices)[:-1])
+
+
+def _uniform(rng: np.random.Generator, size: int, num_choices: Sequence[int]) -> np.ndarray:
+  """Draws an action `[size]`: uniform in [-1, 1], or a uniform choice in each group."""
+  if not num_choices:
+    return rng.uniform(-1, 1, size)
+  return _replace_groups(rng, np.zeros(size), 1.0, num_choices)
+
+
+def _replace_groups(
+  rng: np.random.Generator, action: np.ndarray, probability: float, num_choices: Sequence[int]
+) -> np.ndarray:
+  """Returns a copy in which each group became a uniform choice with the given probability."""
+  groups = []
+  for group, size in zip(_groups(action, num_choices), num_choices, strict=True):
+    replace, choice = rng.random() < probability, rng.integers(size)
+    groups.append(np.eye(size)[choice] if replace else group)
+  return np.concatenate(groups)
+
+
+def _held(
+  rng: np.random.Generator, size: int, max_decisions: int, num_choices: Sequence[int]
+) -> Iterator[np.ndarray]:
   """Yields one uniform action `[size]`, for 1 to `max_decisions` decisions."""
-  action = rng.uniform(-1, 1, size)
+  action = _uniform(rng, size, num_choices)
   for _ in range(rng.integers(1, max_decisions + 1)):
     yield action
 

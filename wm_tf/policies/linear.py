@@ -1,20 +1,25 @@
-"""The paper's controller: one linear layer on the world model's features."""
+"""The controller of the World Models paper: one linear layer on the world model's features."""
 
 from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
 
+from wm_tf import actions
 from wm_tf.models.world_model import WorldModel
 
 
 class LinearController(tf.Module):
-  """`action = tanh(W [basis(features), 1])`.
+  """`action = tanh(W [basis(features), 1])`, or the largest of these logits in each group.
 
   The basis is a fixed affine map `(features - loc) @ matrix`, fitted to real features by
-  `fit_basis`: it whitens `h`, so that one search step size suits every parameter, and can keep
-  only the leading principal components of the recurrent state, so that a full covariance can be
-  learned in few generations. Folded together the controller is linear in `[z, h]`.
+  `fit_basis`. It whitens the recurrent state, so that one search step size suits every parameter,
+  and can keep only the leading principal components, so that a full covariance can be learned in
+  few generations. The controller is linear in the features.
+
+  Attributes:
+    basis_size: G.
+    action_size: A.
 
   References:
     Ha & Schmidhuber 2018, arXiv:1803.10122, section 3.3 (equation 1).
@@ -24,7 +29,7 @@ class LinearController(tf.Module):
     """Makes a controller with zero weights and an identity basis.
 
     Args:
-      world_model: gives the features.
+      world_model: gives the features and the kind of action.
       basis_size: G; the number of features F if None.
       name: module name.
     """
@@ -43,11 +48,11 @@ class LinearController(tf.Module):
     return (self.basis_size + 1) * self.action_size
 
   def basis(self, features: tf.Tensor) -> tf.Tensor:
-    """`float32[..., F]` to `float32[..., G]`."""
+    """Maps `float32[..., F]` to `float32[..., G]`."""
     return tf.linalg.matmul(features - self.loc, self.matrix)
 
   def folded(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Many controllers as they are on the features themselves, without a basis between.
+    """Returns many controllers as linear maps of the features themselves.
 
     Args:
       parameters: `float32[N, D]`.
@@ -60,66 +65,71 @@ class LinearController(tf.Module):
     return weights, rows[:, -1:] - tf.linalg.matmul(self.loc[tf.newaxis], weights)
 
   def actions(self, parameters: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
-    """Actions of many controllers at once.
+    """Computes the actions of many controllers.
 
     Args:
       parameters: `float32[N, D]`.
       features: `float32[N, R, F]`, R rows for each controller.
 
     Returns:
-      `float32[N, R, A]` in [-1, 1].
+      `float32[N, R, A]`, in [-1, 1] or one-hot.
     """
     return self.actions_of(self.folded(parameters), features)
 
   def actions_of(self, folded: tuple[tf.Tensor, tf.Tensor], features: tf.Tensor) -> tf.Tensor:
-    """`actions` of what `folded` gave."""
+    """Does what `actions` does, with the result of `folded`."""
     weights, bias = folded
-    return tf.tanh(tf.linalg.matmul(features, weights) + bias)
+    raw = tf.linalg.matmul(features, weights) + bias
+    return actions.greedy(raw, self._world_model.num_choices)
 
   def initial_memory(self, batch_size):
+    """Returns `()`: the controller has no memory."""
     return ()
 
   def act(self, state, memory, seed=None, explore: bool = False):
+    """Returns `(action float32[B, A], memory)`; `seed` and `explore` are not used."""
     features = self._world_model.features(state)
     return self.actions(self.parameters[tf.newaxis], features[tf.newaxis])[0], memory
 
 
-def fit_basis(features: np.ndarray, latent_size: int, num_components: int | None):
+def fit_basis(features: np.ndarray, only_centred: np.ndarray, num_components: int | None):
   """Fits a whitening basis to real features.
 
   Args:
-    features: `float32[M, F]`; the first `latent_size` columns are the latent's.
-    latent_size: Z; these columns are only centred. The model has standardised them with their
-      posterior noise; by the spread of their means alone, the latents that the VAE does not use
-      would be blown up to a noise that the dream has and reality has not.
-    num_components: leading principal components of the rest that are kept, whitened; if None, all
-      columns of the rest are kept and standardised one by one.
+    features: `float32[M, F]`.
+    only_centred: `bool[F]`, the Z columns that the model has scaled already; see
+      `WorldModel.only_centred_features`. Their mean is subtracted and they are kept as they are.
+      Dividing by the spread of posterior means would amplify the latents that an encoder does not
+      use into noise that the dream has and reality has not.
+    num_components: leading principal components of the other columns that are kept, whitened; if
+      None, all other columns are kept and standardised one by one.
 
   Returns:
     `(loc float32[F], matrix float32[F, G])` with G = Z + num_components, or F.
 
   Raises:
-    ValueError: if a feature is not finite, or there are fewer rows than components.
+    ValueError: if a feature is not finite, or there are fewer rows or columns than components.
   """
-  features = np.asarray(features, np.float64)
+  features, only_centred = np.asarray(features, np.float64), np.asarray(only_centred, bool)
   if not np.isfinite(features).all():
     raise ValueError("Some features given to fit_basis are NaN or infinite.")
   loc = features.mean(0)
   scale = np.maximum(features.std(0), 1e-3)
-  scale[:latent_size] = 1.0
+  scale[only_centred] = 1.0
   if num_components is None:
     return loc.astype(np.float32), np.diag(1.0 / scale).astype(np.float32)
-  hidden = features[:, latent_size:] - loc[latent_size:]
-  if num_components > min(hidden.shape):
+  others = np.ascontiguousarray(features[:, ~only_centred]) - loc[~only_centred]
+  if num_components > min(others.shape):
     raise ValueError(
-      f"{num_components} principal components asked of {hidden.shape[0]} rows of "
-      f"{hidden.shape[1]} features; ask for fewer or give more data."
+      f"{num_components} principal components asked of {others.shape[0]} rows of "
+      f"{others.shape[1]} features; ask for fewer or give more data."
     )
-  variance, vectors = np.linalg.eigh(hidden.T @ hidden / len(hidden))
+  variance, vectors = np.linalg.eigh(others.T @ others / len(others))
   leading = slice(None, -num_components - 1, -1)
   # The sign of an eigenvector is arbitrary; fixing it keeps refits comparable.
   vectors = vectors[:, leading] * np.sign(vectors[:, leading].sum(0) + 1e-12)
-  matrix = np.zeros((features.shape[1], latent_size + num_components))
-  matrix[:latent_size, :latent_size] = np.eye(latent_size)
-  matrix[latent_size:, latent_size:] = vectors / np.sqrt(np.maximum(variance[leading], 1e-6))
+  num_centred = int(only_centred.sum())
+  matrix = np.zeros((features.shape[1], num_centred + num_components))
+  matrix[only_centred, np.arange(num_centred)] = 1.0
+  matrix[~only_centred, num_centred:] = vectors / np.sqrt(np.maximum(variance[leading], 1e-6))
   return loc.astype(np.float32), matrix.astype(np.float32)

@@ -1,4 +1,4 @@
-"""Trained controllers as plain layers of numbers, to be varied, searched and stacked."""
+"""Trained controllers as plain layers of numbers that can be varied, searched and stacked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
+from wm_tf import actions
 from wm_tf.core import Policy
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.actor import Actor
@@ -18,11 +19,13 @@ Layers = tuple[np.ndarray, ...]
 
 
 class Network(NamedTuple):
-  """A controller as numbers: `tanh` of layers with `silu` between them, on mapped features.
+  """A controller as numbers: layers with `silu` between them, on mapped features.
+
+  An action is the `tanh` of the last layer, or its largest number in each group of choices.
 
   Attributes:
-    loc, matrix: `float32[F]` and `[F, G]`: the layers see `(features - loc) @ matrix`, in which
-      every column varies about as much.
+    loc, matrix: `float32[F]` and `[F, G]`: the first layer sees `(features - loc) @ matrix`, whose
+      columns have about equal variance.
     layers: weights `float32[inputs + 1, outputs]`, the bias in the last row.
   """
 
@@ -32,7 +35,7 @@ class Network(NamedTuple):
 
   @classmethod
   def of(cls, policy: Policy) -> Network:
-    """Reads off a `LinearController` or an `Actor`.
+    """Reads the numbers of a `LinearController` or an `Actor`.
 
     Raises:
       ValueError: if the policy is something else.
@@ -49,23 +52,34 @@ class Network(NamedTuple):
     )
 
   def fold(self) -> Layers:
-    """The same controller on the features themselves."""
+    """Returns the same controller as layers on the features themselves."""
     first = self.layers[0].astype(np.float64)
-    top = self.matrix @ first[:-1]
-    folded = np.vstack([top, first[-1] - self.loc @ top])
+    weights = self.matrix @ first[:-1]
+    folded = np.vstack([weights, first[-1] - self.loc @ weights])
     return tuple(layer.astype(np.float32) for layer in (folded, *self.layers[1:]))
 
 
-def controller_actions(layers: Sequence[tf.Tensor], features: tf.Tensor) -> tf.Tensor:
-  """Actions `float32[N, R, A]` of N controllers' stacked layers on features `[N, R, F]`."""
+def controller_actions(
+  layers: Sequence[tf.Tensor], features: tf.Tensor, num_choices: actions.NumChoices = ()
+) -> tf.Tensor:
+  """Computes the actions of many controllers.
+
+  Args:
+    layers: the stacked layers of N controllers, each `float32[N, inputs + 1, outputs]`.
+    features: `float32[N, R, F]`.
+    num_choices: of each group of a categorical action; empty for continuous actions.
+
+  Returns:
+    `float32[N, R, A]`.
+  """
   x = features
   for index, layer in enumerate(layers):
     x = tf.linalg.matmul(tf.nn.silu(x) if index else x, layer[:, :-1]) + layer[:, -1:]
-  return tf.tanh(x)
+  return actions.greedy(x, num_choices)
 
 
 class LayersPolicy(tf.Module):
-  """A policy that becomes one controller after another, compiled once."""
+  """A policy whose layers can be replaced, so that many controllers share one compiled graph."""
 
   def __init__(self, world_model: WorldModel, layers: Layers, name: str = "layers_policy"):
     super().__init__(name=name)
@@ -73,6 +87,7 @@ class LayersPolicy(tf.Module):
     self._layers = [tf.Variable(layer[np.newaxis], trainable=False) for layer in layers]
 
   def become(self, layers: Layers) -> None:
+    """Replaces the layers by those of another controller of the same sizes."""
     for variable, layer in zip(self._layers, layers, strict=True):
       variable.assign(layer[np.newaxis])
 
@@ -81,11 +96,17 @@ class LayersPolicy(tf.Module):
 
   def act(self, state, memory, seed=None, explore: bool = False):
     features = self._world_model.features(state)
-    return controller_actions(self._layers, features[tf.newaxis])[0], memory
+    num_choices = self._world_model.num_choices
+    return controller_actions(self._layers, features[tf.newaxis], num_choices)[0], memory
 
 
 def become(policy: Policy, network: Network) -> None:
-  """Gives a `LinearController` or an `Actor` the layers of `network`, which is one of it."""
+  """Assigns layers to the policy that they were read from.
+
+  Args:
+    policy: a `LinearController` or an `Actor`.
+    network: has the sizes of `Network.of(policy)`.
+  """
   if isinstance(policy, LinearController):
     policy.parameters.assign(network.layers[0].reshape(-1))
     return

@@ -1,4 +1,4 @@
-"""Model-predictive control: search action sequences in the dream, do the first action, repeat."""
+"""Model-predictive control: search action sequences in the dream, take the first action, repeat."""
 
 from __future__ import annotations
 
@@ -6,40 +6,40 @@ import dataclasses
 
 import tensorflow as tf
 
-from wm_tf import rng
+from wm_tf import actions, rng
 from wm_tf.checks import check_choice, check_counts
 from wm_tf.core import Nest, Policy
 from wm_tf.imagination import imagine_returns, repeat_rows
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.actor import Critic
-from wm_tf.search.cem import CEM
-from wm_tf.search.mppi import MPPI
+from wm_tf.search.named import check_search, make_search
 from wm_tf.search.strategy import Strategy
 
-OPTIMISERS = ("cem", "mppi", "random_shooting")
 ANSWERS = ("best", "mean")
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannerConfig:
-  """How much a planner searches.
+  """How a planner searches.
 
   Attributes:
-    optimiser: `cem`, `mppi`, or `random_shooting` (CEM with one iteration).
+    optimiser: a search of `wm_tf.search.named`, such as `cem` or `mppi`, or `random_shooting` (CEM
+      with one iteration).
     horizon: H, decisions looked ahead.
-    num_candidates: N action sequences per iteration, the last plan and the proposal among them.
+    num_candidates: N action sequences per iteration, including the last plan and the proposal.
     num_iterations: refinements per decision.
     num_elites: sequences that CEM refits to.
-    initial_scale: standard deviation of the first candidates around the warm start.
+    initial_scale: standard deviation of the first candidates around the warm start; for categorical
+      actions, the share of the first candidates' choices that are uniform.
     correlation: of the candidates' noise from one decision to the next (AR(1)).
     num_particles: dreams per candidate; candidates share their noise.
     temperature: of the dream that is planned in.
     discount: factor per decision.
-    disagreement_penalty: what disagreement beyond the usual costs for each unit of its sum, in
-      units of return; see `WorldModel.unfamiliarity`.
-    answer: the plan that is followed: the `best` of all candidates, which is never worse than the
-      proposal in the dreams that it was chosen by; or the `mean` that the search ends with, which
-      owes less to the luck of those dreams.
+    disagreement_penalty: cost of each unit of disagreement above the usual, summed over the plan,
+      in units of return; see `WorldModel.unfamiliarity`.
+    answer: the plan that is followed: the `best` of all candidates, which in the dreams that chose
+      it is never worse than the proposal, or the `mean` of the final search distribution (its most
+      likely plan for categorical actions), which depends less on the noise of those dreams.
   """
 
   optimiser: str = "cem"
@@ -56,29 +56,42 @@ class PlannerConfig:
   answer: str = "best"
 
   def __post_init__(self):
-    check_choice(self, "optimiser", OPTIMISERS, group="planner.")
+    check_search(self, "optimiser", "planner", others=("random_shooting",))
     check_choice(self, "answer", ANSWERS, group="planner.")
     check_counts(self, "horizon", "num_iterations", "num_particles", group="planner.")
 
-  def strategy(self, action_size: int) -> Strategy:
-    """Returns the search over flat plans of `horizon * action_size` numbers in [-1, 1]."""
-    common = dict(
+  def strategy(self, action_size: int, num_choices: tuple[int, ...] = ()) -> Strategy:
+    """Makes the search over flat plans of `horizon * action_size` numbers.
+
+    Args:
+      action_size: A.
+      num_choices: of each group of a categorical action; empty for actions in [-1, 1].
+
+    Raises:
+      ValueError: if the fields contradict each other.
+    """
+    name = "cem" if self.optimiser == "random_shooting" else self.optimiser
+    # MPPI keeps its scale; the lower bound and the momentum are CEM's.
+    refitted = dict(min_scale=0.05, momentum=0.1) if name != "mppi" else {}
+    return make_search(
+      name,
+      num_choices=num_choices,
       num_candidates=self.num_candidates,
+      num_elites=self.num_elites,
       initial_scale=self.initial_scale,
       correlation=self.correlation,
       action_size=action_size,
       bounds=(-1.0, 1.0),
+      **refitted,
     )
-    if self.optimiser == "mppi":
-      return MPPI(**common)
-    return CEM(num_elites=self.num_elites, min_scale=0.05, momentum=0.1, **common)
 
 
 class Planner(tf.Module):
   """MPC over any world model: a `Policy` whose memory is the plan.
 
-  Every decision starts from the last plan, shifted, or from what `proposal` would do in the dream;
-  both are candidates themselves, so that in the model the best plan is never worse than either.
+  The search of every decision starts from the last plan, shifted by one step, or from the actions
+  that `proposal` takes in the dream. Both are candidates themselves, so in the model the best plan
+  is never worse than either. Plans of categorical actions are one-hot.
 
   References:
     Hafner et al. 2019, "Learning Latent Dynamics for Planning from Pixels", arXiv:1811.04551,
@@ -100,10 +113,10 @@ class Planner(tf.Module):
       world_model: any.
       config: see `PlannerConfig`.
       proposal: a policy without memory, such as the evolved controller.
-      critic: what the state after the last planned step is still worth; its discount takes the
-        place of the configuration's.
-      fixed: whether the model's weights stay as they are now; they are then laid out here and not
-        at each decision. A planner that is exported so has them as constants.
+      critic: estimates the return after the last planned step; its discount replaces the
+        configuration's.
+      fixed: whether the model's weights stay as they are now. They are then prepared once, here,
+        and are constants in an exported planner.
       name: module name.
 
     Raises:
@@ -118,34 +131,47 @@ class Planner(tf.Module):
       )
     self._world_model, self.config = world_model, config
     self._proposal, self._critic = proposal, critic
-    self._strategy = config.strategy(world_model.action_size)
+    self._strategy = config.strategy(world_model.action_size, world_model.num_choices)
     self._imagine_with_noise = world_model.imaginer() if fixed else None
 
   def initial_memory(self, batch_size):
-    """An empty plan, `float32[B, H, A]`."""
+    """Returns an empty plan, zeros `float32[B, H, A]`."""
     return tf.zeros([batch_size, self.config.horizon, self._world_model.action_size])
 
   def act(self, state, memory, seed, explore: bool = False):
-    """Plans; returns the first action `float32[B, A]` and the plan `float32[B, H, A]`."""
+    """Returns the first action `float32[B, A]` of a plan, and the plan `float32[B, H, A]`."""
     plan, _ = self.plan(state, memory, seed)
     return plan[:, 0], plan
 
   def plan(self, state, memory, seed) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns a plan `float32[B, H, A]`, and the imagined return of the best one `float32[B]`."""
+    """Plans.
+
+    Args:
+      state: the world model's state of B rows.
+      memory: the last plan `float32[B, H, A]`, or zeros.
+      seed: `int32[2]` or `int32[B, 2]`.
+
+    Returns:
+      A plan `float32[B, H, A]`, and the imagined return `float32[B]` of the best candidate.
+    """
     config, size = self.config, self._world_model.action_size
     flat_size = config.horizon * size
     num_iterations = 1 if config.optimiser == "random_shooting" else config.num_iterations
     noise_seed, search_seed = rng.split(seed, 2)
     search_seeds = tf.stack(rng.split(search_seed, num_iterations))
     imagine_with_noise = self._imagine_with_noise or self._world_model.imaginer()
-    flat = lambda plan: tf.reshape(plan, [-1, flat_size])
+
+    def flat(plan):
+      return tf.reshape(plan, [-1, flat_size])
+
     shifted = flat(tf.concat([memory[:, 1:], memory[:, -1:]], axis=1))
-    starts = [shifted]
+    start, starts = shifted, [self._valid(shifted)]
     if self._proposal is not None:
-      starts.insert(0, flat(self._propose(state, noise_seed, imagine_with_noise)))
-    # Candidates themselves, in the places of some that are drawn.
+      start = flat(self._propose(state, noise_seed, imagine_with_noise))
+      starts.insert(0, start)
+    # They replace some of the candidates that are drawn.
     extra = tf.stack(starts, axis=1)
-    # The same noise in every iteration: plans of different iterations stay comparable.
+    # The same noise in every iteration, so that plans of different iterations are comparable.
     noise = self._draw_noise(state, noise_seed)
 
     def iteration(i, search):
@@ -155,14 +181,21 @@ class Planner(tf.Module):
       return i + 1, self._strategy.tell(search, x, found)
 
     _, search = tf.while_loop(
-      lambda i, _: i < num_iterations, iteration, (0, self._strategy.init(starts[0]))
+      lambda i, _: i < num_iterations, iteration, (0, self._strategy.init(start))
     )
     best = self._strategy.best(search)
     plan = best.x if config.answer == "best" else self._strategy.mean(search)
     return tf.reshape(plan, [-1, config.horizon, size]), best.fitness
 
+  def _valid(self, plan) -> tf.Tensor:
+    """Returns a plan `float32[B, H * A]` with one-hot groups if actions are categorical."""
+    num_choices = self._world_model.num_choices
+    if not num_choices:
+      return plan
+    return actions.one_hot_argmax(plan, tuple(num_choices) * self.config.horizon)
+
   def _draw_noise(self, state, seed) -> Nest:
-    """The noise of B rows, or of each of their particles: `P * B`, in the order particle, batch."""
+    """Draws the noise of P particles of B rows: `P * B` rows, in the order particle, batch."""
     num_particles = self.config.num_particles
     if num_particles > 1 and seed.shape.rank > 1:
       seed = tf.concat([rng.fold_in(seed, p) for p in range(num_particles)], axis=0)
@@ -170,10 +203,10 @@ class Planner(tf.Module):
     return self._world_model.draw_noise(rows, self.config.horizon, seed)
 
   def _evaluate(self, state, x, noise, imagine_with_noise) -> tf.Tensor:
-    """Imagined returns `float32[B, N]` of plans `float32[B, N, H * A]`."""
+    """Returns the imagined returns `float32[B, N]` of plans `float32[B, N, H * A]`."""
     config, size = self.config, self._world_model.action_size
     batch_size, num_candidates = tf.shape(x)[0], tf.shape(x)[1]
-    # Rows in the order candidate, particle, batch: what `repeat_rows` makes.
+    # Rows in the order candidate, particle, batch, as `repeat_rows` makes them.
     plans = tf.reshape(
       tf.transpose(x, [1, 0, 2]), [num_candidates, 1, batch_size, config.horizon, size]
     )
@@ -199,7 +232,7 @@ class Planner(tf.Module):
     return tf.transpose(tf.reduce_mean(total, axis=1))
 
   def _propose(self, state, seed, imagine_with_noise) -> tf.Tensor:
-    """The actions `float32[B, H, A]` that the proposal takes in a dream of its own."""
+    """Returns the actions `float32[B, H, A]` that the proposal takes in a dream of its own."""
     model, config = self._world_model, self.config
     noise = model.draw_noise(tf.shape(tf.nest.flatten(state)[0])[0], config.horizon, seed)
     actions = []

@@ -1,4 +1,4 @@
-"""The chart of an ensemble's disagreement: on its data, where the policy goes, in its dreams."""
+"""The chart of an ensemble's disagreement: on its data, on real visits and in dreams."""
 
 from __future__ import annotations
 
@@ -11,21 +11,24 @@ from wm_tf.report.figures import COLORS, STYLE, add_legend, new_axes, to_svg
 
 
 def disagreement_figure(samples: Mapping[str, Sequence[float]]) -> str:
-  """How an ensemble's disagreement is distributed on each of some samples of steps, as SVG.
+  """Draws the distribution of an ensemble's disagreement on samples of steps, as SVG.
 
   Args:
     samples: name (`training data`, `real visits`, `dreams`) to the disagreement about each of its
       steps, at least one.
+
+  Returns:
+    The SVG.
   """
-  top = max(float(np.quantile(values, 0.995)) for values in samples.values())
+  limit = max(float(np.quantile(values, 0.995)) for values in samples.values())
   colors = {"dreams": "dream", "real visits": "real"}
   with matplotlib.rc_context(STYLE):
     figure, axes = new_axes(2.6)
     for name, values in samples.items():
       axes.hist(
-        np.minimum(values, top),  # What is beyond is in the last bin.
+        np.minimum(values, limit),  # Larger values are in the last bin.
         bins=48,
-        range=(0.0, top),
+        range=(0.0, limit),
         density=True,
         histtype="step",
         linewidth=1.6,

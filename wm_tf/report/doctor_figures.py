@@ -12,7 +12,7 @@ from wm_tf.report.figures import COLORS, STYLE, add_legend, new_axes, to_svg
 
 _ANSWERS = {
   "dream": ("dreamed", "dream", "-"),
-  "other_actions": ("dreamed, another drive's actions", "dream", ":"),
+  "other_actions": ("dreamed, another episode's actions", "dream", ":"),
   "still": ("no change", "chance", "-"),
   "mean": ("the mean", "rule", "-"),
   "reconstruction": ("reconstruction", "real", "-"),
@@ -20,11 +20,11 @@ _ANSWERS = {
 
 
 def transfer_figure(controllers: Sequence[Mapping[str, Any]]) -> str:
-  """Every controller's mean return in the dream and in the environment.
+  """Draws every controller's mean return in the dream against that in the environment, as SVG.
 
   Args:
-    controllers: `{"name", "dream", "real", "real_error", "original"}` each; the last says whether
-      it was learned or is a variation.
+    controllers: `{"name", "dream", "real", "real_error", "original"}` each; `original` says
+      whether it was learned or is a variation.
   """
   with matplotlib.rc_context(STYLE):
     figure, axes = new_axes(3.4)
@@ -39,7 +39,7 @@ def transfer_figure(controllers: Sequence[Mapping[str, Any]]) -> str:
       axes.plot(x, y, "o", color=COLORS[color], markersize=4, label=label)
     values = [row[key] for row in controllers for key in ("real", "dream")]
     ends = [min(values), max(values)]
-    axes.plot(ends, ends, color=COLORS["faint"], linestyle=":", linewidth=1, label="as promised")
+    axes.plot(ends, ends, color=COLORS["faint"], linestyle=":", linewidth=1, label="equal")
     axes.set_xlabel("return in the environment")
     axes.set_ylabel("return in the dream")
     add_legend(axes)
@@ -47,7 +47,7 @@ def transfer_figure(controllers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def open_loop_curves(table: Mapping[str, Mapping[str, float]], unit: str) -> str:
-  """Several answers over the number of dreamed steps.
+  """Draws the error of several answers over the number of dreamed steps, as SVG.
 
   Args:
     table: answer (`dream`, `still`, `mean`, ...) to its figure by number of steps.
@@ -70,7 +70,7 @@ def open_loop_curves(table: Mapping[str, Mapping[str, float]], unit: str) -> str
 
 
 def calibration_figure(found: Mapping[str, Any], quantity: str) -> str:
-  """What was promised against what came, a point for each bin of predictions.
+  """Draws predicted against real values, a point for each bin of predictions.
 
   Args:
     found: `bins` of `count`, `predicted` and `real`.
@@ -79,11 +79,11 @@ def calibration_figure(found: Mapping[str, Any], quantity: str) -> str:
   with matplotlib.rc_context(STYLE):
     figure, axes = new_axes(2.7)
     axes.grid(visible=True, axis="both")
-    promised, paid = ([b[key] for b in found["bins"]] for key in ("predicted", "real"))
-    ends = [min(promised + paid), max(promised + paid)]
-    axes.plot(ends, ends, color=COLORS["faint"], linestyle=":", linewidth=1, label="as promised")
-    axes.plot(promised, paid, color=COLORS["dream"], marker="o", markersize=4, label="held out")
-    axes.set_xlabel(f"{quantity}, promised")
+    predicted, real = ([b[key] for b in found["bins"]] for key in ("predicted", "real"))
+    ends = [min(predicted + real), max(predicted + real)]
+    axes.plot(ends, ends, color=COLORS["faint"], linestyle=":", linewidth=1, label="equal")
+    axes.plot(predicted, real, color=COLORS["dream"], marker="o", markersize=4, label="held out")
+    axes.set_xlabel(f"{quantity}, predicted")
     axes.set_ylabel("real")
     add_legend(axes)
     return to_svg(figure)

@@ -8,8 +8,18 @@ from typing import Any
 
 from wm_tf.report import doctor_figures as charts
 from wm_tf.report import markup, scores
-from wm_tf.report.doctor import verdict_in_words
+from wm_tf.report.doctor import OPEN_LOOP_TABLES, verdict_in_words
+from wm_tf.report.formatting import decimals, number, plus_minus
 from wm_tf.report.verdicts import Check, summary
+
+_OPEN_LOOP_WORDS = {
+  "latent": "Squared error per standardised latent dimension; lower is better. Where the dream "
+  "meets the mean, it knows nothing more about the episode.",
+  "psnr": "Decoded images against the real ones; higher is better. A dream can be as good as the "
+  "reconstruction at most.",
+  "observation": "Error of decoded vectors; lower is better. A dream can be as good as the "
+  "reconstruction at most.",
+}
 
 
 def render_doctor(
@@ -33,7 +43,7 @@ def render_doctor(
     The HTML document.
   """
   pictures = markup.Pictures(figures or {}, captions or {})
-  title = f"Is this model of {scores.environment_id(results)} good?"
+  title = f"Is this model of {scores.environment_title(results)} good?"
   return markup.document(
     title,
     [
@@ -48,24 +58,24 @@ def render_doctor(
       _calibration(results, pictures),
       _actions(results),
       pictures.rest(),
-      markup.section("Make it again", f"<pre>{escape(command)}</pre>") if command else "",
+      markup.section("How to repeat it", f"<pre>{escape(command)}</pre>") if command else "",
     ],
   )
 
 
 def _transfer(results: Mapping[str, Any], pictures: markup.Pictures) -> str:
-  title = "Is what is better in the dream better in reality?"
+  title = "Rank correlation of dreamed and real returns"
   controllers, found = results.get("controllers"), results.get("transfer")
   if not controllers or not found:
     return markup.section(title, f"<p>{markup.MISSING}</p>")
   chart = pictures.chart(
     charts.transfer_figure(controllers),
-    "A point is a controller: what the dream promises against what the environment paid. Bars: "
-    "standard error of the real mean.",
+    "Each point is a controller: its return in the dream against its return in the environment. "
+    "Bars: standard error of the real mean.",
   )
   text = (
     f"<p>{found['num_controllers']} controllers of mixed skill, {found['num_episodes']} official "
-    f"episodes each on the same tracks, {found['num_dreams']} dreams each from the same starts."
+    f"episodes each with the same seeds, {found['num_dreams']} dreams each from the same starts."
     "</p>"
   )
   rows = "".join(
@@ -74,11 +84,12 @@ def _transfer(results: Mapping[str, Any], pictures: markup.Pictures) -> str:
     for length, value in (results.get("rank_correlation_by_length") or {}).items()
   )
   lengths = markup.table(("length of the dreams", ">rank correlation"), [rows])
+  places = decimals([row[key] for row in controllers for key in ("dream", "real")])
   body = [
     f'<tr><th scope="row">{escape(row["name"])}</th>'
-    f"{markup.cell(scores.number(row['dream']))}"
-    f"{markup.cell(scores.plus_minus(row['real'], row.get('real_error')))}"
-    f"{markup.cell(scores.number(row['dream'] - row['real'], sign='+'))}</tr>"
+    f"{markup.cell(number(row['dream'], places))}"
+    f"{markup.cell(plus_minus(row['real'], row.get('real_error'), places))}"
+    f"{markup.cell(number(row['dream'] - row['real'], places, sign='+'))}</tr>"
     for row in sorted(controllers, key=lambda row: -row["real"])
   ]
   heads = ("controller", ">dream", ">environment ± std. error", ">gap")
@@ -90,28 +101,23 @@ def _transfer(results: Mapping[str, Any], pictures: markup.Pictures) -> str:
 
 def _films(pictures: markup.Pictures) -> str:
   strips = pictures.take("film_strip")
-  return markup.section("Look at it", strips) if strips else ""
+  return markup.section("Film strips and plots", strips) if strips else ""
 
 
 def _open_loop(results: Mapping[str, Any], pictures: markup.Pictures) -> str:
   found = results.get("open_loop")
   if not found:
     return ""
-  latent = pictures.chart(
-    charts.open_loop_curves(found["latent"], "error of the latent"),
-    "Squared error per standardised latent dimension; lower is better. Where the dream meets the "
-    "mean, it knows nothing more of this drive.",
+  drawn = "".join(
+    pictures.chart(charts.open_loop_curves(found[key], OPEN_LOOP_TABLES[key][0]), words)
+    for key, words in _OPEN_LOOP_WORDS.items()
+    if found.get(key)
   )
-  pixels = pictures.chart(
-    charts.open_loop_curves(found["psnr"], "PSNR, dB"),
-    "Decoded frames against the real ones; higher is better. A dream can be as good as the "
-    "reconstruction at most.",
-  )
-  number = ", ".join(f"{n} of {k}" for k, n in found["num_dreams"].items())
+  counts = ", ".join(f"{n} of {k}" for k, n in found["num_dreams"].items())
   return markup.section(
-    "How far do dreams hold?",
-    f"<p>Held-out drives, dreamed on from their real actions. Dreams by steps: {number}.</p>"
-    f'<div class="pair">{latent}{pixels}</div>',
+    "Open-loop error of dreams",
+    f"<p>Held-out episodes, dreamed on along their real actions. Dreams by steps: {counts}.</p>"
+    f'<div class="pair">{drawn}</div>',
   )
 
 
@@ -121,15 +127,17 @@ def _calibration(results: Mapping[str, Any], pictures: markup.Pictures) -> str:
     ("reward_calibration", "reward of a decision", "Held-out decisions, in ten equal groups."),
     (
       "termination_calibration",
-      "probability of the end",
-      "Groups of equally many expected ends, so that the rare ones can be seen.",
+      "probability of termination",
+      "Groups with equally many expected terminations, so that rare ones can be seen.",
     ),
   ):
     if results.get(key, {}).get("bins"):
       parts.append(pictures.chart(charts.calibration_figure(results[key], quantity), words))
   if not parts:
     return ""
-  return markup.section("Is a promise kept?", f'<div class="pair">{"".join(parts)}</div>')
+  return markup.section(
+    "Calibration of reward and termination", f'<div class="pair">{"".join(parts)}</div>'
+  )
 
 
 def _actions(results: Mapping[str, Any]) -> str:
@@ -140,12 +148,12 @@ def _actions(results: Mapping[str, Any]) -> str:
   for horizon, part in found.items():
     cells = "".join(markup.cell(f"{100 * part[n]:.0f}%") for n in ("start", "action", "chance"))
     cells += markup.cell(f"{100 * part['heard']:.0f}%")
-    cells += markup.cell(scores.number(part["range"], 1))
+    cells += markup.cell(number(part["range"], 1))
     body.append(f'<tr><th scope="row">{escape(horizon)} decisions</th>{cells}</tr>')
   heads = ("dreams of", ">start", ">action", ">chance", ">action, given the start", ">range")
   return markup.section(
-    "Does the dream listen to the action?",
-    "<p>The variance of dreamed returns, by where a dream starts, by what is done in it, and by "
-    "chance; and the difference of return between the best and the worst of the action sequences "
+    "Sensitivity of dreams to actions",
+    "<p>The variance of dreamed returns that is due to the start, to the actions and to chance; "
+    "and the difference of return between the best and the worst of the action sequences "
     f'tried.</p><div class="card"><div class="wide">{markup.table(heads, body)}</div></div>',
   )

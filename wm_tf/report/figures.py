@@ -1,7 +1,7 @@
 """Charts as SVG (matplotlib). Inside the page they follow its light and dark colours.
 
-Every colour is written as `var(--name, #hex)`: the page defines the names, and a file of its own
-falls back to the hex value. No chart has a background.
+Every colour is written as `var(--name, #hex)`: the page defines the names, and outside of it the
+hex value is used. No chart has a background.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ import matplotlib
 from matplotlib import ticker
 from matplotlib.figure import Figure
 
-from wm_tf.report import scores, verdicts
+from wm_tf.report import scores
+from wm_tf.report.dynamics_verdicts import open_loop_table
+from wm_tf.report.formatting import NOT_RUN, decimals, is_finite, is_number, number, plus_minus
 
 # The light theme's colours; `style.py` gives the dark theme's for the same names.
 COLORS = {
@@ -36,6 +38,7 @@ _SCORE_COLORS = {
   "heuristic": "rule",
   "controller_in_model": "dream",
   "planner_in_environment": "plan",
+  "reward threshold": "ink",
 }
 # For `matplotlib.rc_context`: what every chart looks like.
 STYLE = {
@@ -72,22 +75,39 @@ STYLE = {
 
 
 def scores_figure(results: Mapping[str, Any]) -> str:
-  """Bars of the mean returns with standard deviation (thin) and standard error (thick), as SVG."""
+  """Draws the mean returns with standard deviation (thin) and standard error (thick).
+
+  Bars begin at zero. If no return is positive the means are points, because a long bar would look
+  good. A dotted line is the reward threshold at which gymnasium calls the environment solved.
+
+  Args:
+    results: see `return_checks`.
+
+  Returns:
+    The SVG.
+  """
   rows = scores.scores(results)
-  places = scores.decimals(row.mean for row in rows)
+  places = decimals(row.mean for row in rows)
+  threshold = scores.reward_threshold(results)
+  values = [row.mean for row in rows if is_finite(row.mean)]
+  bars = any(value > 0 for value in [*values, threshold or 0.0]) or not any(values)
   with matplotlib.rc_context(STYLE):
     figure, axes = new_axes(0.55 * len(rows) + 0.45)
     axes.grid(visible=False)
     for y, row in enumerate(rows):
       if row.mean is None or not math.isfinite(row.mean):
-        text = scores.NOT_RUN if row.mean is None else scores.number(row.mean)
+        text = NOT_RUN if row.mean is None else number(row.mean)
         color = "faint"
       else:
-        text = scores.plus_minus(row.mean, row.standard_error, places)
+        text = plus_minus(row.mean, row.standard_error, places)
         text += "" if row.n is None else f" · n {row.n}"
         color = "ink"
-        axes.plot([0, 0], [y - 0.08, y + 0.36], color=COLORS["faint"], linewidth=0.8)
-        axes.barh(y + 0.14, row.mean, 0.36, color=COLORS[_SCORE_COLORS.get(row.key, "real")])
+        bar = COLORS[_SCORE_COLORS.get(row.key, "real")]
+        if bars:
+          axes.plot([0, 0], [y - 0.08, y + 0.36], color=COLORS["faint"], linewidth=0.8)
+          axes.barh(y + 0.14, row.mean, 0.36, color=bar)
+        else:
+          axes.plot(row.mean, y + 0.14, "o", color=bar, markersize=7)
         for size, width in ((row.std, 1.0), (row.standard_error, 3.0)):
           if size is not None:
             ends = [row.mean - size, row.mean + size]
@@ -98,7 +118,13 @@ def scores_figure(results: Mapping[str, Any]) -> str:
       axes.text(1, y - 0.28, text, va="center", ha="right", color=COLORS[color], transform=across)
     axes.set_ylim(len(rows) - 0.45, -0.6)
     axes.set_yticks([])
-    axes.set_xlabel("return per episode")
+    label = "return per episode"
+    if threshold is not None:
+      for y in range(len(rows)):  # In the bars' height only: words stay readable.
+        ends = [y - 0.08, y + 0.36]
+        axes.plot([threshold] * 2, ends, color=COLORS["ink"], linestyle=(0, (1, 1.5)))
+      label += f" (dotted: reward threshold {number(threshold, places)})"
+    axes.set_xlabel(label)
     return to_svg(figure)
 
 
@@ -106,12 +132,16 @@ def returns_figure(
   iterations: Sequence[Mapping[str, Any]],
   reference_scores: Mapping[str, Any] | None = None,
 ) -> str:
-  """The controller's return in the model and in the environment over the iterations, as SVG.
+  """Draws the controller's return in the model and in the environment over the iterations.
 
   Args:
     iterations: `{"iteration", "controller_in_model": {mean, std, n}, "controller_in_environment":
       {mean, std, n}}`; either may be missing. Whiskers are standard errors; the band is the gap.
-    reference_scores: label to `{mean, ...}`, drawn as level lines: random, heuristic.
+    reference_scores: label to `{mean, ...}`, drawn as level lines: `random`, `heuristic`,
+      `reward threshold`.
+
+  Returns:
+    The SVG.
   """
   series = {
     "in the model": ("controller_in_model", "dream"),
@@ -123,7 +153,7 @@ def returns_figure(
     found = {}
     for label, (key, color) in series.items():
       rows = (scores.score(key, item.get(key)) for item in iterations)
-      rows = {x: r for x, r in zip(numbers, rows, strict=True) if _is_finite(r.mean)}
+      rows = {x: r for x, r in zip(numbers, rows, strict=True) if is_finite(r.mean)}
       found[key] = {x: row.mean for x, row in rows.items()}
       look = {"color": COLORS[color], "marker": "o", "markersize": 4}
       axes.plot(list(rows), list(found[key].values()), label=label if rows else None, **look)
@@ -135,19 +165,26 @@ def returns_figure(
     axes.fill_between(both, *band, color=COLORS["dream"], alpha=0.12, linewidth=0)
     for label, entry in (reference_scores or {}).items():
       row = scores.score(label, entry)
-      if _is_finite(row.mean):
+      if is_finite(row.mean):
         color = COLORS[_SCORE_COLORS.get(label, "faint")]
         axes.axhline(row.mean, color=color, linestyle=(0, (4, 2)), linewidth=1.2, label=row.label)
     axes.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
-    axes.set_xlabel("iteration (collect, refit, evolve)")
+    axes.set_xlabel("iteration")
     axes.set_ylabel("return per episode")
     add_legend(axes)
     return to_svg(figure)
 
 
 def open_loop_figure(dynamics: Mapping[str, Any]) -> str:
-  """Error of the latent after so many dreamed steps, against predicting no change, as SVG."""
-  rows = verdicts.open_loop_table(dynamics)
+  """Draws the error of the latent by dreamed steps, against that of predicting no change.
+
+  Args:
+    dynamics: see `dynamics_checks`.
+
+  Returns:
+    The SVG.
+  """
+  rows = open_loop_table(dynamics)
   with matplotlib.rc_context(STYLE):
     figure, axes = new_axes(2.6)
     still = [(steps, error) for steps, _, error in rows if error is not None]
@@ -174,16 +211,17 @@ def learning_curves(
   *,
   metrics: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-  """Draws one panel per history, below one another, as SVG.
+  """Draws one panel per history, below one another.
 
   Args:
     histories: title to the records of a JSONL history. The horizontal axis is `generation`,
       `step` or `epoch`, whichever comes first in the records; where it starts again (a refit, the
       next iteration) the curve goes on to the right of a dotted line.
     metrics: title to the keys to draw. By default every `loss` (`train/loss`, `eval/loss`) and
-      whatever speaks of a return or a fitness, or every number there is if none does.
+      everything named after a return or a fitness; every number if there is none of these.
 
-  At most 500 points of a curve are drawn; the last one always is.
+  Returns:
+    The SVG. At most 500 points of a curve are drawn, always with the last one.
   """
   with matplotlib.rc_context(STYLE):
     count = max(1, len(histories))
@@ -206,18 +244,18 @@ def _panel(axes, records, keys) -> int:
   offset, previous, boundaries, latest, run = 0.0, None, [], 0.0, None
   for index, record in enumerate(records):
     x = record.get(axis, index) if axis else index
-    again = record.get("iteration", run) != run
-    if previous is not None and (x < previous or (again and x <= previous)):
+    new_run = record.get("iteration", run) != run
+    if previous is not None and (x < previous or (new_run and x <= previous)):
       offset = latest
       boundaries.append(latest)
-      for xs, ys in curves.values():  # A new start is a new line.
+      for xs, ys in curves.values():  # Each start is a line of its own.
         xs.append(latest)
         ys.append(math.nan)
     run, previous = record.get("iteration", run), x
     latest = offset + x
     for key in keys:
       value = record.get(key)
-      if _is_finite(value):
+      if is_finite(value):
         curves[key][0].append(latest)
         curves[key][1].append(float(value))
   curves = {key: curve for key, curve in curves.items() if any(map(math.isfinite, curve[1]))}
@@ -254,10 +292,10 @@ def _metric_names(records) -> list[str]:
     key
     for record in records
     for key, value in record.items()
-    if scores.is_number(value) and key not in ("generation", "step", "epoch", "iteration", "time")
+    if is_number(value) and key not in ("generation", "step", "epoch", "iteration", "time")
   )
-  telling = [name for name in names if re.search(r"(^|/)loss$|fitness|return", name)]
-  return telling or list(names)
+  preferred = [name for name in names if re.search(r"(^|/)loss$|fitness|return", name)]
+  return preferred or list(names)
 
 
 def _metric_words(key: str) -> str:
@@ -274,32 +312,28 @@ def _columns(rows):
 
 
 def new_axes(height: float):
-  """A figure as wide as the page shows it and `height` inches high, and its axes."""
+  """Returns a figure as wide as the page shows it and `height` inches high, and its axes."""
   figure = Figure(figsize=(_WIDTH, height), layout="constrained")
   return figure, figure.subplots()
 
 
 def _empty(axes) -> None:
-  axes.text(0.5, 0.5, scores.NOT_RUN, ha="center", color=COLORS["faint"], transform=axes.transAxes)
+  axes.text(0.5, 0.5, NOT_RUN, ha="center", color=COLORS["faint"], transform=axes.transAxes)
   axes.set(xticks=[], yticks=[])
 
 
-def _is_finite(value: Any) -> bool:
-  return scores.is_number(value) and math.isfinite(value)
-
-
 def add_legend(axes) -> None:
-  """Names the curves above the axes, where they cover nothing."""
+  """Adds the legend above the axes, where it covers nothing."""
   handles, labels = axes.get_legend_handles_labels()
   if handles:
     axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)
 
 
 def to_svg(figure: Figure) -> str:
-  """The figure as text, in the page's colours and font."""
+  """Returns the figure as SVG text in the page's colours and font."""
   buffer = io.StringIO()
-  nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-  figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+  metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+  figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)
   text = re.sub(r"<!DOCTYPE.*?>\n?", "", buffer.getvalue(), flags=re.DOTALL)
   text = text.replace("'DejaVu Sans'", "system-ui, 'DejaVu Sans', sans-serif")
   for name, value in COLORS.items():

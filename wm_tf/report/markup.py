@@ -1,4 +1,4 @@
-"""Pieces of HTML, and figures made fit to lie inside a page."""
+"""Pieces of HTML, and figures embedded in a page."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from xml.etree import ElementTree
 
-from wm_tf.report import scores, style, verdicts
+from wm_tf.report import style, verdicts
 
 Figures = Mapping[str, bytes | str]
 
-MISSING = f'<span class="missing">{scores.NOT_RUN}</span>'
+MISSING = f'<span class="missing">{verdicts.NOT_RUN}</span>'
 _CAPTIONS = {
-  "animation": "The served planner driving. Left, what the environment showed; right, what the "
-  "model's latent state decodes to.",
-  "film_strip": "The same steps as they were, as the VAE gives them back, and as the model dreams "
-  "them from actions alone.",
+  "animation": "An episode of the served planner. Left: the environment. Right: the decoded latent "
+  "state of the model.",
+  "film_strip": "The same steps of an episode: real, reconstructed by the VAE, and dreamed from "
+  "the actions alone.",
 }
 
 
 def document(title: str, sections: Iterable[str]) -> str:
-  """The page: it loads nothing, from nowhere."""
+  """Returns a whole page of sections. It loads nothing from the network."""
   policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
   head = [
     '<meta charset="utf-8">',
@@ -36,17 +36,23 @@ def document(title: str, sections: Iterable[str]) -> str:
 
 
 def section(title: str, body: str) -> str:
+  """Returns a section with a heading."""
   return f"<section><h2>{escape(title)}</h2>\n{body}\n</section>"
 
 
 def details(title: str, body: str) -> str:
+  """Returns a part of the page that opens on a click."""
   return f"<details><summary>{escape(title)}</summary>\n{body}\n</details>"
 
 
 def table(heads: Sequence[str], body: Sequence[str], name: str = "") -> str:
-  """A table of ready rows under `heads`.
+  """Returns a table.
 
-  A head that starts with ">" stands to the right; one with "?" too, and is left out on a phone.
+  Args:
+    heads: column titles. One that starts with ">" is aligned right; one with "?" too, and is left
+      out on a phone.
+    body: its rows, as HTML.
+    name: its class in the style sheet.
   """
   cells = ""
   for head in heads:
@@ -58,33 +64,37 @@ def table(heads: Sequence[str], body: Sequence[str], name: str = "") -> str:
 
 
 def cell(text: str, minor: bool = False) -> str:
-  """A number in a table; a minor one is left out on a phone."""
+  """Returns a number's cell of a table; a minor one is left out on a phone."""
   return f'<td class="number{" minor" if minor else ""}">{text}</td>'
 
 
+def verdict(text: str) -> str:
+  """Returns a verdict in its colour."""
+  kind = text if text != verdicts.INFO else "none"
+  return f'<span class="verdict {kind}">{text}</span>'
+
+
 def checks_table(found: Iterable[verdicts.Check]) -> str:
-  """Every check by group: what was measured, what is usual, and what it means."""
+  """Returns a table of checks by group: measured, usual, verdict and meaning."""
   body, group = [], None
   for check in found:
     if check.group != group:
       group = check.group
       body.append(f'<tr class="group"><th colspan="5" scope="colgroup">{escape(group)}</th></tr>')
-    if check.verdict == scores.NOT_RUN:
-      measured, verdict = MISSING, ""
+    if check.verdict == verdicts.NOT_RUN:
+      measured, badge = MISSING, ""
     else:
-      kind = check.verdict if check.verdict != verdicts.INFO else "none"
-      measured = escape(check.value)
-      verdict = f'<span class="verdict {kind}">{check.verdict}</span>'
+      measured, badge = escape(check.value), verdict(check.verdict)
     body.append(
       f'<tr><th scope="row">{escape(check.name)}</th><td data-name="measured">{measured}</td>'
       f'<td data-name="usual">{escape(check.reference)}</td>'
-      f'<td class="inline">{verdict}</td><td class="inline">{escape(check.words)}</td></tr>'
+      f'<td class="inline">{badge}</td><td class="inline">{escape(check.words)}</td></tr>'
     )
   return table(("figure", "measured", "usual", "verdict", "what it means"), body, name="stack")
 
 
 class Pictures:
-  """The given figures as HTML, each shown exactly once."""
+  """The given figures as HTML. Each is shown exactly once."""
 
   def __init__(self, figures: Figures, captions: Mapping[str, str]):
     self._left = dict(figures)
@@ -92,17 +102,24 @@ class Pictures:
     self._count = 0
 
   def take(self, prefix: str) -> str:
-    """Every figure that is left and whose key starts with `prefix`."""
+    """Returns all figures not shown yet whose key starts with `prefix`."""
     keys = [key for key in self._left if key.startswith(prefix)]
     return "\n".join(self._given(key, self._left.pop(key)) for key in keys)
 
   def chart(self, svg: str, label: str, caption: bool = True) -> str:
-    """A chart that the page draws itself; `label` is read aloud, and shown if it is a caption."""
+    """Returns a chart drawn for this page.
+
+    Args:
+      svg: the chart.
+      label: its description for screen readers.
+      caption: whether to show the description below the chart.
+    """
     self._count += 1
     text = f"<figcaption>{escape(label)}</figcaption>" if caption else ""
     return f"<figure>{_inline_svg(svg, f'f{self._count}-', label)}{text}</figure>"
 
   def rest(self) -> str:
+    """Returns a section of all figures not shown yet; empty if there are none."""
     found = self.take("")
     return section("More figures", found) if found else ""
 
@@ -119,6 +136,11 @@ class Pictures:
 
 
 def kind_of(key: str, figure: bytes | str) -> str:
+  """Returns "svg", "png" or "gif".
+
+  Raises:
+    ValueError: if `figure` is none of them; the message names `key`.
+  """
   if isinstance(figure, str) and "<svg" in figure[:400]:
     return "svg"
   if isinstance(figure, bytes) and figure.startswith(b"\x89PNG"):
@@ -131,7 +153,7 @@ def kind_of(key: str, figure: bytes | str) -> str:
 
 
 def _inline_svg(svg: str, prefix: str, label: str) -> str:
-  """The SVG without namespaces, style sheet and fixed size, its ids made unique by `prefix`."""
+  """Returns the SVG without namespaces, style sheet and size, with `prefix` before its ids."""
   root = ElementTree.fromstring(svg)
   for element in root.iter():
     element.tag = element.tag.rpartition("}")[2]

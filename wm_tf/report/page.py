@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
 from wm_tf.report import figures as charts
 from wm_tf.report import markup, scores, verdicts
-
-_POLICY_COLORS = ("real", "rule", "plan", "dream", "chance")
+from wm_tf.report.formatting import decimals, duration, is_number, number, plus_minus
+from wm_tf.report.overview import course_in_words
+from wm_tf.report.published import published_scores
+from wm_tf.report.record_sections import data_section, reproduce_section, time_section
 
 
 def write_report(
@@ -52,10 +53,12 @@ def render_page(
   created: str | None = None,
   title: str | None = None,
 ) -> str:
-  """Renders the page. Whatever `results` lacks is shown as "not run".
+  """Renders the page. What `results` lacks is shown as "not run".
 
   Args:
-    results: what `results.json` holds.
+    results: what `results.json` holds: the environment's id and name (see `environment_title`),
+      scores and `reward_threshold` (see `return_checks`), `vae` (see `vae_checks`), `dynamics` (see
+      `dynamics_checks`), `data`, `iterations` and `seconds`.
     config: the run's configuration, nested.
     figures: PNG or GIF bytes or SVG text by key. Keys that start with `animation`, `film_strip`
       or `learning_curves` go to their section, all others to one of their own.
@@ -81,30 +84,40 @@ def render_page(
     _transfer(results, pictures),
     _quality(results, pictures),
     _curves(histories or {}, pictures),
-    _data(results.get("data")),
-    _time(results.get("seconds")),
+    data_section(results),
+    time_section(results.get("seconds")),
     pictures.rest(),
-    _reproduce(results, config, command),
+    reproduce_section(results, config, command),
   ]
   return markup.document(title, sections)
 
 
 def _header(results, title: str, created: str | None) -> str:
   when = f" · {escape(created)}" if created else ""
+  name = results.get("environment_name")
+  named = f" in {escape(str(name))}" if name else ""
+  judged = [c for c in verdicts.checks(results) if c.group == verdicts.RETURN]
+  lines = [
+    f"{escape(check.name.capitalize())}: {markup.verdict(check.verdict)}. {escape(check.words)}"
+    for check in judged
+    if check.verdict != verdicts.NOT_RUN
+  ] or [escape(verdicts.return_in_words(judged))]
+  lines.append(escape(course_in_words(results)))
   return (
-    f'<header><p class="eyebrow">Report of a run{when}</p><h1>{escape(title)}</h1>'
-    f'<p class="lead">{escape(scores.in_words(results))}</p></header>'
+    f'<header><p class="eyebrow">Report of a run{named}{when}</p><h1>{escape(title)}</h1>'
+    + "".join(f'<p class="lead">{line}</p>' for line in lines)
+    + "</header>"
   )
 
 
 def _scores(results, pictures: markup.Pictures, notes: Sequence[str]) -> str:
   rows = scores.scores(results)
-  places = scores.decimals(row.mean for row in rows)
+  places = decimals(row.mean for row in rows)
   movie = pictures.take("animation")
   bars = pictures.take("scores") or pictures.chart(
     charts.scores_figure(results),
-    "Mean return. Thick line: standard error of the mean; thin line: standard deviation over "
-    "episodes.",
+    "Mean return; higher is better. Thick line: standard error of the mean; thin line: standard "
+    "deviation over episodes.",
   )
   body = []
   for row in rows:
@@ -117,21 +130,21 @@ def _scores(results, pictures: markup.Pictures, notes: Sequence[str]) -> str:
       )
       continue
     cells = (
-      markup.cell(scores.plus_minus(row.mean, row.standard_error, places)),
-      markup.cell(scores.number(row.std, places), minor=True),
-      markup.cell(scores.number(row.n)),
-      markup.cell(scores.duration(row.seconds), minor=True),
+      markup.cell(plus_minus(row.mean, row.standard_error, places)),
+      markup.cell(number(row.std, places), minor=True),
+      markup.cell(number(row.n)),
+      markup.cell(duration(row.seconds), minor=True),
     )
     body.append(f'<tr{own}><th scope="row">{escape(row.label)}{note}</th>{"".join(cells)}</tr>')
   table = markup.table(
     ("agent", ">mean ± std. error", "?std. deviation", ">episodes", "?time"), body
   )
-  published = scores.references(results)
+  published = published_scores(scores.environment_id(results))
   context = ""
   if published is not None:
     lines = [
       f'<tr><th scope="row">{escape(item.method)}</th>'
-      f"{markup.cell(scores.plus_minus(item.mean, item.std))}<td>{escape(item.source)}</td></tr>"
+      f"{markup.cell(plus_minus(item.mean, item.std))}<td>{escape(item.source)}</td></tr>"
       for item in published.scores
     ]
     context = markup.details(
@@ -147,7 +160,7 @@ def _scores(results, pictures: markup.Pictures, notes: Sequence[str]) -> str:
 
 def _dream(pictures: markup.Pictures) -> str:
   strips = pictures.take("film_strip")
-  return markup.section("Dream and reality", strips or f"<p>{markup.MISSING}</p>")
+  return markup.section("Real, reconstructed and dreamed", strips or f"<p>{markup.MISSING}</p>")
 
 
 def _transfer(results, pictures: markup.Pictures) -> str:
@@ -157,19 +170,19 @@ def _transfer(results, pictures: markup.Pictures) -> str:
   iterations = [item for item in iterations if isinstance(item, Mapping)]
   text = f"<p>{markup.MISSING}</p>"
   if found is not None:
-    check = next(c for c in verdicts.checks(results) if c.group == "transfer")
     text = (
-      f"<p>The model's promise minus what the environment paid: <strong>{found.text}</strong>. "
-      f"{escape(check.words)}</p>"
+      "<p>The controller's return in the model minus its return in the environment: "
+      f"<strong>{found.text}</strong>. {escape(verdicts.gap_check(results).words)}</p>"
     )
   if iterations:
-    levels = {key: results.get(key) for key in ("random", "heuristic")}
+    levels = {key: results.get(key) for key in ("random", scores.SCRIPTED)}
+    levels["reward threshold"] = {"mean": scores.reward_threshold(results)}
     chart = pictures.take("returns") or pictures.chart(
       charts.returns_figure(iterations, levels),
       "Return of each iteration's controller. Whiskers: standard error; the band is the gap.",
     )
     text += f'<div class="pair">{chart}<div class="card">{_iterations(iterations)}</div></div>'
-  return markup.section("Does the dream keep its promise?", text)
+  return markup.section("Return in the model and in the environment", text)
 
 
 def _iterations(iterations) -> str:
@@ -180,29 +193,29 @@ def _iterations(iterations) -> str:
       for key in ("controller_in_model", "controller_in_environment")
     )
     found = scores.gap(item)
-    places = scores.decimals([model.mean, real.mean])
+    places = decimals([model.mean, real.mean])
     episodes = item.get("episodes")
-    cells = markup.cell(scores.number(episodes if scores.is_number(episodes) else None), minor=True)
+    cells = markup.cell(number(episodes if is_number(episodes) else None))
     for row in (model, real):
-      cells += markup.cell(scores.plus_minus(row.mean, row.standard_error, places))
+      cells += markup.cell(plus_minus(row.mean, row.standard_error, places))
     cells += markup.cell("-" if found is None else found.text)
     name = escape(str(item.get("iteration", index)))
     body.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
-  heads = ("iteration", "?episodes", ">model", ">environment", ">gap")
+  heads = ("iteration", ">episodes", ">model", ">environment", ">gap")
   return f'<div class="wide">{markup.table(heads, body)}</div>'
 
 
 def _quality(results, pictures: markup.Pictures) -> str:
   found = verdicts.checks(results)
-  text = f"<p>{verdicts.summary(found)}</p>"
+  text = f"<p>{escape(verdicts.summary(found))}</p>"
   text += f'<div class="card">{markup.checks_table(found)}</div>'
   if verdicts.open_loop_table(results.get("dynamics")):
     text += pictures.take("open_loop") or pictures.chart(
       charts.open_loop_figure(results["dynamics"]),
-      "The model dreams ahead from actions alone. Above the grey line, predicting no change would "
-      "have been closer.",
+      "The model dreams ahead from actions alone. Above the grey line, predicting no change is "
+      "closer.",
     )
-  return markup.section("Is the model good?", text)
+  return markup.section("Verdicts", text)
 
 
 def _curves(histories, pictures: markup.Pictures) -> str:
@@ -215,113 +228,6 @@ def _curves(histories, pictures: markup.Pictures) -> str:
     f'<div class="pair">{given}{panels}</div>' if given or panels else f"<p>{markup.MISSING}</p>"
   )
   return markup.section("Learning curves", found)
-
-
-def _data(data: Any) -> str:
-  if not isinstance(data, Mapping):
-    return markup.section("Data", f"<p>{markup.MISSING}</p>")
-  by_policy = data.get("by_policy") if isinstance(data.get("by_policy"), Mapping) else {}
-  counts = {}
-  for policy, entry in by_policy.items():
-    episodes = entry.get("episodes") if isinstance(entry, Mapping) else entry
-    if scores.is_number(episodes):
-      counts[str(policy)] = int(episodes)
-  amounts = [
-    f"<strong>{scores.number(data[key])}</strong> {key}"
-    for key in ("episodes", "frames")
-    if scores.is_number(data.get(key))
-  ]
-  text = f"<p>{', '.join(amounts)}. {escape(_heuristic_share(counts))}</p>"
-  total = sum(counts.values())
-  if total:
-    text += _share_bar(
-      [(name, count, f"{scores.number(count)} episodes") for name, count in counts.items()]
-    )
-  return markup.section("Data", text)
-
-
-def _heuristic_share(counts: Mapping[str, int]) -> str:
-  total = sum(counts.values())
-  if not total:
-    return "Which policies collected it was not recorded."
-  scripted = sum(count for name, count in counts.items() if "heuristic" in name.lower())
-  if not scripted:
-    return "None of it came from the scripted heuristic: everything was learned from scratch."
-  share = 100 * scripted / total
-  return (
-    f"The scripted heuristic drove {scripted:,} of {total:,} episodes ({share:.0f}%): "
-    "the model has seen good driving that nobody had to learn."
-  )
-
-
-def _time(seconds: Any) -> str:
-  total = scores.total_seconds(seconds)
-  if not total:
-    return markup.section("Time", f"<p>{markup.MISSING}</p>")
-  stages = [
-    (str(stage), float(value), scores.duration(float(value)))
-    for stage, value in seconds.items()
-    if stage != "total" and scores.is_number(value) and value >= 0
-  ]
-  text = f"<p><strong>{scores.duration(total)}</strong> in all.</p>"
-  return markup.section("Time", text + (_share_bar(stages) if stages else ""))
-
-
-def _share_bar(parts: Iterable[tuple[str, float, str]]) -> str:
-  """A bar cut in proportion, and a table that names the cuts."""
-  parts = list(parts)
-  total = math.fsum(amount for _, amount, _ in parts) or 1.0
-  pieces, rows = [], []
-  for index, (name, amount, words) in enumerate(parts):
-    color = f"background:var(--{_POLICY_COLORS[index % len(_POLICY_COLORS)]})"
-    if index >= len(_POLICY_COLORS):
-      color += ";opacity:.55"
-    share = 100 * amount / total
-    pieces.append(f'<i style="width:{share:.3f}%;{color}"></i>')
-    label = escape(name.replace("_", " "))
-    amounts = markup.cell(escape(words)) + markup.cell(f"{share:.0f}%")
-    rows.append(
-      f'<tr><th scope="row"><span class="key" style="{color}"></span>{label}</th>{amounts}</tr>'
-    )
-  bar = f'<div class="bar" aria-hidden="true">{"".join(pieces)}</div>'
-  return f'<div class="card">{bar}<table><tbody>{"".join(rows)}</tbody></table></div>'
-
-
-def _reproduce(results, config, command: str | None) -> str:
-  text = f"<pre>{escape(command)}</pre>" if command else ""
-  text += markup.details("Configuration", _flat_table(config))
-  seeds = [
-    f'<tr><th scope="row">{escape(row.label)}</th><td>{escape(scores.ranges(row.seeds))}</td></tr>'
-    for row in scores.scores(results)
-    if len(row.seeds)
-  ]
-  if seeds:
-    text += markup.details("Seeds of the evaluations", markup.table(("evaluation", "seeds"), seeds))
-  text += markup.details("All figures, as results.json has them", _flat_table(results))
-  return markup.section("Make it again", text)
-
-
-def _flat_table(nested: Mapping[str, Any]) -> str:
-  body = [
-    f'<tr><th scope="row"><code>{escape(name)}</code></th><td><code>{escape(text)}</code></td></tr>'
-    for name, text in _flatten(nested)
-  ]
-  return markup.table(("name", "value"), body) if body else f"<p>{markup.MISSING}</p>"
-
-
-def _flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-  """`{"a": {"b": 1}}` becomes `[("a.b", "1")]`: the names that --override takes."""
-  if isinstance(value, Mapping):
-    items = [(str(key), item) for key, item in value.items()]
-  elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
-    items = [(str(index), item) for index, item in enumerate(value)]
-  else:
-    # Seeds come in hundreds, and in a row.
-    seeds = prefix.rpartition(".")[2] == "seeds" and isinstance(value, list | tuple)
-    seeds = seeds and all(isinstance(seed, int) for seed in value)
-    return [(prefix, scores.ranges(value) if seeds else str(value))]
-  join = f"{prefix}." if prefix else ""
-  return [pair for key, item in items for pair in _flatten(item, join + key)]
 
 
 def _write(path: str | os.PathLike[str], data: bytes) -> None:

@@ -13,11 +13,14 @@ from wm_tf.report.figures import COLORS, STYLE, new_axes, to_svg
 
 
 def planner_figure(rows: Mapping[str, Mapping[str, Any]]) -> str:
-  """Mean returns, with their standard errors, against the median time of a decision.
+  """Draws mean returns, with their standard errors, against the median time of a decision.
 
   Args:
     rows: by name, each with `milliseconds` (`p50`) and `in_environment` (`mean`, `std`, `n`). One
-      named `controller` is drawn apart: it does not plan.
+      named `controller` has another colour: it does not plan.
+
+  Returns:
+    The SVG.
   """
   with matplotlib.rc_context(STYLE):
     figure, axes = new_axes(3.4)
@@ -39,6 +42,6 @@ def planner_figure(rows: Mapping[str, Mapping[str, Any]]) -> str:
     axes.xaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(ticker.FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(ticker.NullLocator())
-    axes.set_xlabel("ms a decision (median)")
+    axes.set_xlabel("milliseconds per decision (median)")
     axes.set_ylabel("return per episode")
     return to_svg(figure)

@@ -1,34 +1,52 @@
-"""Dreams by name: `gymnasium.make("wm_tf/Dream-v0", workdir=...)` and `make_vec` end up here."""
+"""Dreams by name: the entry points of `wm_tf/Dream-v0`, and the models and starts they read."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import hashlib
 import os
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
-from wm_tf.runs.learned import LearnedRun
-from wm_tf.runs.folder import no_run, read_description
-from wm_tf.runs.workdir import WorkdirError
-from wm_tf.data import datasets, rollouts
+import wm_tf
+from wm_tf.core import Nest
+from wm_tf.data import datasets
 from wm_tf.dream_env import Dream, DreamEnv, DreamVectorEnv
+from wm_tf.export import SavedWorldModel, first_states, version_folder
 from wm_tf.imagination import recently_rewarded, sample_states
-from wm_tf.saved_world_model import SavedWorldModel, first_states
+from wm_tf.runs.folder import no_run, read_description
+from wm_tf.runs.learned import LearnedRun
+from wm_tf.runs.workdir import WorkdirError
 
 STARTS = ("anywhere", "rewarded", "first")
 _NUM_EPISODES = 64  # Of the data, drawn at random, that starts are taken from.
+_CACHE_SIZE = 4  # Dreams kept, so that environments of one dream are compiled once.
 
 
 def make_dream_env(**options) -> DreamEnv:
-  """One dream; `options` are those of `load_dream`, and `horizon`, `observation`, `render_mode`."""
+  """Makes one dream.
+
+  Args:
+    **options: of `load_dream`, and `horizon`, `observation` and `render_mode` of `DreamEnv`. The
+      default `horizon` is a full episode of the environment.
+  """
   dream, options = _split(options)
   return DreamEnv(dream, **options)
 
 
 def make_dream_vector_env(num_envs: int = 1, **options) -> DreamVectorEnv:
-  """Many dreams, in one compiled call a step; `options` as of `make_dream_env`."""
+  """Makes many dreams, which take a step in one compiled call.
+
+  Args:
+    num_envs: how many.
+    **options: as of `make_dream_env`.
+  """
   dream, options = _split(options)
   return DreamVectorEnv(dream, num_envs, **options)
 
@@ -37,7 +55,7 @@ def load_dream(
   workdir: str | os.PathLike | None = None,
   *,
   savedmodel: str | os.PathLike | None = None,
-  frames: np.ndarray | str | os.PathLike | None = None,
+  frames: Nest | str | os.PathLike | None = None,
   iteration: int | None = None,
   starts: str = "anywhere",
   num_starts: int = 512,
@@ -45,60 +63,64 @@ def load_dream(
   temperature: float = 1.0,
   disagreement_penalty: float = 0.0,
 ) -> tuple[Dream, int]:
-  """The dream of a run, or of an exported world model.
+  """Loads the dream of a run, or of an exported world model.
 
   Args:
-    workdir: the folder of a run whose dynamics is trained.
-    savedmodel: instead of it, an export of a world model. Dreams begin with the first frame of an
-      episode then, one of `frames`.
-    frames: `uint8[S, H, W, 3]`, or a `.npy` file of them: as the environment shows them, or 64x64.
-    iteration: of the run; by default the one whose controller was chosen, or the last one trained.
-    starts: of the run's data: `anywhere`, where something was `rewarded` of late, or the `first`
-      states of episodes. All are burnt in on the whole of their episode before.
+    workdir: the folder of a run with a trained world model.
+    savedmodel: an exported world model, instead of a run. Dreams then begin with one of `frames`.
+    frames: S first observations of episodes, of any kind: an array `[S, ...]`, a dict of arrays by
+      name of the part, or a `.npy` or `.npz` file of these; as the environment shows them or as
+      the agent sees them.
+    iteration: of the run; by default that of the chosen controller, or the last one trained.
+    starts: which states of the run's data dreams begin in: `anywhere`, where something was
+      `rewarded` recently, or the `first` ones of episodes. Each is burnt in on all of its episode
+      before it, and none is terminal.
     num_starts: how many.
-    start_seed: of their choice.
+    start_seed: of their draw.
     temperature, disagreement_penalty: see `Dream`.
 
   Returns:
-    The dream, and the number of decisions of a full episode of the environment.
+    The dream, and the number of decisions in a full episode of the environment.
 
   Raises:
-    WorkdirError: if there is no run, or no model in it.
-    ValueError: if the arguments make no sense together.
+    WorkdirError: if there is no run, or it has no trained world model.
+    FileNotFoundError: if there is no SavedModel, or no file of that name.
+    ValueError: if the arguments do not fit together, or `frames` not the environment.
   """
   options = {"temperature": temperature, "disagreement_penalty": disagreement_penalty}
   if (workdir is None) == (savedmodel is None):
     raise ValueError("Say which dream: give workdir=, the folder of a run, or savedmodel=.")
   if savedmodel is not None:
     if frames is None:
-      raise ValueError("savedmodel= needs frames=, first frames of episodes to begin with.")
-    model = SavedWorldModel(savedmodel)
-    frames = np.load(frames) if isinstance(frames, str | os.PathLike) else frames
-    dream = Dream(model, first_states(model, frames), jit_compile=False, **options)
-    return dream, model.max_decisions
+      raise ValueError("savedmodel= needs frames=, first observations of episodes to begin with.")
+    folder = version_folder(savedmodel)
+    changed = (folder / "saved_model.pb").stat().st_mtime_ns
+    observations = _Observations.of(frames)
+    dream = _dream_of_export(folder.absolute(), changed, observations, *options.items())
+    return dream, dream.world_model.max_decisions
   if frames is not None:
     raise ValueError("frames= goes with savedmodel=: a run has data of its own to begin in.")
   if starts not in STARTS:
     raise ValueError(f"starts must be one of {STARTS}, not {starts!r}.")
-  run = _read_run(Path(workdir))
-  if iteration is None:
-    iteration = _newest(run)
-  weights = run.path("dynamics", iteration) / "weights.npz"
+  for name, value, lowest in (("num_starts", num_starts, 1), ("start_seed", start_seed, 0)):
+    if not isinstance(value, int | np.integer) or value < lowest:
+      raise ValueError(f"{name} must be a whole number of at least {lowest}, not {value!r}.")
+  run = _read_run(Path(workdir).expanduser())
+  iteration = _newest(run) if iteration is None else int(iteration)
+  weights = _weights(run, iteration)
   changed = weights.stat().st_mtime_ns if weights.exists() else None
-  dream = _dream_of_run(
-    run.workdir.absolute(), changed, iteration, starts, num_starts, start_seed, *options.items()
-  )
+  draw = (starts, int(num_starts), int(start_seed))
+  dream = _dream_of_run(run.workdir.absolute(), changed, iteration, *draw, *options.items())
   return dream, run.spec.max_decisions
 
 
-@functools.lru_cache(maxsize=4)  # So that environments of one dream are compiled once.
+@functools.lru_cache(_CACHE_SIZE)
 def _dream_of_run(workdir, changed, iteration, starts, num_starts, start_seed, *options) -> Dream:
-  del changed  # Of use as a key only.
+  del changed  # Part of the key only.
+  wm_tf.check_not_forked()
   run = _read_run(workdir)
   model = run.world_model(iteration)
-  folders = run.latent_folders(iteration)
-  if not all((folder / rollouts.MANIFEST).exists() for folder in folders):
-    folders = run.data_folders(iteration)
+  folders = run.sequence_folders(iteration, or_rollouts=True)
   if starts == "first":
     folders = [folder for folder in folders if not folder.name.endswith("_random")]
   num_steps = 1 if starts == "first" else None
@@ -108,30 +130,114 @@ def _dream_of_run(workdir, changed, iteration, starts, num_starts, start_seed, *
   window = max(1, run.config.controller.start_window)
   select = recently_rewarded(window) if starts == "rewarded" else None
   states = sample_states(model, episodes, num_starts, start_seed, select)
-  return Dream(model, states, **dict(options))
+  return Dream(
+    model,
+    states,
+    observation=run.spec.observation,
+    action_space=run.spec.action_space,
+    name=str(_weights(run, iteration).parent),
+    **dict(options),
+  )
+
+
+@functools.lru_cache(_CACHE_SIZE)
+def _dream_of_export(folder: Path, changed, observations: _Observations, *options) -> Dream:
+  del changed  # Part of the key only.
+  wm_tf.check_not_forked()
+  model = SavedWorldModel(folder)
+  try:
+    states = first_states(model, observations.for_model(model))
+  except ValueError as error:
+    raise ValueError(f"frames=: {error}") from error
+  except tf.errors.InvalidArgumentError as error:  # Such as an integer that is no choice.
+    raise ValueError(f"frames=: {error.message.splitlines()[0]}") from error
+  return Dream(
+    model,
+    states,
+    observation=model.observation,
+    action_space=model.action_space,
+    jit_compile=False,
+    name=str(folder),
+    **dict(options),
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Observations:
+  """First observations `[S, ...]`, hashable by their content.
+
+  Attributes:
+    digest: of names, shapes, dtypes and numbers.
+    arrays: by name of the part; of one array the name is empty.
+  """
+
+  digest: str
+  arrays: dict[str, np.ndarray] = dataclasses.field(compare=False)
+
+  @classmethod
+  def of(cls, frames: Nest | str | os.PathLike) -> _Observations:
+    """Reads observations from memory or from a file."""
+    if isinstance(frames, str | os.PathLike):
+      frames = _read_arrays(Path(frames).expanduser())
+    arrays = dict(frames) if isinstance(frames, Mapping) else {"": frames}
+    arrays = {name: np.asarray(array) for name, array in arrays.items()}
+    sizes = {name: len(array) if array.ndim else None for name, array in arrays.items()}
+    if len(set(sizes.values())) != 1 or not all(sizes.values()):
+      found = " and ".join(f"{name} {list(x.shape)}".strip() for name, x in arrays.items())
+      raise ValueError(
+        f"frames= must hold as many observations of each part, at least one, not {found}."
+      )
+    digest = hashlib.sha256()
+    for name, array in sorted(arrays.items()):
+      digest.update(f"{name} {array.dtype} {array.shape} ".encode() + array.tobytes())
+    return cls(digest.hexdigest(), arrays)
+
+  def for_model(self, model: SavedWorldModel) -> Nest:
+    """Returns one array or a dict, as the model observes."""
+    if model.observation.is_array and len(self.arrays) == 1:
+      return next(iter(self.arrays.values()))
+    return self.arrays.get("", self.arrays)
+
+
+def _read_arrays(path: Path) -> Nest:
+  """Reads a `.npy` or `.npz` file."""
+  try:
+    loaded = np.load(path, allow_pickle=False)
+    if isinstance(loaded, np.ndarray):
+      return loaded
+    with loaded:
+      return {name: loaded[name] for name in loaded.files}
+  except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    raise ValueError(f"frames=: {path} is no .npy or .npz file of numbers.") from error
 
 
 def _read_run(workdir: Path) -> LearnedRun:
-  there = read_description(workdir / "run.json")
-  if there is None:
+  existing = read_description(workdir / "run.json")
+  if existing is None:
     raise no_run(workdir)
-  return LearnedRun(workdir, *there)
+  return LearnedRun(workdir, *existing)
+
+
+def _weights(run: LearnedRun, iteration: int) -> Path:
+  """The file of a world model's weights, which its family's last fit leaves."""
+  return run.path(tuple(run.family.fits)[-1], iteration) / "weights.npz"
 
 
 def _newest(run: LearnedRun) -> int:
-  """The iteration whose controller was chosen, or the last one with a trained dynamics."""
+  """The iteration whose controller was chosen, or the last one with a trained world model."""
   if run.validations():
     return run.best_iteration()
-  trained = sorted(run.workdir.glob("dynamics/*/weights.npz"))
+  fit = tuple(run.family.fits)[-1]
+  trained = sorted(run.workdir.glob(f"{fit}/*/weights.npz"))
   if not trained:
     raise WorkdirError(
-      f"{run.workdir} has no trained dynamics to dream in; run trainers.train_dynamics first."
+      f"{run.workdir} has no trained {fit} to dream in; run trainers.train_{fit} first."
     )
   return int(trained[-1].parent.name)
 
 
 def _split(options: dict[str, Any]) -> tuple[Dream, dict[str, Any]]:
-  """The dream that some options describe, and the options of the environment."""
+  """Returns the dream that options describe, and the options of the environment."""
   env = {key: options.pop(key) for key in ("observation", "render_mode") if key in options}
   horizon = options.pop("horizon", None)
   dream, num_decisions = load_dream(**options)

@@ -16,22 +16,22 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf.runs import summary
-from wm_tf.runs.playing import episode_seeds, num_workers, summarize
-from wm_tf.runs.stages import Run
+from wm_tf.runs.playing import environment_factory, episode_seeds, num_workers, summarize
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import read_json, say, write_json
 from wm_tf import evaluation, report
-from wm_tf.evaluation import diagnosis, transfer
+from wm_tf.evaluation import diagnosis, open_loop, transfer
 from wm_tf.agent import Agent, AgentActor
-from wm_tf.core import Episode, EvalResult, Nest
+from wm_tf.core import ActionSpace, Episode, EvalResult, Nest
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.env_pool import EnvPool
-from wm_tf.envs import make_env
 from wm_tf.imagination import recently_rewarded, sample_states
 from wm_tf.training.loggers import progress
 
 # Its tracks are validation tracks, but not those that choose the controller (iteration 0).
 _TRACKS = 1
-_ROWS = 4  # Episodes at a time: their frames are in memory.
+_ROWS = 4  # Episodes at a time: their observations are in memory.
+_MAX_HELD = 8  # Rows of a film strip.
 
 
 class Examination:
@@ -65,26 +65,25 @@ class Examination:
     """What `doctor.json` says of the model by itself, from at most `num_episodes` episodes."""
     run, model, episodes = self.run, self.model, self.held_out(num_episodes)
     say("Held-out frames ...")
-    frames = datasets.frames_dataset(
+    frames = datasets.observations_dataset(
       self._folders, batch_size=64, seed=0, drop_remainder=False, **self._split
     )
-    vae = evaluation.vae_quality(run.vae(self.iteration), frames.take(32))
-    pixels = math.prod(run.spec.observation.parts[0].shape)
+    kept = run.family.observation_figures(model, frames.take(32))
     say("One step ahead ...")
-    observed = [diagnosis.as_observed(model, batch) for batch in episodes]
+    observed = [open_loop.as_observed(model, batch) for batch in episodes]
     outcomes = diagnosis.outcomes(model, observed)
     rewards = diagnosis.calibration(outcomes.predicted_reward, outcomes.reward)
     ends = diagnosis.calibration(outcomes.predicted_end, outcomes.end, equal_mass=True)
     dynamics = evaluation.dynamics_quality(model, observed)
     say("Dreams along real actions ...")
-    open_loop = diagnosis.open_loop(model, episodes, seed=self.seed)
+    held = open_loop.open_loop(model, episodes, run.spec.observation, seed=self.seed)
     say("Dreams along other actions ...")
     starts = self._on_the_way(observed, 32)
     horizons = {run.config.planner.horizon, run.config.controller.dream.horizon}
     return {
-      "vae": vae | {"psnr": diagnosis.psnr(vae["sse"] / pixels), "latent_size": model.latent_size},
+      **kept,
       "dynamics": dynamics | {"mixture": run.config.dynamics.mixture_kind},
-      "open_loop": open_loop,
+      "open_loop": held,
       "reward_calibration": rewards
       | {"std": float(outcomes.reward.std()), "decisions": self.num_decisions},
       "termination_calibration": ends
@@ -115,12 +114,7 @@ class Examination:
   @functools.cache  # noqa: B019
   def first_states(self, num: int) -> Nest:
     """States of real episodes' first frames, which full dreams start from."""
-    folders = self.run.latent_folders(self.iteration)
-    if not all((folder / rollouts.MANIFEST).exists() for folder in folders):
-      folders = self._folders
-    folders = [folder for folder in folders if not folder.name.endswith("_random")]
-    episodes = datasets.episodes_dataset(folders, batch_size=64, num_steps=1)
-    return sample_states(self.model, episodes, num, self.seed)
+    return self.run.first_states(self.model, num, self.iteration, seed=self.seed)
 
   def real_returns(
     self, controllers: Mapping[str, transfer.Layers], seeds: Sequence[int]
@@ -141,7 +135,7 @@ class Examination:
     total, left = len(seeds) * len(keys), sum(map(len, missing.values()))
     if left:
       policy, actor = self._actor(next(iter(controllers.values())))
-      factory = functools.partial(make_env, self.run.config.environment)
+      factory = environment_factory(self.run.config)
       with (
         EnvPool(factory, min(len(seeds), num_workers(self.run.config))) as pool,
         progress(total, "play controllers", unit="episode", initial=total - left) as bar,
@@ -200,15 +194,10 @@ class Examination:
       num, num_dreams: as in `compare`.
     """
     say("Film strips ...")
-    strip, _ = summary.dream_strip(self.agent, self._held_out_drive())
-    names = self.run.spec.action_space.names
-    held = {"no action": np.zeros(len(names))} | {
-      f"{name} {value:+.0f}": value * np.eye(len(names))[index]
-      for index, name in enumerate(names)
-      for value in (-1.0, 1.0)
-    }
+    spec = self.run.spec
+    strip, _ = summary.dream_strip(self.agent, self._held_out_episode())
     start = self._on_the_way(self.held_out(4 * _ROWS), 1)
-    acted = diagnosis.dream_actions(self.model, start, held, 20, self.seed)
+    acted = diagnosis.dream_actions(self.model, start, _held_actions(spec.action_space), 20, self.seed)
 
     flattered = max(results["controllers"], key=lambda row: row["dream"] - row["real"])
     controller = self.controllers(num)[flattered["name"]]
@@ -217,22 +206,26 @@ class Examination:
     )
     _, actor = self._actor(controller)
     paid = self.run.play(actor, results["seeds"][0]).observation
-    after_its_end = [(0, max(0, len(promised) - len(paid))), (0, 0), (0, 0), (0, 0)]
+
+    def as_long(real, dreamed):  # A strip is as long as the dream; the last observation stays.
+      return np.asarray(real)[np.minimum(np.arange(len(dreamed)), len(real) - 1)]
+
     promise = {
       f"promised\n{total + self.initial_return:.0f}": promised,
-      f"paid\n{flattered['returns'][0]:.0f}": np.pad(paid, after_its_end)[: len(promised)],
+      f"paid\n{flattered['returns'][0]:.0f}": tf.nest.map_structure(as_long, paid, promised),
     }
+    shown = (0, 1, 2, 3, 5, 8, 12, 16, 20)
     return {
       "film_strip_drive": strip,
-      "film_strip_actions": report.film_strip(acted, steps=(0, 1, 2, 3, 5, 8, 12, 16, 20)),
-      "film_strip_promise": report.film_strip(promise),
+      "film_strip_actions": report.observation_strip(acted, spec.observation, steps=shown),
+      "film_strip_promise": report.observation_strip(promise, spec.observation),
     }, {
-      "film_strip_drive": "A held-out drive, what the VAE keeps of it, and, from the marked step "
-      "on, a dream along the same actions.",
+      "film_strip_drive": "A held-out episode, what the model keeps of it, and, from the marked "
+      "step on, a dream along the same actions.",
       "film_strip_actions": "The same moment dreamed on, under one action each. In a model that "
-      "listens every row goes another way.",
+      "responds to the action every row goes another way.",
       "film_strip_promise": f"The controller that the dream flatters most ({flattered['name']}): "
-      "its best dream, and a real drive of it. What the upper row has and no real drive shows is "
+      "its best dream, and a real episode of it. What the dream shows and no real episode does is "
       "what is exploited.",
     }
 
@@ -243,11 +236,11 @@ class Examination:
   def _on_the_way(self, episodes, num: int) -> Nest:
     """Real states that a plan would start from: on the way to something, not stranded."""
     window = self.run.config.controller.start_window
-    observed = (diagnosis.as_observed(self.model, batch) for batch in episodes)
+    observed = (open_loop.as_observed(self.model, batch) for batch in episodes)
     select = recently_rewarded(window) if window else None
     return sample_states(self.model, observed, num, self.seed, select)
 
-  def _held_out_drive(self) -> Episode:
+  def _held_out_episode(self) -> Episode:
     """The best held-out episode of the newest data."""
     kept = datasets.select_episodes(self._folders, **self._split)
     chosen = max(kept, key=lambda info: (info.iteration, info.episode_return))
@@ -277,3 +270,23 @@ def _score(returns: np.ndarray, seeds: Sequence[int]) -> dict[str, Any]:
   result = summarize(EvalResult(returns, nothing, np.asarray(seeds, np.int64)), 0.0)
   del result["seconds"]  # Of no one of them.
   return result
+
+
+def _held_actions(space: ActionSpace) -> dict[str, np.ndarray]:
+  """Actions to hold in a dream, by name: one of each extreme, or one of each first choice."""
+  unit = np.eye(space.size, dtype=np.float32)
+  if not space.is_categorical:
+    return {"no action": np.zeros(space.size, np.float32)} | {
+      f"{name} {value:+.0f}": value * unit[index]
+      for index, name in enumerate(space.names[:_MAX_HELD])
+      for value in (-1.0, 1.0)
+    }
+  first = space.canonical(np.zeros(space.size))
+  starts = np.cumsum([0, *space.num_choices[:-1]])
+  held = {}
+  for start, count in zip(starts, space.num_choices, strict=True):
+    for index in range(start, start + count):
+      action = first.copy()
+      action[start : start + count] = unit[index, start : start + count]
+      held[space.names[index]] = action
+  return dict(list(held.items())[:_MAX_HELD])

@@ -19,17 +19,16 @@ from typing import Any
 
 import numpy as np
 
-from wm_tf.runs.playing import episode_seeds, num_workers, summarize
-from wm_tf.runs.stages import Run
+from wm_tf.runs.playing import environment_factory, episode_seeds, num_workers, summarize
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError, read_json, say, write_json
 from wm_tf import rng
-from wm_tf.learners import real_evolution as real_es
+from wm_tf.learners import real_search as real_es
 from wm_tf.policies.linear import LinearController
 from wm_tf.core import EvalResult, Policy
-from wm_tf.envs import make_env
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import make_loggers, progress
-from wm_tf.policies.networks import Network
+from wm_tf.policies.networks import Network, become
 
 # Validation tracks, but neither those that chose the iteration (0: it would owe its luck to them)
 # nor the doctor's (1) nor the ablations' (2).
@@ -137,7 +136,7 @@ class Finish:
     logger = make_loggers(self.folder, desc=label, keys=("env/return_mean", "validation/return"))
     # With nothing saved, what is logged of the start (step 0) is logged again too.
     logger.rewind(self._step if self._contenders else -1)
-    factory = functools.partial(make_env, self.run.config.environment)
+    factory = environment_factory(self.run.config)
     try:
       with (
         real_es.CandidatePool(factory, num_workers(self.run.config)) as pool,

@@ -4,9 +4,7 @@ workdir/
   run.json               configuration and seed; another configuration is refused
   seconds.json           time spent, by stage, over all restarts
   data/000, 000_random   rollouts of iteration 0, from official and from random starts
-  vae/000                fits; `weights.npz` in each; while it runs, `frames`: data/ decoded
-  latents/000            all rollouts so far, as posteriors of the VAE of iteration 0
-  dynamics/000
+  vae/, dynamics/, ...   fits of the world model: see its family, such as `two_stage`
   controller/000         trained in the dream of iteration 0, and its validation returns
   finish/000             the same one, finished in the real environment (trainers.finish)
   export/                SavedModels of the chosen controller, its planner, its world model
@@ -114,16 +112,20 @@ class RunFolder:
       seed: of everything that is random; likewise.
       create: whether the workdir may be a new one.
     """
-    self.workdir, self.config, self.seed = Path(workdir), config, seed
+    self.workdir, self.config, self.seed = Path(workdir).expanduser(), config, seed
     self._create = create
     self._lock = contextlib.ExitStack()
+    self._entered = 0
 
   def __enter__(self) -> RunFolder:
-    """Opens or creates the workdir.
+    """Opens or creates the workdir. May be entered again inside.
 
     Raises:
       WorkdirError: if the workdir belongs to another run, or another process is at it.
     """
+    if self._entered:
+      self._entered += 1
+      return self
     if not self._create and not (self.workdir / "run.json").exists():
       raise no_run(self.workdir)
     self.workdir.mkdir(parents=True, exist_ok=True)
@@ -131,10 +133,13 @@ class RunFolder:
       lock.enter_context(locked(self.workdir))
       self._claim()
       self._lock = lock.pop_all()
+    self._entered = 1
     return self
 
   def __exit__(self, *_) -> None:
-    self._lock.close()
+    self._entered -= 1
+    if not self._entered:
+      self._lock.close()
 
   def _claim(self) -> None:
     path, mine = self.workdir / "run.json", Description(self.config, self.seed)
@@ -152,8 +157,9 @@ class RunFolder:
       if before.config.controller != mine.config.controller:
         write_json(path, mine.to_dict())
     else:
-      fields = lambda run: dict(config_lib.flatten(run.config)) | {"seed": run.seed}
-      old, new = fields(there), fields(mine)
+      old, new = (
+        dict(config_lib.flatten(run.config)) | {"seed": run.seed} for run in (there, mine)
+      )
       changed = [name for name in old if old[name] != new[name]]
       raise WorkdirError(
         f"{self.workdir} holds a run with {changed[0]} = {old[changed[0]]!r}, and now it is "
@@ -165,6 +171,7 @@ class RunFolder:
   # --- Places -------------------------------------------------------------------------------
 
   def path(self, stage: str, iteration: int) -> Path:
+    """Returns the folder of a stage of an iteration."""
     return self.workdir / stage / f"{iteration:03d}"
 
   def data_folders(self, iteration: int) -> list[Path]:
@@ -185,15 +192,12 @@ class RunFolder:
       raise WorkdirError(f"{self.workdir}/data holds no rollouts; run trainers.collect first.")
     return folders
 
-  def vae_iteration(self, iteration: int) -> int:
-    """The iteration whose VAE is in use at `iteration`."""
-    return min(iteration, self.config.num_vae_refits)
-
-  def latent_folders(self, iteration: int) -> list[Path]:
-    base = self.path("latents", self.vae_iteration(iteration))
-    return [base / folder.name for folder in self.data_folders(iteration)]
-
   # --- What it says of itself ---------------------------------------------------------------
+
+  def num_episodes(self, iteration: int) -> int:
+    """Returns the number of episodes that were collected up to an iteration."""
+    folders = self.data_folders(iteration)
+    return sum(len(rollouts.load_manifest(folder).episodes) for folder in folders)
 
   def quality(self, stage: str, iteration: int) -> dict[str, Any]:
     """The held-out figures of a finished fit, of stage `vae` or `dynamics`."""

@@ -10,19 +10,21 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf.runs.playing import episode_seeds
-from wm_tf.runs.stages import Run
+from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import read_json
 from wm_tf import files, report, rng
 from wm_tf.evaluation import disagreement
 from wm_tf.agent import Agent, AgentActor
-from wm_tf.core import Batch, Episode
+from wm_tf.core import Batch, Episode, Nest
+from wm_tf.data.collect import Actor
+from wm_tf.runs.playing import film
 from wm_tf.data import datasets, rollouts
 from wm_tf.imagination import imagine, observe_sequence
-from wm_tf.models.world_model import to_uint8
+from wm_tf.models.world_model import WorldModel
 from wm_tf.training.loggers import read_jsonl
 
-_BURN_IN, _DREAM_STEPS = 12, 40
-_TRACKS = 3  # Validation tracks that nothing else is judged on.
+_DREAM_STEPS = 40
+_TRACKS = 3  # Validation seeds that nothing else is judged on.
 
 
 def data_figures(run: Run) -> dict[str, Any]:
@@ -43,77 +45,131 @@ def data_figures(run: Run) -> dict[str, Any]:
 def histories(run: Run, iteration: int) -> dict[str, list[dict]]:
   """The learning curves of every stage, iterations one after another."""
   curves = {}
-  for title, stage, last in (
-    ("VAE", "vae", run.vae_iteration(iteration)),
-    ("MDN-RNN", "dynamics", iteration),
-    ("Controller, in the dream", "controller", iteration),
-  ):
+  stages = dict(run.family.fits) | {"controller": "Controller, in the dream"}
+  for stage, title in stages.items():
+    last = iteration if stage == "controller" else run.family.fit_iteration(stage, iteration)
     paths = [run.path(stage, i) / "metrics.jsonl" for i in range(last + 1)]
     curves[title] = [row for path in paths if path.exists() for row in read_jsonl(path)]
   return curves
 
 
 def _as_batch(episode: Episode) -> Batch:
-  return Batch(*(tf.constant(field)[tf.newaxis] for field in datasets.align(episode)))
+  def with_batch(x):
+    return tf.constant(x)[tf.newaxis]
+
+  return tf.nest.map_structure(with_batch, datasets.align(episode))
 
 
-def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes, np.ndarray]:
-  """A real episode, its reconstruction, and a dream along the same actions.
+def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes, Nest]:
+  """Draws a real episode, its reconstruction, and a dream along the same actions.
 
   Args:
     agent: whose world model dreams.
-    episode: a real one, of more than `first` + 40 steps (shorter ones start earlier).
-    first: step at which the dream begins; the model has seen all frames before.
+    episode: a real one.
+    first: step at which the dream begins, or earlier if the episode is short; the model has seen
+      all observations before.
 
   Returns:
-    The strip as PNG, and reconstructions `uint8[T, 64, 64, 3]` of the whole episode.
+    The strip as PNG, and the reconstructions of the whole episode: observations as of
+    `WorldModel.decode`, with a leading T.
   """
   model = agent.world_model
-  batch = _as_batch(episode)
-  states = observe_sequence(model, batch, rng.make_seed(0))
-  reconstructed = to_uint8(model.decode(tf.nest.map_structure(lambda x: x[0], states))).numpy()
-  length = len(episode.reward)
-  first = max(_BURN_IN, min(first, length - 1 - _DREAM_STEPS))
-  steps = min(_DREAM_STEPS, length - 1 - first)
+  states = observe_sequence(model, _as_batch(episode), rng.make_seed(0))
+  reconstructed = _decoded(model, states)
+  last = len(episode.reward) - 1
+  first = max(0, min(first, last - min(_DREAM_STEPS, last // 2)))
+  steps = min(_DREAM_STEPS, last - first)
   actions = tf.constant(episode.action[np.newaxis])
+
+  def recorded_action(t, state, memory):
+    return actions[:, first + t], memory
+
   _, dreamed = imagine(
     model,
-    lambda t, state, memory: (actions[:, first + t], memory),
+    recorded_action,
     tf.nest.map_structure(lambda x: x[:, first], states),
     steps,
     rng.make_seed(0),
     temperature=0.1,
   )
-  dreamed = to_uint8(model.decode(tf.nest.map_structure(lambda x: x[0], dreamed))).numpy()
-  begin = first - 8
-  window = slice(begin, first + steps + 1)
-  dream_row = np.concatenate([reconstructed[begin : first + 1], dreamed])
+  begin = max(0, first - 8)
+  before = first + 1 - begin
+
+  def seen_then_dreamed(seen, then):
+    return np.concatenate([seen[begin : first + 1], then])
+
+  def window(x):
+    return x[begin : first + steps + 1]
+
   rows = {
-    "real": episode.observation[window],
-    "reconstructed": reconstructed[window],
-    "dreamed": dream_row,
+    "real": tf.nest.map_structure(window, episode.observation),
+    "reconstructed": tf.nest.map_structure(window, reconstructed),
+    "dreamed": tf.nest.map_structure(seen_then_dreamed, reconstructed, _decoded(model, dreamed)),
   }
-  shown = [0, 8, *(8 + k for k in (1, 3, 5, 10, 15, 20, 30, 40) if k <= steps)]
-  return (
-    report.film_strip(rows, steps=shown, first_step=begin, dream_from=9),
-    reconstructed,
+  shown = [0, before - 1, *(before - 1 + k for k in (1, 3, 5, 10, 15, 20, 30, 40) if k <= steps)]
+  strip = report.observation_strip(
+    rows,
+    agent.spec.observation,
+    steps=list(dict.fromkeys(shown)),
+    first_step=begin,
+    dream_from=before,
   )
+  return strip, reconstructed
 
 
-def disagreement_samples(run: Run, agent: Agent, iteration: int) -> dict[str, np.ndarray]:
-  """An ensemble's disagreement about the steps of its data, of an agent's drives, of its dreams.
+def _decoded(model: WorldModel, states: Nest) -> Nest:
+  """Mean observations, with a leading T, of states `[1, T, ...]`."""
+  decoded = model.decode(tf.nest.map_structure(lambda x: x[0], states))
+  return tf.nest.map_structure(lambda x: x.numpy(), decoded)
+
+
+def movie(
+  run: Run, actor: Actor, seed: int, episode: Episode, reconstructed: Nest
+) -> bytes | None:
+  """Makes an animation of an episode.
 
   Args:
     run: the run.
-    agent: who drives, on two tracks that are validated on.
-    iteration: of the world model.
+    actor: what played it.
+    seed: of the episode.
+    episode: what it observed.
+    reconstructed: what the world model makes of that.
+
+  Returns:
+    A GIF of the first image of the observations beside its reconstruction; of what the environment
+    renders, if there is no image; None if it cannot do that either.
   """
-  model, folders = agent.world_model, run.latent_folders(iteration)
+  captions = [f"return so far {total:.0f}" for total in np.cumsum(episode.reward)]
+  spec = run.spec.observation
+  for part, real, kept in zip(
+    spec.parts, spec.unpack(episode.observation), spec.unpack(reconstructed), strict=True
+  ):
+    if part.kind == "image":
+      return report.animation(
+        report.display_frames(real, part),
+        beside=report.display_frames(kept, part),
+        captions=captions,
+      )
+  frames = film(run.config, actor, seed)
+  return None if frames is None else report.animation(frames)
+
+
+def disagreement_samples(run: Run, agent: Agent, iteration: int) -> dict[str, np.ndarray]:
+  """Measures an ensemble's disagreement on its data, where an agent goes, and in its dreams.
+
+  Args:
+    run: the run.
+    agent: plays on two validation seeds of its own.
+    iteration: of the world model.
+
+  Returns:
+    Name of the sample to the disagreements of its steps, `float32[S]`.
+  """
+  model, folders = agent.world_model, run.sequence_folders(iteration)
   options = {"split": "train", "held_out_fraction": run.config.collect.held_out}
   training = datasets.episodes_dataset(folders, batch_size=16, seed=run.seed, **options)
   seeds = episode_seeds("validation", run.seed, 2, _TRACKS)
-  drives = [run.play(AgentActor(agent), seed) for seed in seeds]
-  visits = [_as_batch(drive) for drive in drives]
+  visits = [_as_batch(run.play(agent, seed)) for seed in seeds]
   return {
     "training data": disagreement.along(model, training.take(4)),
     "real visits": disagreement.along(model, visits),
@@ -128,6 +184,7 @@ def write(
   results: dict[str, Any],
   controller: Agent,
   played: Episode,
+  frames: bytes | None,
   command: str | None,
 ) -> None:
   """Writes `report.html` and its pictures.
@@ -136,32 +193,26 @@ def write(
     run: the finished run.
     results: what `results.json` holds.
     controller: the agent that was chosen.
-    played: an episode that the served planner drove.
+    played: an episode that the served planner played.
+    frames: an animation of it, a GIF.
     command: what made the run.
   """
-  strip, reconstructed = dream_strip(controller, played)
-  figures = {
-    "film_strip": strip,
-    "animation": report.animation(
-      played.observation,
-      beside=reconstructed,
-      captions=[f"return so far {total:.0f}" for total in np.cumsum(played.reward)],
-    ),
-  }
-  captions = {
-    "film_strip": (
-      "A drive of the served planner on a track that training never saw. From the marked step on, "
-      "the lowest row is dreamed from the actions alone."
-    ),
-    "animation": "The served planner driving: the real frames, and what the VAE keeps of them.",
-  }
+  strip, _ = dream_strip(controller, played)
+  figures, captions = {"film_strip": strip}, {}
+  captions["film_strip"] = (
+    "An episode of the served planner on a seed that training never saw. From the marked step on, "
+    "what is dreamed follows from the actions alone."
+  )
+  if frames is not None:
+    figures["animation"] = frames
+    captions["animation"] = "The served planner at work."
   if run.config.dynamics.ensemble_size > 1:
     samples = disagreement_samples(run, controller, results["chosen_iteration"])
     figures["disagreement"] = report.disagreement_figure(samples)
     captions["disagreement"] = (
       "How far the members of the ensemble disagree about a step: on the data that they learned "
-      "from, where the controller really drives, and in its dreams. Dreams that reach further to "
-      "the right than the data go where nothing bears them out."
+      "from, where the controller really goes, and in its dreams. Dreams further to the right than "
+      "the data go where no data support them."
     )
   pictures = report.save_figures(run.workdir / "figures", figures)
   report.write_report(

@@ -103,13 +103,28 @@ class MPPI(strategy.MeanAndBest):
       push = tf.math.divide_no_nan(state.mean, tf.square(state.scale))
       step = x - state.mean[:, tf.newaxis]
       score -= self.control_cost * tf.einsum("bd,bnd->bn", push, step)
-    temperature = tf.constant(self.temperature, x.dtype)
-    if self.normalize:
-      count = tf.maximum(tf.reduce_sum(valid, -1, keepdims=True), 1.0)
-      centred = valid * (score - tf.reduce_sum(valid * score, -1, keepdims=True) / count)
-      spread = tf.sqrt(tf.reduce_sum(tf.square(centred), -1, keepdims=True) / count)
-      temperature = tf.maximum(temperature * spread, np.finfo(x.dtype.name).tiny)
-    lowest = tf.constant(-np.inf, x.dtype)
-    score -= tf.reduce_max(tf.where(valid > 0, score, lowest), -1, keepdims=True)
-    weights = tf.where(valid > 0, tf.exp(score / temperature), tf.zeros([], x.dtype))
-    return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, -1, keepdims=True))
+    return exponential_weights(score, valid, self.temperature, self.normalize)
+
+
+def exponential_weights(score, valid, temperature: float, normalize: bool) -> tf.Tensor:
+  """Returns the softmax of `score / temperature` over the candidates that succeeded.
+
+  Args:
+    score: `[B, N]`, finite.
+    valid: `[B, N]`, 1 for a success and 0 for a failure.
+    temperature: lambda.
+    normalize: whether the temperature is in standard deviations of each row's score.
+
+  Returns:
+    `[B, N]`; rows sum to 1, failures weigh 0.
+  """
+  temperature = tf.constant(temperature, score.dtype)
+  if normalize:
+    count = tf.maximum(tf.reduce_sum(valid, -1, keepdims=True), 1.0)
+    centred = valid * (score - tf.reduce_sum(valid * score, -1, keepdims=True) / count)
+    spread = tf.sqrt(tf.reduce_sum(tf.square(centred), -1, keepdims=True) / count)
+    temperature = tf.maximum(temperature * spread, np.finfo(score.dtype.name).tiny)
+  lowest = tf.constant(-np.inf, score.dtype)
+  score -= tf.reduce_max(tf.where(valid > 0, score, lowest), -1, keepdims=True)
+  weights = tf.where(valid > 0, tf.exp(score / temperature), tf.zeros([], score.dtype))
+  return tf.math.divide_no_nan(weights, tf.reduce_sum(weights, -1, keepdims=True))

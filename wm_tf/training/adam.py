@@ -1,4 +1,4 @@
-"""Adam in one pass over memory."""
+"""Adam as one fused operation for each variable."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import tensorflow as tf
 
 
 class FusedAdam(keras.optimizers.Adam):
-  """Keras' Adam, by TensorFlow's own kernel: each variable is read and written once.
+  """Keras' Adam computed by TensorFlow's kernel, which reads and writes each variable once.
 
-  Keras' update is a dozen operations that each go through all parameters, and the memory is what
-  they wait for. State, hyperparameters and results are the same, but for rounding.
+  Keras' update is a dozen operations that each pass over all parameters, which is limited by memory
+  bandwidth. State, hyperparameters and results are the same, except for rounding.
 
   References:
     Kingma & Ba 2015, arXiv:1412.6980, algorithm 1 with the step size of section 2's last lines.

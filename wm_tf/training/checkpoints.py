@@ -1,9 +1,9 @@
-"""Saving state so that a kill at any moment loses nothing that was saved before.
+"""Saves state so that a kill at any moment loses nothing that was saved before.
 
-One file format for everything: an uncompressed `.npz` (readable with NumPy alone) with one entry
-per leaf of a nest. A single file can be replaced atomically, the zip format carries a CRC-32 of
-every entry, and comparing names, shapes and dtypes before anything is assigned makes it possible
-to say *what* does not fit, which `tf.train.Checkpoint` does not.
+There is one file format: an uncompressed `.npz` (readable with NumPy alone) with one entry for each
+leaf of a nest. A single file can be replaced atomically, and the zip format has a CRC-32 of every
+entry. Names, shapes and dtypes are compared before anything is assigned, so an error says *what*
+does not fit, which that of `tf.train.Checkpoint` does not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf.core import Nest
-from wm_tf.files import atomic_open
+from wm_tf.files import atomic_open, user_path
 
 
 class CheckpointMismatchError(ValueError):
@@ -34,11 +34,20 @@ class CorruptCheckpointError(RuntimeError):
 
 
 def map_with_path(fn: Callable[[str, Any], Any], nest: Nest, path: str = "") -> Nest:
-  """Applies `fn(path, leaf)` to every leaf; paths look like `"latent/0/loc"`.
+  """Applies `fn(path, leaf)` to every leaf.
 
-  Tuples, named tuples, lists and mappings are structure; `None` is an empty structure.
+  Args:
+    fn: takes a path such as `"latent/0/loc"`, and a leaf.
+    nest: tuples, named tuples, lists and mappings are structure; `None` is an empty structure.
+    path: prefix of the paths.
+
+  Returns:
+    A nest of what `fn` returns.
   """
-  join = lambda key: f"{path}/{key}" if path else str(key)
+
+  def join(key):
+    return f"{path}/{key}" if path else str(key)
+
   if nest is None:
     return None
   if isinstance(nest, tuple) and hasattr(nest, "_fields"):
@@ -73,7 +82,7 @@ def save_nest(path: str | os.PathLike, nest: Nest) -> None:
       `float` or `str`.
 
   Raises:
-    ValueError: if a leaf is something else (a Python object).
+    ValueError: if a leaf is something else, such as another Python object.
   """
   arrays = {name: np.asarray(leaf) for name, leaf in flatten_with_path(nest).items()}
   for name, array in arrays.items():
@@ -118,19 +127,19 @@ def load_nest(path: str | os.PathLike, like: Nest) -> Nest:
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Reads the leaves of a nest that `save_nest` wrote, whatever they are.
+  """Reads the leaves of a nest that `save_nest` wrote, by path.
 
   Raises:
     FileNotFoundError: if there is no such file.
     CorruptCheckpointError: if the file is damaged.
   """
-  with open(path, "rb") as file:
+  with open(user_path(path), "rb") as file:
     try:
       archive = np.load(file, allow_pickle=False)
       return {name: archive[name] for name in archive.files}
     except Exception as error:  # A flipped bit can fail in any layer of zip and npy parsing.
       raise CorruptCheckpointError(
-        f"{path} is damaged ({error}). Remove it: the command that made it makes it anew."
+        f"{path} is damaged ({error}). Remove it; the command that made it makes it again."
       ) from error
 
 
@@ -146,7 +155,7 @@ def _convert(path, name: str, array: np.ndarray, leaf: Any) -> Any:
     return str(array)
   template = np.asarray(leaf)
   if array.dtype.kind == "V" and array.dtype.itemsize == template.dtype.itemsize:
-    array = array.view(template.dtype)  # bfloat16 and its kin: NumPy forgets their names.
+    array = array.view(template.dtype)  # NumPy does not keep the names of bfloat16 and similar.
   if array.shape != template.shape or array.dtype != template.dtype:
     raise CheckpointMismatchError(
       f"{path}: {name!r} is {array.dtype}{list(array.shape)} in the file, and "
@@ -161,8 +170,8 @@ def _convert(path, name: str, array: np.ndarray, leaf: Any) -> Any:
 def name_variables(variables) -> dict[str, Any]:
   """Names variables by position, layer and role, such as `"003/dense/kernel"`.
 
-  Keras numbers layers per process (`dense_1`) and prefixes the name of whatever was called first,
-  so that equal models can have unequal paths; position, layer kind and role do not change.
+  Keras numbers layers per process (`dense_1`) and prefixes the name of the layer that was called
+  first, so equal models can have different paths. Position, layer kind and role do not change.
   """
   names = {}
   for i, variable in enumerate(variables):
@@ -172,12 +181,12 @@ def name_variables(variables) -> dict[str, Any]:
 
 
 def values(variables: Nest) -> Nest:
-  """The values of a nest of variables, as NumPy arrays."""
+  """Returns the values of a nest of variables, as NumPy arrays."""
   return tf.nest.map_structure(lambda variable: variable.numpy(), variables)
 
 
 def assign(variables: Nest, values: Nest) -> None:
-  """Assigns to a nest of variables what `values` gave, or `load_nest` read."""
+  """Assigns values, from `values` or `load_nest`, to a nest of variables."""
   tf.nest.map_structure(lambda variable, value: variable.assign(value), variables, values)
 
 
@@ -187,7 +196,7 @@ def save_weights(model: keras.Model, path: str | os.PathLike) -> None:
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
-  """Loads what `save_weights` wrote into a built Keras model; all of it, or nothing.
+  """Loads what `save_weights` wrote into a built Keras model. An error leaves the model unchanged.
 
   Raises:
     FileNotFoundError, CorruptCheckpointError, CheckpointMismatchError: as `load_nest`.
@@ -197,17 +206,17 @@ def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
 
 
 class Checkpoints:
-  """The last few states of a run in a folder, one file for each step: `step-00001200.npz`.
+  """The latest states of a run in a folder, one file for each step: `step-00001200.npz`.
 
   Attributes:
     directory: the folder, created when first saved to.
-    keep: how many of the latest files are kept.
+    keep: number of latest files that are kept.
   """
 
   def __init__(self, directory: str | os.PathLike, keep: int = 2):
     if keep < 1:
       raise ValueError(f"keep must be at least 1, not {keep}.")
-    self.directory = Path(directory)
+    self.directory = user_path(directory)
     self.keep = keep
 
   def path(self, step: int) -> Path:
@@ -226,8 +235,8 @@ class Checkpoints:
   def restore(self, like: Nest) -> tuple[int, Nest] | None:
     """Returns `(step, nest)` of the latest file that is whole, or None if nothing was saved.
 
-    A damaged file is named in a warning, removed, and the one before it is taken. With none left
-    the damage is an error: starting over silently would hide it.
+    A damaged file is named in a warning and removed, and the one before it is used. If all files
+    are damaged, that is an error, since starting over would hide it.
 
     Raises:
       CorruptCheckpointError: if every file is damaged.
@@ -251,7 +260,7 @@ class Checkpoints:
     return None
 
   def rewind(self, step: int) -> None:
-    """Removes what was saved beyond a step that a run goes on from."""
+    """Removes the files of later steps than the one that a run continues from."""
     self._remove([saved for saved in self.steps() if saved > step])
 
   def clear(self) -> None:
@@ -263,5 +272,5 @@ class Checkpoints:
   def _remove(self, steps: Iterable[int]) -> None:
     for step in steps:
       self.path(step).unlink()
-    for half_written in self.directory.glob(".step-*.tmp"):  # By a process that was killed.
+    for half_written in self.directory.glob(".step-*.tmp"):  # Of a process that was killed.
       half_written.unlink()

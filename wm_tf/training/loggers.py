@@ -1,4 +1,4 @@
-"""Where metrics go: JSONL, TensorBoard, a progress bar. The only home of progress bars."""
+"""Loggers of metrics: JSONL, TensorBoard, and progress bars."""
 
 from __future__ import annotations
 
@@ -8,42 +8,41 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import IO, Any
 
 import tensorflow as tf
 from tqdm import tqdm
 
-from wm_tf.files import DamagedFileError, atomic_open
+from wm_tf.files import DamagedFileError, atomic_open, user_path
 
 
 class Logger:
-  """Takes metrics; every method but `write` may do nothing.
+  """Receives metrics; subclasses need only define `write`.
 
-  Steps count whatever the loop counts: batches, generations, episodes.
+  Steps are in the loop's own unit: batches, generations, episodes.
   """
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Records metrics, named `train/nll`, `eval/nll` and so on, at a step."""
+    """Records metrics, such as `train/nll` and `eval/nll`, at a step."""
 
   def rewind(self, step: int) -> None:
-    """Forgets what lies beyond `step`: the run goes on from there, and will write it again.
+    """Drops the metrics of later steps: the run continues from `step` and writes them again.
 
-    Below 0 all is forgotten, whatever it has become: nothing was saved, and the run begins.
+    A negative `step` drops everything, also from a damaged file: the run starts over.
     """
 
   def tick(self, step: int, total: int | None = None) -> None:
-    """Says that `step` of `total` is reached, without metrics. Cheap; called at each step."""
+    """Reports that `step` of `total` is reached, without metrics. Cheap; called at each step."""
 
   def close(self) -> None:
     """Flushes and releases files."""
 
 
 class JsonlLogger(Logger):
-  """One JSON object a line, `{"step": 100, "train/nll": 1.25}`; a non-finite value is `null`."""
+  """Writes one JSON object a line: `{"step": 100, "train/nll": 1.25}`; NaN becomes `null`."""
 
   def __init__(self, path: str | os.PathLike):
-    self.path = Path(path)
+    self.path = user_path(path)
 
   def write(self, step, metrics):
     finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
@@ -68,14 +67,17 @@ _REMEDY = "Remove that line, or the file."
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Reads a `JsonlLogger`'s lines; a last line that a kill cut short is left out.
+  """Reads the lines of a `JsonlLogger`; a last line that a kill cut short is left out.
+
+  Returns:
+    One dict for each line.
 
   Raises:
-    DamagedFileError: if a line is not one of a `JsonlLogger`'s.
+    DamagedFileError: if a line is not one of a `JsonlLogger`.
   """
-  lines = Path(path).read_bytes().split(b"\n")
+  lines = user_path(path).read_bytes().split(b"\n")
   parsed = []
-  for i, line in enumerate(lines[:-1]):  # What follows the last newline is empty or torn.
+  for i, line in enumerate(lines[:-1]):  # After the last newline comes nothing or a cut line.
     try:
       parsed.append(json.loads(line))
       if not isinstance(parsed[-1], dict) or type(parsed[-1].get("step")) is not int:
@@ -86,23 +88,23 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def read_history(path: str | os.PathLike) -> str | None:
-  """The text of a `JsonlLogger`'s file, for a checkpoint to hold; None if there is no file."""
-  path = Path(path)
+  """Returns the text of a `JsonlLogger`'s file, for a checkpoint; None if there is no file."""
+  path = user_path(path)
   return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
 
 
 def restore_history(path: str | os.PathLike, history: str | None) -> None:
-  """Makes the file what it was when the checkpoint was written, whatever came to it since."""
+  """Restores a `JsonlLogger`'s file to its text in a checkpoint; None leaves it as it is."""
   if history is not None and read_history(path) != history:
     with atomic_open(path) as file:
       file.write(history.encode())
 
 
 class TensorBoardLogger(Logger):
-  """Scalars for TensorBoard. After a resume the same values are written at the same steps again."""
+  """Writes scalars for TensorBoard. A resumed run writes equal values at equal steps again."""
 
   def __init__(self, directory: str | os.PathLike):
-    self._writer = tf.summary.create_file_writer(str(directory))
+    self._writer = tf.summary.create_file_writer(str(user_path(directory)))
 
   def write(self, step, metrics):
     with self._writer.as_default():
@@ -115,7 +117,7 @@ class TensorBoardLogger(Logger):
 
 
 class Progress:
-  """A progress bar with rate and ETA; occasional plain lines where stderr is no terminal.
+  """A progress bar with rate and remaining time; plain lines if stderr is not a terminal.
 
   Use as an iterable (`for x in progress(xs, "reading")`), or count by hand:
 
@@ -148,13 +150,13 @@ class Progress:
       )
 
   def set_total(self, total: int | None) -> None:
-    """Changes how many are expected, once that is known better."""
+    """Changes the expected total."""
     self.total = total
     if self._bar is not None:
       self._bar.total = total
 
   def update(self, count: int = 1, metrics: Mapping[str, float] | None = None) -> None:
-    """Advances by `count`, and shows `metrics` until others are given."""
+    """Advances by `count` and shows `metrics` until the next ones."""
     self.count += count
     if metrics is not None:
       self._metrics = dict(metrics)
@@ -204,11 +206,11 @@ class Progress:
 
 
 def progress(iterable_or_total: Iterable | int | None, desc: str, **options) -> Progress:
-  """Returns a `Progress` over an iterable, or over a number of things counted by hand.
+  """Returns a `Progress` over an iterable, or one that is advanced by hand.
 
   Args:
-    iterable_or_total: what to iterate over, how many to expect, or None if that is unknown.
-    desc: what is going on, such as `"collecting"`.
+    iterable_or_total: an iterable, the expected total, or None if that is unknown.
+    desc: label, such as `"collecting"`.
     **options: see `Progress`.
   """
   if iterable_or_total is None or isinstance(iterable_or_total, int):
@@ -218,7 +220,7 @@ def progress(iterable_or_total: Iterable | int | None, desc: str, **options) -> 
 
 
 class ProgressLogger(Logger):
-  """Shows steps, and chosen metrics, as a `Progress`."""
+  """Shows steps and chosen metrics as a `Progress`."""
 
   def __init__(self, desc: str, keys: Sequence[str] = ("train/loss", "eval/loss"), **options):
     self._desc, self._keys, self._options = desc, tuple(keys), options
@@ -248,7 +250,7 @@ class ProgressLogger(Logger):
 
 
 class Loggers(Logger):
-  """Hands everything to several loggers."""
+  """Passes every call to several loggers."""
 
   def __init__(self, loggers: Iterable[Logger]):
     self.loggers = tuple(loggers)
@@ -277,7 +279,7 @@ def make_loggers(
   desc: str | None = None,
   keys: Sequence[str] = ("train/loss", "eval/loss"),
 ) -> Loggers:
-  """Makes the usual set for a run: `metrics.jsonl`, TensorBoard events, and a progress bar.
+  """Makes the loggers of a run: `metrics.jsonl`, TensorBoard events, and a progress bar.
 
   Args:
     directory: the run's folder; events go to its `tensorboard` folder.
@@ -285,7 +287,7 @@ def make_loggers(
     desc: name of the progress bar; None for no bar.
     keys: metrics to show in the bar.
   """
-  directory = Path(directory)
+  directory = user_path(directory)
   loggers: list[Logger] = [JsonlLogger(directory / "metrics.jsonl")]
   if tensorboard:
     loggers.append(TensorBoardLogger(directory / "tensorboard"))

@@ -1,4 +1,4 @@
-"""The one training loop: any Keras 3 model with `loss(batch, seed) -> (loss, metrics)`."""
+"""The training loop of every Keras 3 model with `loss(batch, seed) -> (loss, metrics)`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import os
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -17,106 +16,31 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.checks import check_choice
-from wm_tf.files import read_json, write_json
-from wm_tf.training import checkpoints
+from wm_tf.files import user_path, write_json
+from wm_tf.training import checkpoints, fit_folder
 from wm_tf.training.adam import FusedAdam
+from wm_tf.training.fit_config import FitConfig
+from wm_tf.training.fit_folder import FitResult
+from wm_tf.training.fit_folder import RunMismatchError as RunMismatchError
 from wm_tf.training.loggers import Logger, make_loggers, read_history, restore_history
-from wm_tf.training.precision import PRECISIONS, computing_in
+from wm_tf.training.precision import computing_in
 from wm_tf.training.steps import make_eval_step, make_train_step
-
-_RUN = "run.json"  # What the folder is for; a call for anything else is refused.
-_CHECKPOINTS, _BEST = "checkpoints", "best"  # While it runs.
-_HISTORY, _WEIGHTS, _RESULT = "metrics.jsonl", "weights.npz", "fit.json"  # `_RESULT` comes last.
 
 
 class NonFiniteLossError(RuntimeError):
-  """The loss, or its gradient, stayed NaN or infinite."""
-
-
-class RunMismatchError(ValueError):
-  """A folder holds a run of another configuration, seed or model."""
-
-
-@dataclasses.dataclass(frozen=True)
-class FitConfig:
-  """How to fit.
-
-  Attributes:
-    learning_rate: Adam's.
-    end_learning_rate: what it falls to, linearly, by the end of the last epoch; None to stay.
-    clip_norm: gradients are scaled down to this global norm.
-    num_epochs: epochs at most. Each ends with an evaluation, if there is held-out data.
-    steps_per_epoch: batches an epoch takes at most; None for the whole dataset.
-    patience: evaluations in a row without a lower held-out loss before stopping; None for never.
-    checkpoint_every: steps between checkpoints within an epoch; None for one an epoch.
-    log_every: steps that one line of training metrics averages over.
-    max_bad_steps: skipped steps in a row (loss or gradient not finite) that are an error.
-    precision: of the products in training steps: `float32`, or `bfloat16` where the processor has
-      instructions for it (see `precision.computing_in`). Evaluations are in float32.
-  """
-
-  learning_rate: float = 1e-3
-  end_learning_rate: float | None = None
-  clip_norm: float = 100.0
-  num_epochs: int = 10
-  steps_per_epoch: int | None = None
-  patience: int | None = None
-  checkpoint_every: int | None = 500
-  log_every: int = 50
-  max_bad_steps: int = 10
-  precision: str = "float32"
-
-  def __post_init__(self):
-    check_choice(self, "precision", PRECISIONS, group="FitConfig.")
-    for field in dataclasses.fields(self):
-      value = getattr(self, field.name)
-      if not isinstance(value, str | None) and not value > 0:
-        raise ValueError(f"FitConfig.{field.name} must be positive, not {value}.")
-
-
-@dataclasses.dataclass(frozen=True)
-class FitResult:
-  """What `fit` did.
-
-  Attributes:
-    best: held-out metrics (`eval/loss`, ...) of the weights the model has now; empty without
-      held-out data.
-    final: held-out metrics of the last evaluation.
-    train: training metrics (`train/loss`, ...) averaged up to the last step.
-    best_step: the step the model's weights are from.
-    steps: batches seen.
-    epochs: epochs begun and finished.
-    skipped_steps: steps without an update, because the loss or gradient was not finite.
-    stopped_early: whether patience ran out.
-    seconds: time spent, over all restarts.
-    history: the JSONL file of metrics (`loggers.read_jsonl`).
-    weights: the file of the model's weights (`checkpoints.load_weights`).
-  """
-
-  best: dict[str, float]
-  final: dict[str, float]
-  train: dict[str, float]
-  best_step: int
-  steps: int
-  epochs: int
-  skipped_steps: int
-  stopped_early: bool
-  seconds: float
-  history: Path
-  weights: Path
+  """The loss or its gradient stayed NaN or infinite."""
 
 
 @dataclasses.dataclass
 class _Progress:
-  """All of the loop's state but the variables; part of every checkpoint."""
+  """The loop's state besides the variables; part of every checkpoint."""
 
   step: int = 0
   epoch: int = 0
-  batches: int = 0  # Taken from this epoch.
+  batches: int = 0  # Of this epoch.
   skipped: int = 0
   bad_streak: int = 0
-  sums: dict[str, float] = dataclasses.field(default_factory=dict)  # Since the last line.
+  sums: dict[str, float] = dataclasses.field(default_factory=dict)  # Since metrics were logged.
   count: int = 0
   train: dict[str, float] = dataclasses.field(default_factory=dict)
   final: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -124,7 +48,7 @@ class _Progress:
   best_step: int = 0
   evaluations_since_best: int = 0
   seconds: float = 0.0
-  history: str | None = None  # What `_HISTORY` held.
+  history: str | None = None  # The text of `fit_folder.HISTORY`.
 
 
 def fit(
@@ -138,31 +62,35 @@ def fit(
   logger: Logger | None = None,
   fingerprint: Mapping[str, Any] | None = None,
 ) -> FitResult:
-  """Fits a model by Adam, from the weights it has, and leaves it with the best ones.
+  """Fits a model by Adam, starting from its current weights, and leaves it with the best ones.
 
-  Called again with the same arguments it goes on where a killed call stopped, and ends with the
-  same weights and metrics as an uninterrupted one; on a finished folder it only loads the weights.
-  If a finished folder lacks its weights, or a checkpoint that is needed is gone, it fits anew.
-  On CPU this holds bit for bit. On GPU it needs `tf.config.experimental.enable_op_determinism()`,
-  which is for the program to call, since it changes the whole process.
+  Called again with the same arguments, it continues where a killed call stopped, and ends with the
+  same weights and metrics as an uninterrupted call. On a finished folder it only loads the weights.
+  If a finished folder lacks its weights, or a needed checkpoint is gone, it starts over. On CPU
+  the results are equal bit for bit. On GPU that requires
+  `tf.config.experimental.enable_op_determinism()`, which the program must call, since it changes
+  the whole process.
 
-  A step whose loss or gradient is not finite changes no variable; it is counted, and an error
-  when `config.max_bad_steps` of them follow each other.
+  A step whose loss or gradient is not finite changes no variable. It is counted, and
+  `config.max_bad_steps` of them in a row are an error.
 
   Args:
     model: has `loss(batch, seed) -> (scalar, {name: scalar})`, with `seed` an `int32[2]` that
       differs at each step. (`keras.Model` hides a method of that name behind its own attribute:
       `del self.loss` after `super().__init__()`.) Only `model.trainable_variables` are trained.
-    train_fn: takes the epoch (from 0) and returns its batches: the same ones in the same order
-      each time it is asked for that epoch, in this process or the next.
+    train_fn: takes the epoch (from 0) and returns its batches; the same ones in the same order
+      for the same epoch, in every process.
     config: see `FitConfig`.
     directory: the run's own folder.
-    seed: where the seeds that `loss` gets come from.
+    seed: the seeds that `loss` gets are derived from it.
     eval_fn: returns the held-out batches, finitely many. Their mean loss (weighted by rows, with
       the same seeds each time) decides which weights are best.
-    logger: takes the metrics, and is not closed; None for `metrics.jsonl` in `directory` only.
+    logger: receives the metrics, and is not closed; None for `metrics.jsonl` in `directory` only.
     fingerprint: JSON-able facts (such as the data's checksum) that must not change between a run
       and its resumption.
+
+  Returns:
+    What was achieved; see `FitResult`.
 
   Raises:
     NonFiniteLossError: if steps stay bad, or no evaluation gave a finite loss.
@@ -170,16 +98,17 @@ def fit(
     checkpoints.CheckpointMismatchError: if it holds a run of another model.
     ValueError: if an epoch or the held-out data is empty.
   """
-  directory = Path(directory)
+  directory = user_path(directory)
   run = {"config": dataclasses.asdict(config), "seed": seed, "fingerprint": dict(fingerprint or {})}
-  _claim(directory, run)
+  # A folder of an older version ran with the defaults of options that it does not know.
+  fit_folder.claim(directory, run, dataclasses.asdict(FitConfig()))
   train_spec = train_fn(0).element_spec
-  # Tracing the loss builds what the caller left unbuilt; the optimizer must know all variables.
+  # Tracing the loss builds all layers; the optimizer must know all variables.
   loss = tf.function(lambda batch, seed: model.loss(batch, seed))
   loss.get_concrete_function(train_spec, tf.TensorSpec([2], tf.int32))
-  if (directory / _RESULT).exists() and (directory / _WEIGHTS).exists():
-    checkpoints.load_weights(model, directory / _WEIGHTS)
-    return _finished(directory)
+  if fit_folder.is_finished(directory):
+    checkpoints.load_weights(model, directory / fit_folder.WEIGHTS)
+    return fit_folder.finished(directory)
 
   own_logger = logger is None
   logger = logger or make_loggers(directory, tensorboard=False)
@@ -196,16 +125,16 @@ def fit(
 
 
 class _Loop:
-  """One call of `fit`: the compiled steps, and the state they advance."""
+  """One call of `fit`: the compiled steps and their state."""
 
   def __init__(self, model, config, directory, seed, train_spec, logger):
     self.model, self.config, self.directory, self.logger = model, config, directory, logger
     self.progress = _Progress()
     self.optimizer = FusedAdam(config.learning_rate)
     self.optimizer.build(model.trainable_variables)
-    self.checkpoints = checkpoints.Checkpoints(directory / _CHECKPOINTS)
-    # The one before is kept too: the last checkpoint refers to it until the next one is written.
-    self.best = checkpoints.Checkpoints(directory / _BEST)
+    self.checkpoints = checkpoints.Checkpoints(directory / fit_folder.CHECKPOINTS)
+    # Two are kept: the last checkpoint refers to the older one until the next one is written.
+    self.best = checkpoints.Checkpoints(directory / fit_folder.BEST)
     train_seed, self._eval_seed = rng.split(rng.make_seed(seed), 2)
     self._train_step = make_train_step(
       model, self.optimizer, config.clip_norm, train_seed, train_spec
@@ -224,7 +153,7 @@ class _Loop:
 
   def save(self) -> None:
     self.progress.seconds = self._seconds()
-    self.progress.history = read_history(self.directory / _HISTORY)
+    self.progress.history = read_history(self.directory / fit_folder.HISTORY)
     state = json.dumps(dataclasses.asdict(self.progress))
     self.checkpoints.save(self.progress.step, self._variables() | {"progress": state})
 
@@ -239,13 +168,13 @@ class _Loop:
           checkpoints.assign(variables[group], state[group])
         self.progress = progress
         self._seconds_before = progress.seconds
-        restore_history(self.directory / _HISTORY, progress.history)
+        restore_history(self.directory / fit_folder.HISTORY, progress.history)
     for saved in (self.checkpoints, self.best):
       saved.rewind(self.progress.step)
     self.logger.rewind(self.progress.step or -1)
 
   def _has_best(self, progress: _Progress) -> bool:
-    """Whether the best weights that a checkpoint speaks of can be read; else it is of no use."""
+    """Whether the best weights that a checkpoint refers to can be read."""
     if not progress.best:
       return True
     try:
@@ -270,13 +199,13 @@ class _Loop:
     if config.steps_per_epoch is not None:
       data = data.take(config.steps_per_epoch)
     per_epoch = int(data.cardinality())
-    if per_epoch < 0 and progress.epoch > 0:  # Unknown, but there were epochs before this one.
+    if per_epoch < 0 and progress.epoch > 0:  # Unknown: take the mean of the earlier epochs.
       per_epoch = (progress.step - progress.batches) // progress.epoch
     total = per_epoch * config.num_epochs if per_epoch > 0 else None
     resumed_at = progress.step
     for batch in data.skip(progress.batches):
-      # Before a step, not after it: then a checkpoint never falls between the last step of an
-      # epoch and its evaluation, whose line in the history would be written twice.
+      # Before a step, so that no checkpoint falls between the last step of an epoch and its
+      # evaluation, whose line would then be in the history twice.
       due = config.checkpoint_every and progress.step % config.checkpoint_every == 0
       if due and progress.step > resumed_at:
         self.save()
@@ -287,7 +216,8 @@ class _Loop:
         self.logger.write(progress.step, self._train_metrics())
     if progress.batches == 0:
       raise ValueError(
-        f"train_fn({progress.epoch}) gave no batch: there is less data than one batch."
+        f"train_fn({progress.epoch}) gave no batch: the data is less than one batch; lower "
+        "batch_size, or collect more."
       )
 
   def _set_learning_rate(self, per_epoch: int) -> None:
@@ -342,7 +272,7 @@ class _Loop:
     )
 
   def _train_metrics(self) -> dict[str, float]:
-    """Returns the means since the last call, if there were good steps, and starts anew."""
+    """Returns the means over the good steps since the last call, and resets the sums."""
     progress = self.progress
     skipped = {"train/skipped_steps": float(progress.skipped)}
     if not progress.count:
@@ -387,7 +317,10 @@ class _Loop:
       for key, value in metrics.items():
         sums[key] = sums.get(key, 0.0) + float(value) * int(batch_rows)
     if rows == 0:
-      raise ValueError("eval_fn() gave no batch: there is less held-out data than one batch.")
+      raise ValueError(
+        "eval_fn() gave no batch: the held-out data is less than one batch; lower batch_size, or "
+        "collect more."
+      )
     return {f"eval/{key}": total / rows for key, total in sums.items()}
 
   def finish(self, with_evaluation: bool) -> FitResult:
@@ -403,7 +336,7 @@ class _Loop:
       checkpoints.assign(checkpoints.name_variables(self.model.weights), best)
     else:
       progress.best_step = progress.step
-    checkpoints.save_weights(self.model, self.directory / _WEIGHTS)
+    checkpoints.save_weights(self.model, self.directory / fit_folder.WEIGHTS)
     result = {
       "best": progress.best,
       "final": progress.final,
@@ -415,35 +348,5 @@ class _Loop:
       "stopped_early": self.out_of_patience(),
       "seconds": self._seconds(),
     }
-    write_json(self.directory / _RESULT, result)
-    return _finished(self.directory)
-
-
-def _claim(directory: Path, run: dict[str, Any]) -> None:
-  """Writes down what run this folder is for, or checks that it is for this one."""
-  run = json.loads(json.dumps(run))
-  path = directory / _RUN
-  if not path.exists():
-    write_json(path, run)
-    return
-  there = read_json(path)
-  # What an older version did not ask for was as it is by default.
-  there["config"] = dataclasses.asdict(FitConfig()) | there["config"]
-  there, here = (checkpoints.flatten_with_path(nest) for nest in (there, run))
-  for name in [*there, *(name for name in here if name not in there)]:
-    if there.get(name) != here.get(name):
-      raise RunMismatchError(
-        f"{directory} holds a run with {name} = {there.get(name)!r}, and now it is "
-        f"{here.get(name)!r}. Use another folder, the old setting, or delete this folder."
-      )
-
-
-def _finished(directory: Path) -> FitResult:
-  """Returns the result of a finished run, and removes what only an unfinished one needs."""
-  for name in (_CHECKPOINTS, _BEST):
-    checkpoints.Checkpoints(directory / name).clear()
-  return FitResult(
-    **read_json(directory / _RESULT),
-    history=directory / _HISTORY,
-    weights=directory / _WEIGHTS,
-  )
+    write_json(self.directory / fit_folder.RESULT, result)
+    return fit_folder.finished(self.directory)

@@ -1,4 +1,4 @@
-"""Products and convolutions of training steps in bfloat16."""
+"""Matrix products and convolutions of training steps in bfloat16."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def has_bfloat16() -> bool:
 
 
 def multiplies_bfloat16(cpuinfo: str) -> bool:
-  """As `has_bfloat16`, of the processor that a text such as `/proc/cpuinfo` describes.
+  """Whether the processor that a text such as `/proc/cpuinfo` describes is one of `has_bfloat16`.
 
-  Those with tiles (AMX) do, and AMD's with AVX-512. Intel's with AVX-512 alone know the
-  instruction, at half the speed of float32's. Without it, emulation is slower still.
+  Processors with AMX are, and AMD's with AVX-512. Intel's with AVX-512 alone have the instruction,
+  at half the speed of float32. Without it, emulation is slower still.
   """
   words = set(cpuinfo.split())
   return "amx_bf16" in words or {"avx512_bf16", "AuthenticAMD"} <= words
@@ -34,15 +34,18 @@ def multiplies_bfloat16(cpuinfo: str) -> bool:
 
 @contextlib.contextmanager
 def computing_in(precision: str) -> Iterator[None]:
-  """The `tf.function`s called within compute in that precision.
+  """Makes the `tf.function`s called in the block compute in a precision.
 
-  In `bfloat16`, products and convolutions, and what lies between two of them, take bfloat16 and
-  add up in float32; variables, and what is sensitive (sums, exponentials), stay float32. A function
-  keeps one program for each precision that it was called in. On processors that `has_bfloat16`
-  denies, all is float32.
+  In `bfloat16`, matrix products, convolutions and the operations between them take bfloat16 and
+  accumulate in float32. Variables and sensitive operations (sums, exponentials) stay float32. A
+  function keeps one program for each precision that it was called in. Without `has_bfloat16`,
+  everything is float32.
+
+  Args:
+    precision: one of `PRECISIONS`.
 
   Raises:
-    ValueError: of another precision than `PRECISIONS`.
+    ValueError: if it is another one.
 
   References:
     Micikevicius et al. 2018, arXiv:1710.03740, section 3.1 (variables in float32).

@@ -1,4 +1,4 @@
-"""What one step of `fit` computes: a compiled training step and a compiled evaluation step."""
+"""The compiled training step and evaluation step of `fit`."""
 
 from __future__ import annotations
 
@@ -21,22 +21,27 @@ def _assign(variables, values) -> None:
 
 
 def make_train_step(model, optimizer, clip_norm, base_seed, spec):
-  """Returns `step(batch, index) -> (metrics, finite[], gradients_finite[num_variables])`.
+  """Compiles a training step.
 
   Args:
     model: see `fit`.
     optimizer: a Keras optimizer, built for the model's trainable variables.
     clip_norm: gradients are scaled down to this global norm.
     base_seed: `int32[2]`; step `index` gets `fold_in(base_seed, index)`.
-    spec: of a batch.
+    spec: nest of `tf.TensorSpec` of a batch.
+
+  Returns:
+    `step(batch, index) -> (metrics, finite, gradients_finite)`: a dict of scalars, `bool[]`, and
+    `bool[num_variables]`. A step that is not finite changes no variable.
   """
   variables = model.trainable_variables
 
-  # The dataset's spec as signature: one trace, whatever batch comes first after a resume.
+  # With the dataset's spec as signature there is one trace, also if a resume starts at a smaller
+  # last batch.
   @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
   def train_step(batch, index):
-    # The forward pass changes batch normalisation's averages before it is known whether the step
-    # is good. Reading them copies nothing.
+    # The forward pass changes the averages of batch normalisation before it is known whether the
+    # step is finite. Reading them copies nothing.
     before = [tf.identity(variable) for variable in model.non_trainable_variables]
     with tf.GradientTape() as tape:
       loss, metrics = model.loss(batch, rng.fold_in(base_seed, index))
@@ -52,7 +57,7 @@ def make_train_step(model, optimizer, clip_norm, base_seed, spec):
 
     def update():
       scale = clip_norm / norm
-      # Seldom needed, and it goes through all gradients.
+      # Rarely needed, and a pass over all gradients.
       clipped = tf.cond(
         norm > clip_norm,
         lambda: [gradient * tf.cast(scale, gradient.dtype) for gradient in gradients],
@@ -72,7 +77,16 @@ def make_train_step(model, optimizer, clip_norm, base_seed, spec):
 
 
 def make_eval_step(model, base_seed, spec):
-  """Returns `step(batch, index) -> (metrics, rows[])`, which changes no variable."""
+  """Compiles an evaluation step, which changes no variable.
+
+  Args:
+    model: see `fit`.
+    base_seed: `int32[2]`; step `index` gets `fold_in(base_seed, index)`.
+    spec: nest of `tf.TensorSpec` of a batch.
+
+  Returns:
+    `step(batch, index) -> (metrics, rows)`: a dict of scalars, and the batch size `int32[]`.
+  """
 
   @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
   def eval_step(batch, index):

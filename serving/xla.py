@@ -1,0 +1,101 @@
+"""Finds the functions of a SavedModel that ask for XLA, which the official server refuses to run.
+
+TensorFlow Serving disables XLA compilation, so that a function with `jit_compile=True` loads there
+and fails when it is called. TensorFlow in Python would compile it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import grpc
+from tensorflow.core.framework import graph_pb2, node_def_pb2
+
+from serving.errors import ServingError
+
+_MUST_COMPILE = "_XlaMustCompile"
+
+
+class XlaCheck:
+  """Refuses to run what asks for XLA; one for each graph."""
+
+  def __init__(self, graph: graph_pb2.GraphDef):
+    """
+    Args:
+      graph: of the loaded model, with its library of functions.
+    """
+    self._nodes = {node.name: node for node in graph.node}
+    self._functions = {function.signature.name: function for function in graph.library.function}
+    # Most models have no such function, and then nothing needs to be searched.
+    self._any = any(map(_must_compile, self._all_nodes(graph))) or any(
+      map(_must_compile, self._functions.values())
+    )
+
+  def require_none(self, fetches: Iterable[str]) -> None:
+    """Raises if anything that some tensors depend on asks for XLA.
+
+    Args:
+      fetches: names of tensors, such as `StatefulPartitionedCall:0`.
+
+    Raises:
+      ServingError: INTERNAL, with the official server's message.
+    """
+    if not self._any:
+      return
+    for node in self._needed(fetches):
+      found = self._find(node, "", set())
+      if found:
+        raise ServingError(grpc.StatusCode.INTERNAL, f"XLA compilation disabled\n\t [[{found}]]")
+
+  def _all_nodes(self, graph: graph_pb2.GraphDef) -> Iterator[node_def_pb2.NodeDef]:
+    yield from graph.node
+    for function in graph.library.function:
+      yield from function.node_def
+
+  def _needed(self, fetches: Iterable[str]) -> Iterator[node_def_pb2.NodeDef]:
+    """The nodes that tensors are computed from."""
+    todo, seen = [_node_name(fetch) for fetch in fetches], set()
+    while todo:
+      name = todo.pop()
+      if name in self._nodes and name not in seen:
+        seen.add(name)
+        node = self._nodes[name]
+        todo += map(_node_name, node.input)
+        yield node
+
+  def _find(self, node: node_def_pb2.NodeDef, function: str, seen: set[str]) -> str | None:
+    """Where a node, or a function that it calls, asks for XLA, as TensorFlow writes a place."""
+    here = f"{{{{node {node.name}}}}}"
+    if function:
+      here = f"{{{{function_node {function}}}}}{here}"
+    called = [self._functions[name] for name in _called(node) if name in self._functions]
+    if _must_compile(node) or any(map(_must_compile, called)):
+      return here
+    for definition in called:
+      name = definition.signature.name
+      if name not in seen:
+        seen.add(name)
+        for inner in definition.node_def:
+          found = self._find(inner, name, seen)
+          if found:
+            return found
+    return None
+
+
+def _must_compile(node_or_function) -> bool:
+  attributes = node_or_function.attr
+  return _MUST_COMPILE in attributes and attributes[_MUST_COMPILE].b
+
+
+def _called(node: node_def_pb2.NodeDef) -> Iterator[str]:
+  """The functions that a node calls: by its op, or by attributes, as `While` and `If` do."""
+  yield node.op
+  for value in node.attr.values():
+    if value.HasField("func"):
+      yield value.func.name
+    for function in value.list.func:
+      yield function.name
+
+
+def _node_name(tensor: str) -> str:
+  return tensor.removeprefix("^").partition(":")[0]

@@ -1,0 +1,272 @@
+"""Plays episodes: environments in worker processes, a batched actor in this one."""
+
+from __future__ import annotations
+
+import collections
+import copy
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from wm_tf.core import Episode, Nest
+from wm_tf.data import observations
+from wm_tf.data.env_pool import EnvPool, Reply, WorkerError
+from wm_tf.data.manifest import EpisodeInfo
+from wm_tf.data.recording import distinct_seeds
+
+_logger = logging.getLogger(__name__)
+
+
+class Actor(Protocol):
+  """Chooses actions for several environments at once: an agent, a scripted policy, a server.
+
+  `run_episodes` plays two groups of rows, so that one group's actions are computed while the
+  other's environments step. Each group has its own `copy.copy` of the actor, on which `begin` is
+  called; so `begin` must create all per-row state. (A wrapper does the same to the actor inside it,
+  in its `begin`.)
+
+  What a row does may depend only on its own observations and its episode's seed.
+  """
+
+  def begin(self, rows: int) -> None:
+    """Resets the actor's state and prepares it for `rows` rows."""
+
+  def act(
+    self,
+    observation: Nest,
+    is_first: np.ndarray,
+    seeds: np.ndarray,
+    infos: list[dict[str, Any]],
+  ) -> np.ndarray:
+    """Chooses the next action of every row.
+
+    Args:
+      observation: as the environment's `ObservationSpec` says, with a leading B, such as
+        `uint8[B, 64, 64, 3]` or a dict of arrays.
+      is_first: `bool[B]`, true where an episode begins with this observation.
+      seeds: `int64[B]`, the seed of each row's episode: the only source of random numbers.
+      infos: the environment's `info` of each row; `"privileged"` is for scripted policies.
+
+    Returns:
+      `float32[B, A]`, in [-1, 1], or a score for each choice of a categorical action.
+    """
+
+
+class _Row:
+  """One row of the pool: the queue of its episodes, and the current one."""
+
+  def __init__(self, index: int):
+    self.index = index
+    self.queue: collections.deque[tuple[int, int]] = collections.deque()  # (position, seed)
+    self.seed: int | None = None  # None while idle.
+    self.position = -1
+    self.waiting = False
+    self.failures = 0
+
+  def begin(self, pool: EnvPool) -> None:
+    """Begins the next episode of the queue."""
+    self.position, self.seed = self.queue.popleft()
+    self.failures = 0
+    self.restart(pool)
+
+  def restart(self, pool: EnvPool) -> None:
+    """Begins the current episode again."""
+    self.observations, self.actions, self.rewards = [], [], []
+    self.waiting = True
+    pool.reset(self.index, self.seed)
+
+  def receive(self, reply: Reply, pool: EnvPool, keep: bool, max_decisions: int | None) -> bool:
+    """Takes the answer to `reset` or `step`; returns whether the episode is over.
+
+    Raises:
+      ValueError: if the answer is not what the environment's specification says, or not finite.
+    """
+    self.waiting = False
+    if problem := _problem(reply, pool):
+      raise ValueError(
+        f"{pool.spec.name}: at decision {len(self.actions)} of the episode of seed {self.seed}, "
+        f"{problem}. Fix the environment."
+      )
+    self.observation, self.info, self.terminated = reply.observation, reply.info, reply.terminated
+    if self.actions:
+      self.rewards.append(reply.reward)
+    if keep:
+      self.observations.append(reply.observation)
+    return reply.terminated or reply.truncated or len(self.actions) == max_decisions
+
+  def act(self, pool: EnvPool, action: np.ndarray) -> None:
+    """Sends an action to the environment."""
+    self.actions.append(action)
+    self.waiting = True
+    pool.step(self.index, action)
+
+  def finish(self, policy: str, iteration: int) -> tuple[Episode | None, EpisodeInfo]:
+    """Returns the episode (None if observations are not kept), and becomes idle."""
+    steps = len(self.actions) + 1
+    info = EpisodeInfo(
+      seed=self.seed,
+      policy=policy,
+      iteration=iteration,
+      episode_return=float(self.info["episode_return"]),
+      frames=int(self.info["frames"]),
+      steps=steps,
+    )
+    self.seed = None
+    if not self.observations:
+      return None, info
+    first, last = np.arange(steps) == 0, np.arange(steps) == steps - 1
+    return Episode(
+      observation=observations.stack(self.observations),
+      action=np.stack([*self.actions, np.zeros_like(self.actions[0])]).astype(np.float32),
+      reward=np.array([*self.rewards, 0.0], np.float32),
+      is_first=first,
+      is_last=last,
+      is_terminal=last & self.terminated,
+    ), info
+
+
+def _problem(reply: Reply, pool: EnvPool) -> str:
+  """Says what is wrong with an environment's answer; empty if nothing is."""
+  if problem := observations.mismatch(reply.observation, pool.array_specs):
+    return f"its observation {problem}"
+  if not np.isfinite(reply.reward):
+    return f"its reward is {reply.reward}"
+  for name in ("frames", "episode_return"):
+    if name not in reply.info:
+      return f"its info has no {name!r}"
+    if not np.isfinite(reply.info[name]):
+      return f"its info says {name} = {reply.info[name]}"
+  return ""
+
+
+def _decide(pool: EnvPool, actor: Actor, rows: Sequence[_Row]) -> None:
+  """Asks the actor for the actions of all rows, and sends those of the rows that play."""
+  playing = [row for row in rows if row.seed is not None]
+  # An idle row repeats a playing row's observation, as a first one. So the batch keeps its size
+  # (and a compiled actor its trace), and every observation that the actor sees is real.
+  shown = [playing[0] if row.seed is None else row for row in rows]
+  action = np.asarray(
+    actor.act(
+      observations.stack([row.observation for row in shown]),
+      np.array([row.seed is None or not row.actions for row in rows]),
+      np.array([row.seed for row in shown], np.int64),
+      [row.info for row in shown],
+    ),
+    np.float32,
+  )
+  expected = (len(rows), pool.spec.action_size)
+  if action.shape != expected or not np.isfinite(action).all():
+    found = list(action.shape)
+    if action.shape == expected:
+      row, values = next((r, a) for r, a in zip(shown, action, strict=True) if not _finite(a))
+      found = f"{values.tolist()} at decision {len(row.actions)} of the episode of seed {row.seed}"
+    raise ValueError(
+      f"{type(actor).__name__}.act returned {found} for the episodes of seeds "
+      f"{[row.seed for row in shown]}; it must return finite numbers of shape {list(expected)}."
+    )
+  canonical = pool.spec.action_space.canonical(action)
+  for row, row_action in zip(rows, canonical, strict=True):
+    if row.seed is not None:
+      row.act(pool, row_action)
+
+
+def _finite(values: np.ndarray) -> bool:
+  return bool(np.isfinite(values).all())
+
+
+def run_episodes(
+  pool: EnvPool,
+  actor: Actor,
+  seeds: Iterable[int],
+  *,
+  policy_name: str | Callable[[int], str] = "",
+  iteration: int = 0,
+  max_decisions: int | None = None,
+  keep_frames: bool = True,
+  on_progress: Callable[[int, int, EpisodeInfo], None] | None = None,
+  done: Iterable[int] = (),
+  max_ahead: int | None = None,
+  max_failures: int = 3,
+) -> Iterator[tuple[Episode | None, EpisodeInfo]]:
+  """Plays one episode for each seed and yields them as they finish.
+
+  The rows step in lockstep in two groups: while one group's environments step, the actor chooses
+  for the other, always for all rows of a group. Seed i is played in row i modulo B, so an episode
+  depends on its seed, the actor and B, never on timing.
+
+  Args:
+    pool: the environments.
+    actor: chooses the actions.
+    seeds: distinct seeds, from 0.
+    policy_name: recorded with each episode; may be a function of the seed.
+    iteration: recorded with each episode.
+    max_decisions: ends an episode after this number of decisions; its return is then not the
+      official one.
+    keep_frames: whether to keep observations and yield episodes; otherwise None is yielded in
+      their place.
+    on_progress: called with (episodes finished, episodes in all, the one that finished).
+    done: those of the seeds that are not to be played.
+    max_ahead: an episode begins only when all episodes `max_ahead` seeds or more before it have
+      finished; None for no limit.
+    max_failures: worker deaths in a row, within one episode, after which to give up.
+
+  Yields:
+    `(episode, info)`, in the order in which they finish.
+
+  Raises:
+    WorkerError: if an episode's worker died `max_failures` times.
+    ValueError: if an action, observation or reward is not finite or has another shape than the
+      specification says, or a seed is negative or repeated.
+  """
+  seeds, done = distinct_seeds(seeds), {int(seed) for seed in done}
+  rows = [_Row(index) for index in range(pool.num_workers)]
+  unfinished = []
+  for position, seed in enumerate(seeds):
+    if seed not in done:
+      rows[position % len(rows)].queue.append((position, seed))
+      unfinished.append(position)
+  total, num_finished = len(unfinished), 0
+  unfinished = set(unfinished)
+  groups = []
+  size = -(-len(rows) // 2)
+  for members in (rows[:size], rows[size:]):
+    if members:
+      # If the number is odd, an idle row makes the second group as large as the first.
+      members = [*members, *(_Row(-1) for _ in range(size - len(members)))]
+      groups.append((copy.copy(actor), members))
+      groups[-1][0].begin(size)
+
+  pool.drain()
+  while unfinished:
+    horizon = min(unfinished) + (max_ahead or len(seeds))
+    for row in rows:
+      if row.seed is None and row.queue and row.queue[0][0] < horizon:
+        row.begin(pool)
+    for group_actor, members in groups:
+      if any(row.seed is not None for row in members) and not any(row.waiting for row in members):
+        _decide(pool, group_actor, members)
+    for index, answer in pool.poll():
+      row = rows[index]
+      if isinstance(answer, WorkerError):
+        row.failures += 1
+        if row.failures >= max_failures:
+          raise WorkerError(
+            f"The episode of seed {row.seed} failed {row.failures} times in a row. {answer}"
+          ) from answer
+        _logger.warning("The episode of seed %d begins again. %s", row.seed, answer)
+        row.restart(pool)
+      elif row.receive(answer, pool, keep_frames, max_decisions):
+        name = name_of_policy(policy_name, row.seed)
+        unfinished.discard(row.position)
+        num_finished += 1
+        episode, info = row.finish(name, iteration)
+        if on_progress:
+          on_progress(num_finished, total, info)
+        yield episode, info
+
+
+def name_of_policy(policy_name: str | Callable[[int], str], seed: int) -> str:
+  """Returns the name that is recorded with the episode of a seed; see `run_episodes`."""
+  return policy_name(seed) if callable(policy_name) else policy_name

@@ -1,0 +1,121 @@
+"""A learned world model as the compiled functions that dreams are made of."""
+
+from __future__ import annotations
+
+import math
+
+import tensorflow as tf
+
+import wm_tf
+from wm_tf import rng
+from wm_tf.core import ActionSpace, Nest, ObservationPart, ObservationSpec
+from wm_tf.dream_actions import DreamActions
+from wm_tf.dream_pictures import bounds
+from wm_tf.models.world_model import WorldModel, to_uint8
+from wm_tf.nests import gather_rows
+
+
+class Dream:
+  """The compiled functions that dreams are made of. It has no state; environments can share it.
+
+  Attributes:
+    world_model: the world model.
+    num_starts: the number of states that episodes begin in.
+    observation: describes what `decode` returns.
+    actions: the action space and its conversion.
+    name: of the model, for messages.
+    begin: maps `rows int32[B]` to `(state, features float32[B, F])`, those of the given starts.
+    step: maps `(state, action float32[B, A], seed int32[B, 2], over bool[B], rows int32[B])` to
+      `(state, features, reward, terminated, (imagined_reward, discount, disagreement))`. Where
+      `over`, the row begins in start `rows` instead.
+    decode: maps a state to the observation of its mean, as an agent sees it: images
+      `uint8[B, H, W, C]`, vectors `float32[B, D]` within their range.
+  """
+
+  def __init__(
+    self,
+    world_model: WorldModel,
+    starts: Nest,
+    *,
+    observation: ObservationSpec | None = None,
+    action_space: ActionSpace | None = None,
+    temperature: float = 1.0,
+    disagreement_penalty: float = 0.0,
+    jit_compile: bool = True,
+    name: str = "",
+  ):
+    """Builds the functions.
+
+    Args:
+      world_model: of any family, or an exported one.
+      starts: real states, each burnt in on all of its episode before it: a nest of `[S, ...]`.
+      observation: describes the environment's observations. Without it, shapes are those that the
+        model decodes, and vectors have no range.
+      action_space: describes the environment's actions. Without it, they are known by the model's
+        `num_choices` only.
+      temperature: of the dream, at least 0.
+      disagreement_penalty: what a unit of disagreement above the usual takes from the reward.
+      jit_compile: whether steps are compiled by XLA.
+      name: of the model, for messages; that of its class if empty.
+
+    Raises:
+      ValueError: if an argument makes no sense, or a start is not finite.
+    """
+    wm_tf.check_not_forked()
+    if not (math.isfinite(temperature) and temperature >= 0.0):
+      raise ValueError(f"temperature must be a finite number of at least 0, not {temperature}.")
+    if not math.isfinite(disagreement_penalty):
+      raise ValueError(f"disagreement_penalty must be finite, not {disagreement_penalty}.")
+    self.world_model, self.name = world_model, name or type(world_model).__name__
+    self.num_starts = len(tf.nest.flatten(starts)[0])
+    if observation is None:
+      observation = _decoded_spec(world_model.decode(gather_rows(starts, tf.constant([0]))))
+    self.observation = observation
+    num_choices = getattr(world_model, "num_choices", ())
+    self.actions = DreamActions(world_model.action_size, num_choices, action_space)
+
+    def begin(rows):
+      state = gather_rows(starts, rows)
+      return state, world_model.features(state)
+
+    def step(state, action, seed, over, rows):
+      imagine_seed, end_seed = rng.split(seed, 2)
+      prediction = world_model.imagine(state, action, imagine_seed, temperature)
+
+      def begun_where_over(start, new):
+        return tf.where(tf.reshape(over, [-1] + [1] * (new.shape.rank - 1)), start, new)
+
+      begun = gather_rows(starts, rows)
+      state = tf.nest.map_structure(begun_where_over, begun, prediction.state)
+      terminated = rng.uniform(tf.shape(over), end_seed) >= prediction.discount
+      penalty = disagreement_penalty * world_model.unfamiliarity(prediction.disagreement)
+      reward = prediction.reward - penalty
+      return state, world_model.features(state), reward, terminated, prediction[1:]
+
+    def decode(state):
+      values = observation.unpack(world_model.decode(state))
+      pairs = zip(observation.parts, values, strict=True)
+      return observation.pack([_as_observed(part, value) for part, value in pairs])
+
+    self.begin = tf.function(begin)
+    self.step = tf.function(step, jit_compile=jit_compile)
+    self.decode = tf.function(decode)  # Not by XLA, under which convolutions are slow.
+
+
+def _decoded_spec(decoded: Nest) -> ObservationSpec:
+  """Describes observations of which one decoded row is all that is known."""
+  values = decoded if isinstance(decoded, dict) else {"": decoded}
+  parts = []
+  for name, value in sorted(values.items()):
+    shape = tuple(value.shape[1:])
+    kind, dtype = ("image", "uint8") if len(shape) == 3 else ("vector", "float32")
+    channels = shape[-1] if shape[-1] <= 4 else 3
+    parts.append(ObservationPart(name, kind, shape, shape, dtype, frame_channels=channels))
+  return ObservationSpec(tuple(parts))
+
+
+def _as_observed(part: ObservationPart, mean: tf.Tensor) -> tf.Tensor:
+  """A decoded mean as an agent observes it."""
+  if part.kind == "image":
+    return to_uint8(mean)
+  return tf.clip_by_value(tf.cast(mean, tf.float32), *bounds(part))

@@ -1,0 +1,144 @@
+"""Environments by gymnasium id, such as `gym:Pendulum-v1`: finding and building them."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.util
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+import gymnasium as gym
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+
+from wm_tf.registry import UnknownNameError, nearest
+
+PREFIX = "gym:"
+
+
+class _Provider(NamedTuple):
+  """A package that registers ids when it is imported."""
+
+  prefixes: tuple[str, ...]
+  module: str
+  requirement: str
+
+  @property
+  def remedy(self) -> str:
+    return f"install it: pip install '{self.requirement}'"
+
+
+_PROVIDERS = (
+  _Provider(("ALE/",), "ale_py", "ale-py"),
+  _Provider(("Vizdoom",), "vizdoom.gymnasium_wrapper", "vizdoom"),
+  _Provider(("MiniGrid-", "BabyAI-"), "minigrid", "minigrid"),
+  _Provider(("dm_control/",), "shimmy", "shimmy[dm-control]"),
+)
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class GymnasiumFactory:
+  """Builds the environment of a gymnasium id.
+
+  It carries what the id was registered with, so that it also works in a process where nobody has
+  registered it.
+
+  Attributes:
+    registered: gymnasium's specification.
+    module: the module that registers the id when it is imported; None if it is not known.
+  """
+
+  registered: EnvSpec
+  module: str | None = None
+
+  @property
+  def make_id(self) -> str:
+    """What `gymnasium.make` takes in any process."""
+    return f"{self.module}:{self.registered.id}" if self.module else self.registered.id
+
+  def __repr__(self) -> str:
+    return f"the entry point {self.registered.entry_point!r} of {self.registered.id!r}"
+
+  def __call__(self, **options) -> gym.Env:
+    """Calls `gymnasium.make`; `options` go to the environment's constructor."""
+    return gym.make(self.registered, disable_env_checker=True, **options)
+
+  def creator(self) -> Callable:
+    """The function or class that gymnasium calls to build the environment."""
+    entry = self.registered.entry_point
+    return load_env_creator(entry) if isinstance(entry, str) else entry
+
+
+def find(gym_id: str) -> GymnasiumFactory:
+  """Finds a gymnasium id, importing the package that registers it if that is known.
+
+  Args:
+    gym_id: `ID` or `module:ID`, with the module that registers it. Without a version the newest is
+      taken.
+
+  Raises:
+    ValueError: if there is no such id or module; the nearest ids, or the package to install, are
+      named.
+  """
+  module, _, bare_id = gym_id.rpartition(":")
+  if module:
+    _import(module, gym_id, "install its package, or run from the folder that it is in.")
+  found = _lookup(bare_id)
+  for provider in _PROVIDERS if found is None else ():
+    if bare_id.startswith(provider.prefixes):
+      gym.register_envs(_import(provider.module, gym_id, provider.remedy))
+      found = _lookup(bare_id)
+  if found is None:
+    for provider in _PROVIDERS:  # Some register ids without a prefix of their own.
+      if importlib.util.find_spec(provider.module.partition(".")[0]) is not None:
+        gym.register_envs(_import(provider.module, gym_id, provider.remedy))
+    found = _lookup(bare_id)
+  if found is None:
+    hint = nearest(bare_id, gym.registry)
+    if hint.startswith("known are"):
+      hint = "gymnasium.pprint_registry() lists all."
+    raise UnknownNameError(
+      f"Unknown gymnasium id {bare_id!r}; {hint} If a package registers it, name that as well: "
+      f"{PREFIX}package:{bare_id}."
+    )
+  return GymnasiumFactory(found, module or _registering_module(found))
+
+
+def _registering_module(spec: EnvSpec) -> str | None:
+  """The module of `_PROVIDERS` that registers an id, told by the package of its environment."""
+  package = re.split("[.:]", str(spec.entry_point))[0]
+  modules = (provider.module for provider in _PROVIDERS)
+  return next((module for module in modules if module.partition(".")[0] == package), None)
+
+
+def _lookup(gym_id: str) -> EnvSpec | None:
+  if gym_id in gym.registry:
+    return gym.registry[gym_id]
+  versions = [
+    spec
+    for spec in gym.registry.values()
+    if spec.version is not None and gym_id == spec.id.removesuffix(f"-v{spec.version}")
+  ]
+  return max(versions, key=lambda spec: spec.version, default=None)
+
+
+def _import(module: str, gym_id: str, remedy: str):
+  try:
+    return importlib.import_module(module)
+  except ImportError as error:
+    raise ValueError(
+      f"{PREFIX}{gym_id} needs the module {module!r}, which cannot be imported ({error}); {remedy}"
+    ) from error
+
+
+def reward_threshold(env_id: str) -> float | None:
+  """Returns the return at which gymnasium calls an environment solved; None if it does not say.
+
+  Args:
+    env_id: a gymnasium id; any other name gives None.
+  """
+  try:
+    return gym.spec(env_id).reward_threshold
+  except (gym.error.Error, ModuleNotFoundError, ValueError):
+    return None

@@ -1,0 +1,318 @@
+"""What learners by gradients of dreams share: settings, networks, schedules, checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from wm_tf.checks import check_at_least, check_counts, check_positive, check_shares
+from wm_tf.core import Nest
+from wm_tf.models.world_model import WorldModel
+from wm_tf.policies.actor import Actor, Critic, FeatureNetwork
+from wm_tf.training import checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class GradientConfig:
+  """How an actor and its critic learn from dreams.
+
+  Attributes:
+    num_updates: batches of dreams; each is used for one update and thrown away.
+    num_further_updates: updates that continue from the networks of the previous iteration, if only
+      the dynamics has been refitted since; 0 to start from new networks even then.
+    batch_size: dreams per update.
+    horizon: decisions per dream; the critic estimates the return after them.
+    temperature: uncertainty of the dream.
+    discount: factor per decision, multiplied with the model's own discount.
+    action_noise: standard deviation of the noise on the actor's output, before its tanh, at the
+      first update. Large noise lets the actor leave regions in which nothing changes. Categorical
+      actions are sampled and have no such noise.
+    final_action_noise: the same at the last update; in between it decreases linearly.
+    entropy_scale: weight of the entropy of categorical actions in the actor's objective, in units
+      of scaled return.
+    reward_scale: factor on rewards, which brings returns to the order of one. None for the inverse
+      standard deviation of the discounted returns of the real episodes; targets are then also
+      bounded by the returns that the rewards of the real episodes allow.
+    disagreement_penalty: cost of a step for each unit of disagreement above the usual, in units of
+      reward; see `WorldModel.unfamiliarity`.
+    actor_learning_rate, critic_learning_rate: of Adam.
+    target_rate: share of the difference that the slow critic, which computes the targets, moves
+      towards the critic in each update.
+    clip_norm: bound on the norm of each network's gradient.
+    actor_hidden_sizes, critic_hidden_sizes: widths of the hidden layers.
+  """
+
+  num_updates: int
+  num_further_updates: int = 0
+  batch_size: int = 128
+  horizon: int = 20
+  temperature: float = 1.0
+  discount: float = 0.99
+  action_noise: float = 0.6
+  final_action_noise: float = 0.2
+  entropy_scale: float = 3e-3
+  reward_scale: float | None = None
+  disagreement_penalty: float = 0.0
+  actor_learning_rate: float = 3e-4
+  critic_learning_rate: float = 1e-3
+  target_rate: float = 0.2
+  clip_norm: float = 10.0
+  actor_hidden_sizes: tuple[int, ...] = (64, 64)
+  critic_hidden_sizes: tuple[int, ...] = (128, 128)
+
+  def __post_init__(self):
+    check_counts(self, "num_updates", "batch_size", "horizon")
+    check_at_least(0, self, "num_further_updates", "disagreement_penalty", "entropy_scale")
+    check_at_least(0, self, "action_noise", "final_action_noise")
+    check_positive(self, "clip_norm")
+    check_shares(self, "discount", "target_rate")
+    if self.reward_scale is not None:
+      check_positive(self, "reward_scale")
+
+
+def derive_reward_scale(rewards: Sequence[np.ndarray], discount: float) -> float:
+  """Returns the inverse standard deviation of discounted returns.
+
+  The returns are those from every step of every episode to the episode's end:
+  `G_t = r_t + discount * G_{t+1}`.
+
+  Args:
+    rewards: of E real episodes, each `float[T]`.
+    discount: factor per decision.
+
+  Returns:
+    A positive number; 1 if all returns are equal, as where nothing was ever rewarded.
+
+  Raises:
+    ValueError: if there are no rewards, or one is not finite.
+  """
+  found = []
+  for episode in rewards:
+    total = 0.0
+    for reward in np.asarray(episode, np.float64)[::-1]:
+      total = reward + discount * total
+      found.append(total)
+  if not found or not np.isfinite(found).all():
+    raise ValueError(
+      "reward_scale=None is derived from the rewards of real episodes, which are "
+      f"{'not all finite' if found else 'missing'}; set reward_scale to a number."
+    )
+  spread = float(np.std(found))
+  return 1.0 / spread if spread > 1e-8 else 1.0
+
+
+def return_bounds(rewards: Sequence[np.ndarray], discount: float) -> tuple[float, float]:
+  """Returns the range of discounted returns that steps with the given rewards can add up to.
+
+  An episode may end at any step, so the range contains 0.
+
+  Args:
+    rewards: of E real episodes, each `float[T]`.
+    discount: factor per decision; the range is infinite if it is 1.
+  """
+  lowest = min(0.0, *(float(np.min(episode)) for episode in rewards))
+  largest = max(0.0, *(float(np.max(episode)) for episode in rewards))
+  if discount >= 1.0:
+    return -np.inf, np.inf
+  return lowest / (1.0 - discount), largest / (1.0 - discount)
+
+
+class Update(NamedTuple):
+  """What one update reports, each `float32[]`.
+
+  Attributes:
+    return_mean: mean undiscounted return of the dreams, in units of reward.
+    value: mean target of the critic, in units of reward.
+    critic_loss: in units of scaled reward.
+  """
+
+  return_mean: tf.Tensor
+  value: tf.Tensor
+  critic_loss: tf.Tensor
+
+
+class GradientLearner:
+  """An actor and its critic, trained by gradients of dreams: the base of such learners.
+
+  A subclass implements `update`. A slow copy of the critic computes the targets of both networks,
+  because a critic that chases its own values can diverge. Its values are clipped to the range of
+  possible returns if `reward_scale` is derived: outside of the real states critics extrapolate, and
+  actors seek the states whose values are extrapolated highest.
+
+  Attributes:
+    policy: the actor.
+    critic: its critic.
+    title, shown, model_steps: see `Learner`.
+  """
+
+  title = "imagine"
+  shown: tuple[str, ...] = ("dream/return_mean", "dream/value")
+
+  def __init__(self, world_model: WorldModel, config: GradientConfig, seed: int):
+    """Makes networks and their optimisers.
+
+    Args:
+      world_model: any.
+      config: how to learn.
+      seed: of the initial weights.
+    """
+    self._world_model, self._config = world_model, config
+    sizes = config.critic_hidden_sizes
+    self.policy = Actor(world_model, config.actor_hidden_sizes, seed)
+    self.critic = Critic(world_model, sizes, config.reward_scale, config.discount, seed)
+    self._slow_critic = FeatureNetwork(world_model.feature_size, sizes, 1, 0, name="slow_critic")
+    self._actor_optimizer = _adam(self.policy.network, config.actor_learning_rate, config)
+    self._critic_optimizer = _adam(self.critic.network, config.critic_learning_rate, config)
+    self._num_updates = tf.Variable(float(config.num_updates), trainable=False)
+    # Of what the critic predicts; not used with an explicit reward scale.
+    self._bounds = tf.Variable([-np.inf, np.inf], dtype=tf.float32, trainable=False)
+    self._initial = self.policy_state()
+
+  @property
+  def model_steps(self) -> int:
+    return self._config.batch_size * self._config.horizon
+
+  # --- The seam `Learner` -----------------------------------------------------------------------
+
+  def begin(self, features, previous, rewards=None):
+    config = self._config
+    self.restore(self._fresh)
+    if previous is None or not config.num_further_updates:
+      num_updates = config.num_updates
+      self.standardise(features)
+      if self._derives_scale:
+        scale = derive_reward_scale([] if rewards is None else rewards, config.discount)
+        self.critic.reward_scale.assign(scale)
+    else:
+      num_updates = config.num_further_updates
+      self.restore_policy(previous)
+      self.follow(1.0)
+    if self._derives_scale and rewards is not None:
+      bounds = return_bounds(rewards, config.discount)
+      self._bounds.assign(self.critic.reward_scale * np.float32(bounds))
+    self.anneal_over(num_updates)
+    return num_updates
+
+  def anneal_over(self, num_steps):
+    self._num_updates.assign(num_steps)
+
+  def state(self):
+    return checkpoints.values(self.variables())
+
+  def restore(self, state):
+    checkpoints.assign(self.variables(), state)
+
+  def step(self, starts, seed):
+    report = self.update(starts, seed)
+    return {f"dream/{name}": float(value) for name, value in report._asdict().items()}
+
+  def finish(self):
+    pass  # The policy itself is what learns.
+
+  def distribution(self):
+    return None
+
+  def policy_state(self):
+    return checkpoints.values(self._policy_variables())
+
+  def restore_policy(self, state):
+    checkpoints.assign(self._policy_variables(), state)
+
+  # --- What subclasses use or implement ---------------------------------------------------------
+
+  def update(self, starts: Nest, seed: tf.Tensor) -> Update:
+    """Dreams and learns.
+
+    Args:
+      starts: M >= 1 states; those that the dreams begin from are drawn from them.
+      seed: `int32[2]`.
+
+    Returns:
+      An `Update`, perhaps with more fields. If a gradient is not finite, no weight changes.
+    """
+    raise NotImplementedError
+
+  def variables(self) -> dict[str, dict[str, tf.Variable]]:
+    """Returns every variable by name: what a checkpoint holds for an exact resume."""
+    return {
+      **self._policy_variables(),
+      "slow_critic": self._slow_critic.state(),
+      "actor_optimizer": numbered(self._actor_optimizer),
+      "critic_optimizer": numbered(self._critic_optimizer),
+      **({"targets": {"bounds": self._bounds}} if self._derives_scale else {}),
+    }
+
+  def num_done(self) -> tf.Tensor:
+    """Returns the number of updates since `begin`, `float32[]`."""
+    return tf.cast(self._actor_optimizer.iterations, tf.float32)
+
+  def standardise(self, features: np.ndarray) -> None:
+    """Fits the networks' inputs to real features `float32[M, F]`."""
+    for network in (self.policy.network, self.critic.network, self._slow_critic):
+      network.standardise(features, self._world_model.only_centred_features())
+
+  def follow(self, rate: float) -> None:
+    """Moves the slow critic towards the critic; with `rate` 1 the two become equal."""
+    if rate == 1.0:
+      pairs = zip(
+        self._slow_critic.state().values(), self.critic.network.state().values(), strict=True
+      )
+      for slow, fast in pairs:
+        slow.assign(fast)
+      return
+    for slow, fast in zip(self._slow_critic.weights, self.critic.network.weights, strict=True):
+      slow.assign_add(rate * (fast - slow))
+
+  def slow_values(self, features: tf.Tensor) -> tf.Tensor:
+    """Returns the slow critic's values `float32[...]` of features `float32[..., F]`."""
+    values = self._slow_critic(features)[..., 0]
+    if not self._derives_scale:
+      return values
+    return tf.clip_by_value(values, self._bounds[0], self._bounds[1])
+
+  def noise_scale(self) -> tf.Tensor:
+    """Returns the standard deviation of the noise on continuous actions, `float32[]`."""
+    first, last = self._config.action_noise, self._config.final_action_noise
+    return first + tf.minimum(self.num_done() / self._num_updates, 1.0) * (last - first)
+
+  def apply_gradients(
+    self, actor_gradients: Sequence[tf.Tensor], critic_gradients: Sequence[tf.Tensor]
+  ) -> None:
+    """Takes a step of each optimiser; with zero gradients if any of them is not finite."""
+    finite = tf.math.is_finite(tf.linalg.global_norm([*actor_gradients, *critic_gradients]))
+    for optimizer, network, gradients in (
+      (self._actor_optimizer, self.policy.network, actor_gradients),
+      (self._critic_optimizer, self.critic.network, critic_gradients),
+    ):
+      kept = [tf.where(finite, gradient, tf.zeros_like(gradient)) for gradient in gradients]
+      optimizer.apply_gradients(zip(kept, network.weights, strict=True))
+
+  @property
+  def _derives_scale(self) -> bool:
+    return self._config.reward_scale is None
+
+  @functools.cached_property
+  def _fresh(self) -> Nest:
+    """The state before anything is learned."""
+    self.restore_policy(self._initial)
+    return self.state()
+
+  def _policy_variables(self) -> dict[str, dict[str, tf.Variable]]:
+    return {"actor": self.policy.network.state(), "critic": self.critic.state()}
+
+
+def numbered(optimizer: keras.optimizers.Optimizer) -> dict[str, tf.Variable]:
+  """Returns an optimiser's variables by their position."""
+  return {f"{i}": variable.value for i, variable in enumerate(optimizer.variables)}
+
+
+def _adam(network: FeatureNetwork, rate: float, config: GradientConfig) -> keras.optimizers.Adam:
+  optimizer = keras.optimizers.Adam(rate, global_clipnorm=config.clip_norm)
+  optimizer.build(network.weights)
+  return optimizer

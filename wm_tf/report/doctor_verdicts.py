@@ -1,0 +1,319 @@
+"""The doctor's verdicts on dreams, on actions, and on whether dreams and reality agree.
+
+Except where a source is named, the limits are this project's own, from its runs on CarRacing: what
+is usual, not what is possible. They are ratios, so that they hold at any scale of observations and
+rewards.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from wm_tf.report.formatting import decimals, number
+from wm_tf.report.judgement import GOOD, INFO, NOT_FINITE, POOR, USABLE, Check, not_run
+
+# (good, usable) limits, as in `dynamics_verdicts.py`.
+_GAIN = (0.25, 0.0)  # Share of the best simple answer's error that a dream removes.
+_OBSERVATION = (0.4, 0.0)  # Share of the way from the last observation to the reconstruction.
+_RETURN_R2 = (0.4, 0.1)
+_REWARD_ERROR = (0.1, 0.25)  # Of the reward's standard deviation.
+_LISTENS = (0.3, 0.1)  # Share of the error that the right actions take away from wrong ones'.
+_HEARD = (0.3, 0.1)  # Share of the action in the variance of dreams from one state.
+_EXCESS = (0.25, 1.0)  # Of the standard deviation of real returns over controllers.
+_STEPS = "10"  # Steps ahead by which dreams are judged: about as far as a plan looks.
+
+
+def model_checks(results: Mapping[str, Any]) -> list[Check]:
+  """Judges dreams, actions and transfer.
+
+  Args:
+    results: what `doctor.json` holds: `open_loop`, `reward_calibration`,
+      `termination_calibration`, `action_sensitivity`, `controllers` and `transfer`.
+
+  Returns:
+    Checks of the groups "dreams", "actions" and "transfer"; "not run" for what is missing.
+  """
+  return [
+    _gain(results),
+    _decoded(results),
+    _dreamed_return(results),
+    _reward_calibration(results),
+    _termination_calibration(results),
+    _listens(results),
+    _heard(results),
+    _nothing(results),
+    _excess(results),
+    _regret(results),
+  ]
+
+
+def _judged(
+  group: str,
+  name: str,
+  reference: str,
+  figures: tuple[float, str] | None,
+  limits: tuple[float, float],
+  words: tuple[str, str, str],
+  low: bool = False,
+) -> Check:
+  """Judges a figure, given with its text, by `(good, usable)`; `low` if it should be small."""
+  if figures is None:
+    return not_run(group, name, reference)
+  value, text = figures
+  # A comparison with NaN fails, so that it is poor.
+  good = value <= limits[0] if low else value >= limits[0]
+  usable = value < limits[1] if low else value > limits[1]
+  verdict = GOOD if good else USABLE if usable else POOR
+  sentence = dict(zip((GOOD, USABLE, POOR), words, strict=True))[verdict]
+  sentence = sentence if math.isfinite(value) else NOT_FINITE
+  return Check(group, name, text, reference, verdict, sentence)
+
+
+def _figures(
+  results: Mapping[str, Any], key: str, make: Callable[[Mapping[str, Any]], tuple[float, str]]
+) -> tuple[float, str] | None:
+  """Returns `make(results[key])`; None if the section or one of its figures is missing."""
+  section = results.get(key)
+  if not isinstance(section, Mapping):
+    return None
+  try:
+    return make(section)
+  except (KeyError, TypeError, ZeroDivisionError):  # A figure is None, or no dream is that long.
+    return None
+
+
+def _gain(results: Mapping[str, Any]) -> Check:
+  def make(found):
+    latent = found["latent"]
+    gain = {
+      k: 1.0 - latent["dream"][k] / min(latent["still"][k], latent["mean"][k])
+      for k in found["num_dreams"]
+    }
+    return gain[_STEPS], ", ".join(f"{100 * g:.0f}% at {k}" for k, g in gain.items())
+
+  return _judged(
+    "dreams",
+    "error that dreams remove from the better of no change and the mean, by steps",
+    "above a quarter at 10 steps; a dream is one of many futures, so the share falls with steps",
+    _figures(results, "open_loop", make),
+    _GAIN,
+    (
+      "Dreams predict the future as far as a plan looks.",
+      "Dreams predict little more than simple answers do: keep them short.",
+      "Ten steps ahead a dream is worth no more than a guess: train the dynamics longer.",
+    ),
+  )
+
+
+def _decoded(results: Mapping[str, Any]) -> Check:
+  """Judges decoded observations: by PSNR if there are images, else by the error of the vectors."""
+  open_loop = results.get("open_loop")
+  vectors = isinstance(open_loop, Mapping) and "psnr" not in open_loop
+
+  def make(found):
+    table = found["observation"] if vectors else found["psnr"]
+    dream, still, best = (table[n][_STEPS] for n in ("dream", "still", "reconstruction"))
+    unit, places = ("", 3) if vectors else (" dB", 1)
+    text = (
+      f"{dream:.{places}f}{unit} (last observation {still:.{places}f}, "
+      f"reconstruction {best:.{places}f})"
+    )
+    return (dream - still) / (best - still), text
+
+  what = "error of decoded vectors" if vectors else "PSNR of decoded images"
+  return _judged(
+    "dreams",
+    f"{what} {_STEPS} steps ahead",
+    "nearer to the reconstruction than to the last observation",
+    _figures(results, "open_loop", make),
+    _OBSERVATION,
+    (
+      "Decoded dreams are close to the real observations.",
+      "Decoded dreams are closer than the last observation, but not by much.",
+      "The last observation is closer to the real ones than the decoded dream.",
+    ),
+  )
+
+
+def _dreamed_return(results: Mapping[str, Any]) -> Check:
+  def make(found):
+    by_steps = {k: v for k, v in found["reward_r2"].items() if v is not None}
+    return by_steps[_STEPS], ", ".join(f"{v:.2f} at {k}" for k, v in by_steps.items())
+
+  return _judged(
+    "dreams",
+    "R² of the return of a dream along real actions, by steps",
+    "above 0.4 at 10 steps",
+    _figures(results, "open_loop", make),
+    _RETURN_R2,
+    (
+      "A dream returns what the environment returns for the same actions.",
+      "A dream's return follows the real one loosely.",
+      "A dream's return says little about the real one, even for actions like the data's.",
+    ),
+  )
+
+
+def _reward_calibration(results: Mapping[str, Any]) -> Check:
+  def make(found):
+    places = max(2, decimals([found["std"] / 10.0]))
+    text = (
+      f"{number(found['error'], places)} ({100 * found['error'] / found['std']:.0f}% of its spread)"
+    )
+    drift = found["bias"] * found["decisions"]
+    return found["error"] / found["std"], f"{text}; {_signed(drift)} over an episode"
+
+  return _judged(
+    "dreams",
+    "calibration of the reward: mean error of the predicted reward, per decision",
+    "below a tenth of the reward's standard deviation",
+    _figures(results, "reward_calibration", make),
+    _REWARD_ERROR,
+    (
+      "Predicted rewards are right on average.",
+      "Predicted rewards are somewhat off: compare dreams with each other, not with reality.",
+      "Predicted rewards are wrong: dreamed returns are not on the environment's scale.",
+    ),
+    low=True,
+  )
+
+
+def _termination_calibration(results: Mapping[str, Any]) -> Check:
+  name = "calibration of the termination: expected against real ones in held-out steps"
+  reference = "as many as there are, within twice the square root"
+  found = results.get("termination_calibration")
+  if not isinstance(found, Mapping):
+    return not_run("dreams", name, reference)
+  expected, real = found["expected"], found["real"]
+  text = f"{expected:.1f} expected, {real:.0f} real"
+  off = abs(expected - real)
+  if off <= 2.0 * math.sqrt(max(real, expected, 1.0)):
+    verdict, words = GOOD, "Dreams end about as often as episodes do."
+    if real < 5:
+      verdict, words = INFO, "Too few episodes terminate to tell."
+  elif off <= max(real, expected) / 2.0:
+    verdict, words = USABLE, "Dreams end somewhat too often or too seldom."
+  else:
+    verdict = POOR
+    words = "Dreams end at the wrong rate: a controller cannot learn what ends an episode."
+  return Check("dreams", name, text, reference, verdict, words)
+
+
+def _listens(results: Mapping[str, Any]) -> Check:
+  def make(found):
+    right, wrong = (found["latent"][name][_STEPS] for name in ("dream", "other_actions"))
+    return 1.0 - right / wrong, f"{right:.3f} against {wrong:.3f}"
+
+  return _judged(
+    "actions",
+    f"error {_STEPS} steps ahead along the real actions, against another episode's",
+    "at least 30% less",
+    _figures(results, "open_loop", make),
+    _LISTENS,
+    (
+      "The model knows what actions do.",
+      "Actions matter somewhat to the model.",
+      "Actions hardly change what the model predicts: collect data with more varied actions.",
+    ),
+  )
+
+
+def _heard(results: Mapping[str, Any]) -> Check:
+  def make(found):
+    by_horizon = sorted(found.items(), key=lambda item: int(item[0]))
+    text = ", ".join(f"{100 * part['heard']:.0f}% over {k} decisions" for k, part in by_horizon)
+    return by_horizon[0][1]["heard"], text
+
+  return _judged(
+    "actions",
+    "share of the action in the return of dreams from one state (the rest is chance)",
+    "above 30% over a planning horizon",
+    _figures(results, "action_sensitivity", make),
+    _HEARD,
+    (
+      "The return of a dream depends on its actions.",
+      "Chance matters more than the action: use more dreams for each candidate.",
+      "The return of a dream hardly depends on its actions: nothing can be learned in dreams.",
+    ),
+  )
+
+
+def _nothing(results: Mapping[str, Any]) -> Check:
+  figures = None
+  rows = [row for row in results.get("controllers") or () if row["name"] == "nothing"]
+  spread = (results.get("transfer") or {}).get("real_spread")
+  if rows and spread:
+    dream, real = rows[0]["dream"], rows[0]["real"]
+    places = decimals([spread])
+    text = f"{number(dream, places)} in the dream, {number(real, places)} in the environment"
+    figures = max(0.0, dream - real) / spread, text
+  return _judged(
+    "actions",
+    "return of doing nothing",
+    "the same in dream and environment",
+    figures,
+    _EXCESS,
+    (
+      "The dream does not overrate doing nothing.",
+      "The dream overrates doing nothing somewhat.",
+      "The dream rewards doing nothing, the environment does not: collect data of it.",
+    ),
+    low=True,
+  )
+
+
+def _excess(results: Mapping[str, Any]) -> Check:
+  def make(found):
+    gap = found["gap"]
+    excess = gap["favourites"] - gap["mean"]
+    places = decimals([found["real_spread"]])
+    text = (
+      f"{_signed(gap['favourites'], places)} for its favourites, "
+      f"{_signed(gap['mean'], places)} over all"
+    )
+    return max(0.0, excess) / found["real_spread"], text
+
+  return _judged(
+    "transfer",
+    "exploitation: dream minus real return of the quarter that the dream rates highest",
+    "no larger than over all controllers",
+    _figures(results, "transfer", make),
+    _EXCESS,
+    (
+      "The dream does not overrate its favourites.",
+      "The dream overrates its favourites somewhat: choose among them by real episodes.",
+      "The dream is most wrong about what it rates highest: that is exploitation.",
+    ),
+    low=True,
+  )
+
+
+def _regret(results: Mapping[str, Any]) -> Check:
+  def make(found):
+    regret, spread = found["regret"], found["real_spread"]
+    places = decimals([spread])
+    text = (
+      f"{number(regret, places)} (the controllers' real returns spread by {number(spread, places)})"
+    )
+    return regret / spread, text
+
+  return _judged(
+    "transfer",
+    "return lost by taking the dream's favourite instead of the best controller",
+    "0; a quarter of the spread is little",
+    _figures(results, "transfer", make),
+    _EXCESS,
+    (
+      "The dream's favourite is about the best there is.",
+      "The dream's favourite is decent, not the best.",
+      "The dream's favourite is a bad choice.",
+    ),
+    low=True,
+  )
+
+
+def _signed(value: float, places: int | None = None) -> str:
+  """Writes a number with its sign, with enough decimals for its size by default."""
+  return number(value, decimals([value]) if places is None else places, sign="+")

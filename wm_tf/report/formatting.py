@@ -1,0 +1,86 @@
+"""How numbers, durations and seeds are written in every report."""
+
+from __future__ import annotations
+
+import math
+import numbers
+from collections.abc import Iterable
+from typing import Any
+
+NOT_RUN = "not run"
+
+
+def is_number(value: Any) -> bool:
+  """Returns whether `value` is a real number; NumPy scalars, NaN and infinity count."""
+  return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def is_finite(value: Any) -> bool:
+  """Returns whether `value` is a finite real number."""
+  return is_number(value) and math.isfinite(value)
+
+
+def decimals(values: Iterable[float | None]) -> int:
+  """Chooses the decimals for a column of numbers.
+
+  Args:
+    values: the numbers of the column; None and numbers that are not finite are ignored.
+
+  Returns:
+    0 from a hundred up, 1 from ten up, 2 from 0.1 up, else enough for two significant digits.
+  """
+  largest = max((abs(v) for v in values if is_finite(v)), default=100.0)
+  if largest >= 100:
+    return 0
+  if largest >= 10:
+    return 1
+  return 2 if largest >= 0.1 or not largest else min(8, 1 - math.floor(math.log10(largest)))
+
+
+def number(value: float | None, places: int = 0, sign: str = "") -> str:
+  """Writes a number for people to read.
+
+  Args:
+    value: the number; None is written as a dash.
+    places: decimals.
+    sign: "+" to show the sign of positive numbers too.
+
+  Returns:
+    The text, with thousands separated by commas.
+  """
+  if value is None:
+    return "-"
+  if not math.isfinite(value):
+    return str(float(value))
+  return f"{round(float(value), places) + 0.0:{sign},.{places}f}"  # + 0.0: never "-0".
+
+
+def plus_minus(value: float | None, error: float | None, places: int = 0, sign: str = "") -> str:
+  """Writes `512 ± 34`; only the value where there is no error. See `number` for the arguments."""
+  text = number(value, places, sign)
+  return text if value is None or error is None else f"{text} ± {number(error, places)}"
+
+
+def duration(seconds: float | None) -> str:
+  """Writes seconds as `8.4 s`, `3 min 05 s` or `2 h 07 min`; None as a dash."""
+  if seconds is None:
+    return "-"
+  if not math.isfinite(seconds):
+    return str(float(seconds))
+  if seconds < 59.95:
+    return f"{seconds:.1f} s"
+  minutes, rest = divmod(round(seconds), 60)
+  if minutes < 60:
+    return f"{minutes} min {rest:02d} s"
+  return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def ranges(values: Iterable[int]) -> str:
+  """Writes integers as ranges: `[3, 4, 5, 9]` becomes `3-5, 9`."""
+  runs: list[list[int]] = []
+  for value in sorted(set(values)):
+    if runs and value == runs[-1][1] + 1:
+      runs[-1][1] = value
+    else:
+      runs.append([value, value])
+  return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)

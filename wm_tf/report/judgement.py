@@ -1,0 +1,93 @@
+"""The parts that every verdict is made of: a judged figure, and limits it is judged against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from wm_tf.report import formatting
+
+GOOD, USABLE, POOR, INFO = "good", "usable", "poor", "no verdict"
+NOT_RUN = formatting.NOT_RUN
+NOT_FINITE = "The figure is not finite."
+
+
+class Check(NamedTuple):
+  """One judged figure, all in words.
+
+  Attributes:
+    group: "return", "VAE", "dynamics", "dreams", "actions" or "transfer".
+    name: what was measured, and its unit.
+    value: the figure, or "not run".
+    reference: what is usual.
+    verdict: GOOD, USABLE, POOR, INFO or NOT_RUN.
+    words: what the verdict means, in a sentence.
+  """
+
+  group: str
+  name: str
+  value: str
+  reference: str
+  verdict: str
+  words: str
+
+
+def not_run(group: str, name: str, reference: str) -> Check:
+  """Returns the check of a figure that was not measured."""
+  return Check(group, name, NOT_RUN, reference, NOT_RUN, "")
+
+
+def section_of(results: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+  """Returns `results[name]` if it is a mapping, else an empty one."""
+  section = results.get(name)
+  return section if isinstance(section, Mapping) else {}
+
+
+def figure_of(section: Mapping[str, Any], name: str) -> float | None:
+  """Returns `section[name]` as a float; None if it is not a number."""
+  value = section.get(name)
+  return float(value) if formatting.is_number(value) else None
+
+
+def judge_low(value: float, limits: tuple[float, float]) -> str:
+  """Judges a figure that should be small against `(good, usable)`; NaN is POOR."""
+  return GOOD if value <= limits[0] else USABLE if value < limits[1] else POOR
+
+
+def judge_high(value: float, limits: tuple[float, float]) -> str:
+  """Judges a figure that should be large against `(good, usable)`; NaN is POOR."""
+  return GOOD if value >= limits[0] else USABLE if value >= limits[1] else POOR
+
+
+def make_check(
+  group: str,
+  name: str,
+  reference: str,
+  value: float | None,
+  judge: Callable[[float], str],
+  words: Mapping[str, str],
+  text: str | None = None,
+  places: int = 2,
+) -> Check:
+  """Judges one figure.
+
+  Args:
+    group: see `Check`.
+    name: see `Check`.
+    reference: see `Check`.
+    value: the figure, or None if it was not measured.
+    judge: maps the figure to a verdict.
+    words: a sentence for each verdict.
+    text: the figure in words; the number with `places` decimals if None.
+    places: decimals of the number.
+
+  Returns:
+    The check. Its verdict is NOT_RUN if `value` is None.
+  """
+  if value is None:
+    return not_run(group, name, reference)
+  verdict = judge(value)
+  sentence = words.get(verdict, "") if math.isfinite(value) else NOT_FINITE
+  text = text or formatting.number(value, places)
+  return Check(group, name, text, reference, verdict, sentence)
