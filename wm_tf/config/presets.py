@@ -45,7 +45,7 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "dynamics_fit.refit.clip_norm=10.0",
       "controller.num_generations=100",
       "controller.method=actor_critic",
-      "controller.actor_critic.num_further_updates=150",
+      "controller.actor_critic.num_further_updates=500",
       # Near what the controller proposes, and averaged over what may happen: with wider search on a
       # single dream the best plan is the luckiest one, and drives worse than its proposal.
       "planner.initial_scale=0.15",
@@ -70,7 +70,7 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "vae_fit.first.num_epochs=8",
       "vae_fit.refit.steps_per_epoch=1500",
       "dynamics_fit.refit.num_epochs=64",
-      "controller.actor_critic.num_updates=300",
+      "controller.actor_critic.num_updates=2000",
       "controller.actor_critic.num_further_updates=0",  # What goes on drifts: docs/experiments.md.
       "evaluate.num_episodes=100",
       "evaluate.num_planner_episodes=100",

@@ -26,8 +26,7 @@ class ActorCriticConfig(GradientConfig):
     lambda_: of the TD(lambda) targets.
   """
 
-  num_updates: int = 250
-  batch_size: int = 384
+  num_updates: int = 1000
   lambda_: float = 0.95
 
   def __post_init__(self):

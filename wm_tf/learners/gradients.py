@@ -51,7 +51,7 @@ class GradientConfig:
   num_updates: int
   num_further_updates: int = 0
   batch_size: int = 128
-  horizon: int = 20
+  horizon: int = 15
   temperature: float = 1.0
   discount: float = 0.99
   action_noise: float = 0.6
@@ -59,7 +59,7 @@ class GradientConfig:
   entropy_scale: float = 3e-3
   reward_scale: float | None = None
   disagreement_penalty: float = 0.0
-  actor_learning_rate: float = 3e-4
+  actor_learning_rate: float = 1e-3
   critic_learning_rate: float = 1e-3
   target_rate: float = 0.2
   clip_norm: float = 10.0

@@ -33,16 +33,31 @@ _EVERY_PRESET = (
   # Dreams begin where a tile was reached within the last 8 decisions, or (70%) anywhere.
   "controller.start_window=8",
   "controller.start_anywhere=0.7",
-  *(f"controller.{method}.reward_scale=0.1" for method in ("actor_critic", "ppo", "reinforce")),
-  *(f"controller.{method}.target_rate=0.02" for method in ("actor_critic", "reinforce")),
+  "controller.actor_critic.reward_scale=0.1",
+  "controller.actor_critic.target_rate=0.02",
+  "controller.actor_critic.actor_learning_rate=3e-4",
+  "controller.ppo.reward_scale=0.1",
+  "controller.reinforce.reward_scale=0.1",
+  "controller.reinforce.target_rate=0.02",
+)
+
+_WIDE_DREAMS = (
+  "controller.actor_critic.batch_size=384",
+  "controller.actor_critic.horizon=20",
 )
 
 # The gauges of the panel, in the lowest eight rows, are small and show the car's speed.
 _PANEL = "vae.row_weights=((0, 56, 2.0), (56, 64, 8.0))"
 
 RECIPE: dict[str, tuple[str, ...]] = {
-  "default": _EVERY_PRESET,
-  "quickstart": (*_EVERY_PRESET, _PANEL),
-  "full": (*_EVERY_PRESET, _PANEL),
+  "default": (*_EVERY_PRESET, *_WIDE_DREAMS, "controller.actor_critic.num_updates=250"),
+  "quickstart": (
+    *_EVERY_PRESET,
+    *_WIDE_DREAMS,
+    _PANEL,
+    "controller.actor_critic.num_updates=250",
+    "controller.actor_critic.num_further_updates=150",
+  ),
+  "full": (*_EVERY_PRESET, *_WIDE_DREAMS, _PANEL, "controller.actor_critic.num_updates=300"),
   "debug": _EVERY_PRESET,
 }

@@ -15,6 +15,8 @@ class PolicyGradientConfig(GradientConfig):
   """As `GradientConfig`, for the gradient of the actor's log-probability."""
 
   num_updates: int = 2000
+  horizon: int = 20
+  actor_learning_rate: float = 3e-4
 
   def __post_init__(self):
     super().__post_init__()
