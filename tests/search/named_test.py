@@ -25,9 +25,9 @@ def test_makes_what_is_named_with_the_options_that_it_has():
 
 
 def test_unknown_names_and_searches_without_a_categorical_form_are_errors():
-  with pytest.raises(UnknownNameError, match="Unknown search 'cmaes'; did you mean .*cma_es"):
+  with pytest.raises(UnknownNameError, match=r"Unknown search 'cmaes'; did you mean .*cma_es"):
     named.make_search("cmaes")
-  with pytest.raises(ValueError, match="open_es cannot search categorical .*cem or mppi"):
+  with pytest.raises(ValueError, match=r"open_es cannot search categorical .*cem or mppi"):
     named.make_search("open_es", num_choices=(2,))
 
 

@@ -5,23 +5,24 @@ controller once. It is compared with `all_data`, which changes nothing.
 """
 
 from __future__ import annotations
+
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
 import numpy as np
+
 from wm_tf import config as config_lib
-from wm_tf.agent import AgentActor
 from wm_tf.data import rollouts
 from wm_tf.evaluation import disagreement
 from wm_tf.models.ensemble import dynamics_class
 from wm_tf.models.mdn_rnn import LatentDynamics
-from wm_tf.runs.two_stage import TwoStage
 from wm_tf.runs import summary
 from wm_tf.runs.playing import episode_seeds
 from wm_tf.runs.run import Run
-from wm_tf.runs.workdir import WorkdirError, locked, read_json, say, write_findings, write_json
-
+from wm_tf.runs.two_stage import TwoStage
+from wm_tf.runs.workdir import WorkdirError, read_json, say, write_json
 
 # Its tracks are validation tracks, but neither the run's own (iteration 0) nor the doctor's (1).
 _TRACKS = 2

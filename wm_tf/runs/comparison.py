@@ -5,27 +5,27 @@ first step of each, which compiles it, is not counted.
 """
 
 from __future__ import annotations
+
 import dataclasses
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
 import numpy as np
+
 from wm_tf import config as config_lib
 from wm_tf import export, rng
-from wm_tf.agent import Agent, AgentActor
+from wm_tf.agent import Agent
 from wm_tf.core import Nest
-from wm_tf.files import atomic_open
 from wm_tf.learners.learner import make_learner
 from wm_tf.models.world_model import WorldModel
 from wm_tf.runs.controller import dream_data, real_rewards
 from wm_tf.runs.playing import episode_seeds
 from wm_tf.runs.run import Run
-from wm_tf.runs.workdir import WorkdirError, locked, read_json, say, write_json
+from wm_tf.runs.workdir import read_json, say, write_json
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import progress
-
 
 # Of its evaluation tracks and dreams: not those of the run's own results (iteration 0).
 _TRACKS = 1
@@ -134,9 +134,7 @@ def compare(
       say(f"{name}: done before.")
   if missing:
     model = source.world_model(iteration)
-    data = DreamData(
-      model, *dream_data(source, model, iteration), real_rewards(source, iteration)
-    )
+    data = DreamData(model, *dream_data(source, model, iteration), real_rewards(source, iteration))
     contestants = [
       Contestant(name, source, data, folder / name, settings["seed"]) for name in missing
     ]

@@ -1,8 +1,8 @@
 """Families of world models: the seam between a run and the kind of model it learns.
 
-A run collects, trains a controller in its model's dreams, evaluates and exports without knowing how
-the model is learned. A family knows: its fits, the files they leave, and the data they read. Another
-family is one file and one line in `families`.
+A run collects, trains a controller in its dreams, evaluates and exports without knowing
+how the model is learned. A family knows its fits, the files they leave, and the data they read.
+Another family is one file and one line in `families`.
 """
 
 from __future__ import annotations

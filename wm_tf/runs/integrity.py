@@ -1,19 +1,17 @@
 """Reads every file of a run and finds the ones that are missing or damaged."""
 
 from __future__ import annotations
-import shutil
-import sys
+
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
 from wm_tf import files
 from wm_tf.data import rollouts
 from wm_tf.data.manifest import CorruptManifestError
 from wm_tf.export import saved_versions
-from wm_tf.runs.workdir import WorkdirError, locked
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import read_jsonl
-
 
 _DAMAGE = (
   CorruptManifestError,

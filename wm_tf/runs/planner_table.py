@@ -1,21 +1,23 @@
 """Return in the environment against milliseconds a decision, for several settings of a planner."""
 
 from __future__ import annotations
+
 import dataclasses
 import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
 import numpy as np
 import tensorflow as tf
+
 from wm_tf.agent import Agent, AgentActor
 from wm_tf.policies.planner import Planner
 from wm_tf.report.planner_figures import planner_figure
 from wm_tf.runs.playing import episode_seeds
 from wm_tf.runs.run import Run
-from wm_tf.runs.workdir import locked, read_json, say, write_findings
-
+from wm_tf.runs.workdir import read_json, say, write_findings
 
 # Its tracks are validation tracks, but nothing else's (see `finishing` for the others).
 _TRACKS = 4

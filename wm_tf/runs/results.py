@@ -1,9 +1,9 @@
 """The final evaluations of a run: exports, serves, evaluates, and writes the report."""
 
 from __future__ import annotations
-import sys
+
 from typing import Any
-from wm_tf import report
+
 from wm_tf.envs import has_heuristic, reward_threshold
 from wm_tf.runs import summary
 from wm_tf.runs.playing import episode_seeds
@@ -42,9 +42,7 @@ def run_evaluations(run: Run, command: str | None = None) -> dict[str, Any]:
   for name in baselines:
     measure(name, lambda name=name: run.evaluate(name, seeds=seeds))
   measure("controller_in_model", lambda: run.evaluate_in_model(agent, settings.num_episodes, best))
-  measure(
-    "controller_in_environment", lambda: run.evaluate(agent, seeds=seeds, label="controller")
-  )
+  measure("controller_in_environment", lambda: run.evaluate(agent, seeds=seeds, label="controller"))
   export_run(run)
   reported = summary.is_written(run)
   if "planner_in_environment" not in results or not reported:

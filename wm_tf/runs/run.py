@@ -72,9 +72,7 @@ class Run(LearnedRun):
     for group, check in (
       ("collect", lambda: explorers(config)),
       ("collect", self._check_amounts),
-      ("planner", lambda: config.planner.strategy(
-        spec.action_size, spec.action_space.num_choices
-      )),
+      ("planner", lambda: config.planner.strategy(spec.action_size, spec.action_space.num_choices)),
       (config.family, lambda: check_learner(config.controller, self.family.new_model())),
     ):
       try:

@@ -143,9 +143,7 @@ class TwoStage(Family):
     model = self.new_dynamics(self.vae(iteration))
     fingerprint = hashlib.sha256(self._vae_weights(iteration).read_bytes()).hexdigest()
     parts = self.run.spec.observation
-    signature = parts.pack(
-      [tf.TensorSpec([None, *part.shape], part.dtype) for part in parts.parts]
-    )
+    signature = parts.pack([tf.TensorSpec([None, *part.shape], part.dtype) for part in parts.parts])
 
     @functools.partial(tf.function, input_signature=[signature])
     def encode_fn(observation):
@@ -190,9 +188,7 @@ class TwoStage(Family):
 
   def train_dynamics(self, iteration: int) -> dict[str, Any]:
     """Fits the dynamics of an iteration to all latents so far; returns their held-out figures."""
-    quality = fitted(
-      self.run, "dynamics", iteration, self._fit_dynamics, evaluation.check_dynamics
-    )
+    quality = fitted(self.run, "dynamics", iteration, self._fit_dynamics, evaluation.check_dynamics)
     self.prepare(iteration)  # If the fit was made before, its latents may be gone since.
     return quality
 
