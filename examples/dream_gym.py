@@ -1,6 +1,6 @@
 """Trains stable-baselines3's PPO inside a learned world model, then plays it there.
 
-stable-baselines3 brings PyTorch and is no requirement of ours: `pip install stable-baselines3`.
+It brings PyTorch and is not one of our requirements: `pip install stable-baselines3`.
 
     python -m examples.dream_gym --workdir=runs/quickstart --steps=20000
 """
@@ -16,13 +16,13 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--workdir", default="runs/quickstart", help="folder of a trained run")
   parser.add_argument("--steps", type=int, default=20000, help="decisions to learn from")
+  parser.add_argument("--horizon", type=int, default=60, help="decisions in each dream")
   parser.add_argument("--penalty", type=float, default=0.0, help="of an ensemble's disagreement")
   args = parser.parse_args()
   env = gymnasium.make(
     "wm_tf:wm_tf/Dream-v0",  # Imports wm_tf, which registers it.
     workdir=args.workdir,
-    horizon=60,
-    starts="rewarded",
+    horizon=args.horizon,
     disagreement_penalty=args.penalty,
     render_mode="rgb_array",
   )

@@ -1,6 +1,6 @@
-"""stable-baselines3 as it is, on the dream.
+"""stable-baselines3, without an adapter, in dreams.
 
-It brings PyTorch, which is no requirement of ours, so it needs an environment of its own:
+It brings PyTorch, which is not one of our requirements, so it needs an environment of its own:
 
     python3.11 -m venv sb3 && sb3/bin/pip install -e . pytest pytest-timeout stable-baselines3
     sb3/bin/python -m pytest tests/dream_sb3_test.py
@@ -14,6 +14,7 @@ import tensorflow as tf
 from tests.worlds import AdditiveState, AdditiveWorld, small_mdn_rnn
 from wm_tf import rng
 from wm_tf.dream_env import Dream, DreamEnv
+from wm_tf.envs import env_spec
 
 sb3 = pytest.importorskip(
   "stable_baselines3", reason="stable-baselines3 is not installed; the docstring says how to"
@@ -25,13 +26,18 @@ def test_its_checker_has_nothing_to_complain_of(recwarn):
 
   model = small_mdn_rnn(ensemble_size=2)
   starts = model.initial_state(4)._replace(z=rng.normal([4, 4], rng.make_seed(0)))
-  for observation in ("features", "pixels"):
+  for observation in ("features", "observation", "pixels"):
     check_env(DreamEnv(Dream(model, starts), horizon=5, observation=observation))
+  spec = env_spec("tests.envs.toys:DictEnv")
+  model = small_mdn_rnn(action_size=5, num_choices=(3, 2), observation=spec.observation)
+  starts = model.initial_state(4)._replace(z=rng.normal([4, 4], rng.make_seed(0)))
+  dream = Dream(model, starts, observation=spec.observation)
+  check_env(DreamEnv(dream, horizon=5, observation="observation"))
   assert not [w for w in recwarn if "stable_baselines3" in w.filename]
 
 
 def test_ppo_learns_in_the_dream():
-  """To go to the goal, from whichever side: 12 steps without moving bring -16 on average."""
+  """The task is to go to the goal: 12 steps without moving have a return of -16 on average."""
   place = tf.constant(np.random.default_rng(0).uniform(-2, 2, (64, 1)), tf.float32)
   starts = AdditiveState(place, tf.zeros([64, 1]))
   dream = Dream(AdditiveWorld(goal=0.0, action_size=1), starts)

@@ -9,7 +9,14 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.core import Batch, Embedded, ObservationSpec, Prediction
+from wm_tf.core import (
+  Batch,
+  Embedded,
+  ObservationPart,
+  ObservationSpec,
+  Prediction,
+  image_observation,
+)
 from wm_tf.imagination import imagine_returns, policy_action_fn
 from wm_tf.models.ensemble import dynamics_class
 from wm_tf.models.heads import MixtureHead
@@ -148,8 +155,23 @@ class Always:
     return tf.tile(self.action[tf.newaxis], [rows, 1]), memory + 1.0
 
 
+# One of each kind of observation.
+OBSERVATIONS = {
+  "image": image_observation((64, 64, 3), (64, 64, 3)),
+  "gray": image_observation((48, 37, 1), (48, 37, 1)),
+  "vector": ObservationSpec((ObservationPart("", "vector", (3,), (3,), "float32"),)),
+  "mixed": ObservationSpec(
+    (
+      ObservationPart("camera", "image", (32, 40, 2), (32, 40, 2), "uint8"),
+      ObservationPart("joints", "vector", (5,), (5,), "float64"),
+      ObservationPart("speed", "vector", (1,), (), "float32"),
+    )
+  ),
+}
+
+
 def small_vae(seed: int = 0, observation: ObservationSpec | None = None, **options) -> VAE:
-  """A VAE of 4 latents and few filters, with weights drawn from `seed`.
+  """A VAE of 4 latents and few filters, with weights and statistics drawn from `seed`.
 
   It observes one 64x64x3 image if `observation` is None.
   """
@@ -158,12 +180,20 @@ def small_vae(seed: int = 0, observation: ObservationSpec | None = None, **optio
       "latent_size": 4,
       "encoder_filters": (4, 4, 4, 8),
       "decoder_filters": (4, 4, 4),
+      "vector_units": (6,),
       **options,
     }
   )
   vae = VAE(config) if observation is None else VAE(config, observation)
-  randomize(vae, seed)
+  _randomize_vae(vae, seed)
   return vae
+
+
+def _randomize_vae(vae: VAE, seed: int) -> None:
+  randomize(vae, seed)
+  generator = np.random.default_rng(seed)
+  for scaler in vae.scalers:
+    scaler.scale.assign(generator.uniform(0.5, 2.0, scaler.scale.shape))
 
 
 def small_mdn_rnn(
@@ -176,7 +206,7 @@ def small_mdn_rnn(
 ) -> LatentDynamics:
   """An MDN-RNN on a `small_vae`, with weights and statistics drawn from `seed`.
 
-  With `ensemble_size` an ensemble of them.
+  With `ensemble_size` an ensemble of them; with `num_choices` A is their sum.
   """
   config = MDNRNNConfig(
     **{
@@ -188,13 +218,18 @@ def small_mdn_rnn(
     }
   )
   vae = small_vae(seed, observation)
+  action_size = sum(num_choices) or action_size
   model = dynamics_class(config)(vae, action_size, config, num_choices=num_choices)
   randomize(model, seed)
+  for scaler in vae.scalers:
+    scaler.scale.assign(tf.abs(scaler.scale) + 0.5)
   generator = np.random.default_rng(seed)
   model.latent_loc.assign(generator.normal(0.0, 0.3, model.latent_size))
   model.latent_scale.assign(generator.uniform(0.5, 1.5, model.latent_size))
   model.change_scale.assign(generator.uniform(0.2, 0.6, model.latent_size))
-  if model.config.ensemble_size > 1:
+  if config.reward_bins is None:
+    model.reward.data_limit.assign(2.0)
+  if config.ensemble_size > 1:
     model.reward_scale.assign(0.8)
   return model
 

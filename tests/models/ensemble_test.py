@@ -5,7 +5,14 @@ import pytest
 import tensorflow as tf
 
 from tests.contracts import WorldModelContract
-from tests.worlds import assert_same, embedded_batch, latents_of, rows_of, small_mdn_rnn
+from tests.worlds import (
+  OBSERVATIONS,
+  assert_same,
+  embedded_batch,
+  latents_of,
+  rows_of,
+  small_mdn_rnn,
+)
 from wm_tf import rng
 from wm_tf.imagination import observe_sequence
 from wm_tf.models.ensemble import Ensemble, dynamics_class
@@ -21,11 +28,35 @@ def _model(kind, change, skip, **options):
   return small_mdn_rnn(mixture_kind=kind, predict_change=change, skip_connection=skip, **options)
 
 
+_WORLDS = [
+  ("image", (), {"mixture_kind": "per_dimension"}),
+  ("gray", (), {"mixture_kind": "joint", "predict_change": False, "skip_connection": False}),
+  ("vector", (2, 3), {"mixture_kind": "joint", "reward_bins": None}),
+  ("mixed", (4,), {"reward_bins": None}),
+]
+
+
 class TestEnsemble(WorldModelContract):
-  @pytest.fixture(scope="class", params=_KINDS, ids=lambda param: param[0])
+  @pytest.fixture(scope="class", params=_WORLDS, ids=lambda world: world[0])
   @classmethod
-  def make_model(cls, request):
-    return lambda seed: _model(*request.param, seed=seed)
+  def world(cls, request):
+    return request.param
+
+  @pytest.fixture(scope="class")
+  @classmethod
+  def observation_spec(cls, world):
+    return OBSERVATIONS[world[0]]
+
+  @pytest.fixture(scope="class")
+  @classmethod
+  def make_model(cls, world):
+    observation, num_choices, options = world
+    options = {
+      "ensemble_size": 3,
+      "num_choices": num_choices,
+      "observation": OBSERVATIONS[observation],
+    } | options
+    return lambda seed: small_mdn_rnn(seed, **options)
 
 
 def _members(ensemble):

@@ -4,17 +4,22 @@ import tensorflow as tf
 
 from tests.contracts import WorldModelContract
 from tests.worlds import (
+  OBSERVATIONS,
   assert_same,
   embedded_batch,
   latents_of,
   make_batch,
   random_frames,
+  random_observation,
   rows_of,
   set_mixture,
   small_mdn_rnn,
+  small_vae,
 )
 from wm_tf import rng
 from wm_tf.imagination import observe_sequence
+from wm_tf.models.heads import RewardRangeError
+from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig
 
 _SEED = rng.make_seed(3)
 # Each kind with and without predicting the change, and with and without the skip connection.
@@ -24,22 +29,40 @@ _KINDS = [
   ("joint", True, False),
   ("joint", False, True),
 ]
+_OPTIONS = "mixture_kind", "predict_change", "skip_connection"
 every_kind = pytest.mark.parametrize(("kind", "change", "skip"), _KINDS)
 
 
+# An observation, groups of choices (none: continuous actions), a kind, and other options.
+_WORLDS = [
+  ("image", (), _KINDS[0], {}),
+  ("gray", (3,), _KINDS[1], {}),
+  ("vector", (2, 3), _KINDS[2], {"reward_bins": None}),
+  ("mixed", (), _KINDS[3], {"reward_bins": None}),
+]
+
+
 class TestMDNRNN(WorldModelContract):
-  @pytest.fixture(
-    scope="class",
-    params=_KINDS,
-    ids=lambda param: f"{param[0]}-{'change' if param[1] else 'latent'}",
-  )
+  @pytest.fixture(scope="class", params=_WORLDS, ids=lambda world: world[0])
   @classmethod
-  def make_model(cls, request):
-    return lambda seed: _model(*request.param, seed=seed)
+  def world(cls, request):
+    return request.param
+
+  @pytest.fixture(scope="class")
+  @classmethod
+  def observation_spec(cls, world):
+    return OBSERVATIONS[world[0]]
+
+  @pytest.fixture(scope="class")
+  @classmethod
+  def make_model(cls, world):
+    observation, num_choices, kind, options = world
+    options = {"num_choices": num_choices, "observation": OBSERVATIONS[observation]} | options
+    return lambda seed: _model(*kind, seed=seed, **options)
 
 
-def _model(kind, change, skip, **options):
-  return small_mdn_rnn(mixture_kind=kind, predict_change=change, skip_connection=skip, **options)
+def _model(*kind, **options):
+  return small_mdn_rnn(**dict(zip(_OPTIONS, kind, strict=True)), **options)
 
 
 def _normal_log_density(x, loc, scale):
@@ -189,6 +212,69 @@ def test_adapt_passes_over_what_is_not_finite():
   broken.adapt([embedded_batch(latents)])
   for name in ("latent_loc", "latent_scale", "change_scale"):
     np.testing.assert_allclose(getattr(broken, name), getattr(pieces, name), rtol=1e-5)
+
+
+def test_adapt_sees_the_rewards():
+  model = small_mdn_rnn(reward_bins=None, reward_limit=5.0)
+  batch = embedded_batch(latents_of(model, 2, 4), lengths=(4, 2))
+  reward = np.float32([[99.0, 3.0, -4.5, 1.0], [0.0, 2.0, 88.0, 77.0]])
+  # Neither an episode's first reward nor padding counts.
+  model.adapt([batch._replace(reward=tf.constant(reward))])
+  assert float(model.reward.data_limit) == 4.5
+  model.check_rewards([-5.0, 5.0])
+  for value, message in (
+    (6.0, r"to 6 .* represents -5 to 5.*dynamics\.reward_limit"),
+    (np.nan, "not a"),
+  ):
+    reward[0, 1] = value
+    with pytest.raises(RewardRangeError, match=message):
+      model.adapt([batch._replace(reward=tf.constant(reward))])
+  fixed = small_mdn_rnn()
+  reward[0, 1] = 2.5
+  with pytest.raises(RewardRangeError, match=r"represents -1 to 2\. Widen dynamics\.reward_bins"):
+    fixed.adapt([batch._replace(reward=tf.constant(reward))])
+
+
+def test_a_wrong_observation_is_named():
+  model, frames = small_mdn_rnn(), random_frames(2, 3)
+  inputs = model.initial_state(2), tf.zeros([2, 2]), tf.constant([True, True])
+  wrong = {
+    r"uint8\[\.\.\., 64, 64, 3\], got uint8\(2, 64, 32, 3\)": frames[:, 0, :, :32],
+    r"got float32\(2, 8\)\. Cached posteriors must be wrapped in `Embedded`": np.zeros(
+      (2, 8), np.float32
+    ),
+    "must be one array, got dict": {"frame": frames[:, 0]},
+  }
+  for message, observation in wrong.items():
+    with pytest.raises(ValueError, match=message):
+      model.observe(*inputs[:2], observation, inputs[2])
+  mixed = small_mdn_rnn(observation=OBSERVATIONS["mixed"])
+  observation = random_observation(OBSERVATIONS["mixed"], 2)
+  with pytest.raises(ValueError, match=r"must be a dict of \['camera', 'joints', 'speed'\]"):
+    mixed.embed(frames)
+  with pytest.raises(ValueError, match=r"lacks \['speed'\]"):
+    mixed.embed({name: observation[name] for name in ("camera", "joints")})
+  with pytest.raises(ValueError, match=r"'joints' must be float32\[\.\.\., 5\]"):
+    mixed.embed(observation | {"joints": np.zeros((2, 4), np.float32)})
+
+
+def test_choices_add_up_to_the_actions():
+  model = small_mdn_rnn(num_choices=(2, 3))
+  assert (model.num_choices, model.action_size) == ((2, 3), 5)
+  assert small_mdn_rnn().num_choices == ()
+  with pytest.raises(ValueError, match=r"num_choices \(2, 2\) must add up to action_size 5"):
+    MDNRNN(small_vae(), 5, MDNRNNConfig(), (2, 2))
+
+
+def test_features_that_are_only_centred_are_the_standardised_latents():
+  model = small_mdn_rnn()
+  batch = embedded_batch(latents_of(model, 2, 4))
+  states = observe_sequence(model, batch, _SEED)
+  scaled = model.features(states).numpy()[..., model.only_centred_features()]
+  expected = (states.z - model.latent_loc) / model.latent_scale
+  np.testing.assert_allclose(scaled, expected, atol=1e-6)
+  latent = model.diagnostic_latent(states).numpy()
+  np.testing.assert_allclose(np.diff(latent, axis=1), np.diff(scaled, axis=1), atol=1e-5)
 
 
 def test_adapt_without_two_frames_in_a_row_is_an_error():

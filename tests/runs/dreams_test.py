@@ -17,11 +17,15 @@ from gymnasium.utils.env_checker import check_env
 
 import wm_tf  # noqa: F401  Registers the environment.
 from tests.data.helpers import noise_episode, write_noise
+from tests.envs import toys
 from tests.worlds import randomize
 from wm_tf import config as config_lib
 from wm_tf import export
 from wm_tf.data import datasets
+from wm_tf.data.manifest import Manifest
+from wm_tf.data.observations import ArraySpec
 from wm_tf.dream_env import DreamVectorEnv
+from wm_tf.envs.spaces import agent_space
 from wm_tf.imagination import observe_sequence
 from wm_tf.runs.dreams import load_dream
 from wm_tf.runs.folder import read_description
@@ -32,8 +36,10 @@ from wm_tf.training import checkpoints
 _NAME = "wm_tf/Dream-v0"
 
 
-def _write_run(workdir: Path, **overrides) -> Path:
-  config = config_lib.make_config("debug", [f"{k}={v}" for k, v in overrides.items()])
+def _write_run(workdir: Path, environment: str = "car_racing", **overrides) -> Path:
+  config = config_lib.make_config(
+    "debug", [f"environment={environment}", *(f"{k}={v}" for k, v in overrides.items())]
+  )
   workdir.mkdir(parents=True)
   described = {"config": config_lib.to_dict(config), "seed": 0}
   (workdir / "run.json").write_text(json.dumps(described))
@@ -44,17 +50,33 @@ def _run(workdir: Path) -> LearnedRun:
   return LearnedRun(workdir, *read_description(workdir / "run.json"))
 
 
-@pytest.fixture(scope="module")
-def workdir(tmp_path_factory) -> Path:
+def _header(run: LearnedRun) -> Manifest:
+  """Of data of the run's environment."""
+  parts = run.spec.observation
+  arrays = {part.name: ArraySpec(part.shape, part.dtype) for part in parts.parts}
+  header = Manifest({"name": "noise", "options": {}}, run.spec.action_space.size)
+  if not parts.is_array:
+    return header._replace(observation_dtype="", observation_parts=arrays)
+  return header._replace(observation_shape=arrays[""].shape, observation_dtype=arrays[""].dtype)
+
+
+def _make_run(workdir: Path, environment: str = "car_racing", **overrides) -> Path:
   """A run with data and random weights."""
-  workdir = _write_run(tmp_path_factory.mktemp("runs") / "run", **{"dynamics.ensemble_size": 2})
-  write_noise(workdir / "data/000", num_episodes=3, steps=5)
-  model = _run(workdir).family.new_model()
+  workdir = _write_run(workdir, environment, **overrides)
+  run = _run(workdir)
+  write_noise(workdir / "data/000", num_episodes=3, steps=5, header=_header(run))
+  model = run.family.new_model()
   randomize(model, 0)
   for name in ("latent_scale", "change_scale", "reward_scale"):
-    getattr(model, name).assign(np.ones(getattr(model, name).shape))
+    if hasattr(model, name):
+      getattr(model, name).assign(np.ones(getattr(model, name).shape))
   checkpoints.save_weights(model, workdir / "dynamics/000/weights.npz")
   return workdir
+
+
+@pytest.fixture(scope="module")
+def workdir(tmp_path_factory) -> Path:
+  return _make_run(tmp_path_factory.mktemp("runs") / "run", **{"dynamics.ensemble_size": 2})
 
 
 def test_by_name(workdir):
@@ -138,6 +160,68 @@ def test_of_an_export(workdir, exported):
   found = envs.step(action)
   np.testing.assert_allclose(found[0][0], env.step(action[0])[0], atol=1e-4)
   assert found[4]["disagreement"].min() > 0.01  # Exports of ensembles tell it.
+
+
+@pytest.mark.parametrize("kind", ["DictEnv", "MultiDiscreteEnv", "GrayEnv"])
+def test_any_environment_by_name_and_of_its_export(kind, tmp_path, monkeypatch):
+  workdir = _make_run(tmp_path / "home" / "run", f"tests.envs.toys:{kind}")
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  run = _run(workdir)
+  observation, model = run.spec.observation, run.world_model(0)
+  export.export_world_model(model, run.spec, workdir / "export")
+  episodes = [noise_episode(seed, 1, _header(run))[0].observation for seed in range(4)]
+  frames = tf.nest.map_structure(lambda *xs: np.concatenate(xs), *episodes)
+  if kind == "MultiDiscreteEnv":  # As the environment shows them: choices.
+    frames = np.array([[0, 3], [2, 0], [1, 1], [2, 2]])
+  np.savez(workdir / "frames.npz", **(frames if isinstance(frames, dict) else {"any": frames}))
+  for options in (
+    {"workdir": "~/run", "num_starts": 8},
+    {"savedmodel": "~/run/export", "frames": "~/run/frames.npz"},
+    {"savedmodel": str(workdir / "export"), "frames": frames},
+  ):
+    options |= {"observation": "observation", "render_mode": "rgb_array"}
+    env = gymnasium.make(_NAME, horizon=3, **options)
+    check_env(env.unwrapped)
+    assert env.observation_space == agent_space(observation)
+    assert env.spec.id == _NAME and env.unwrapped._rows._horizon == 3
+    env.action_space.seed(0)
+    seen = env.reset(seed=0)[0]
+    assert env.observation_space.contains(env.step(env.action_space.sample())[0])
+    assert env.render().shape[2] == 3
+    with pytest.raises(ValueError, match=r"not finite|must be integers"):
+      env.unwrapped.step(np.full(env.action_space.shape, np.nan))
+    envs = gymnasium.make_vec(_NAME, num_envs=2, **options)
+    tf.nest.map_structure(
+      lambda one, other: np.testing.assert_allclose(one[0], other, rtol=1e-4, atol=1),
+      envs.reset(seed=0)[0],
+      seen,
+    )
+  native = getattr(toys, kind).action_space
+  if run.spec.action_space.is_categorical:
+    assert env.action_space == native
+
+
+def test_first_observations_that_do_not_fit_are_named(exported, tmp_path):
+  savedmodel, _ = exported
+  frame = np.zeros((64, 64, 3), np.uint8)
+  (tmp_path / "text.npy").write_text("no numbers")
+  (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04" + bytes(60))
+  for frames, message in (
+    (frame, "frames=: observation has no batch dimension"),
+    (np.zeros((2, 9, 9, 3), np.uint8), "frames=: observation is uint8"),
+    (np.zeros((0, 64, 64, 3), np.uint8), "at least one, not"),
+    (
+      {"image": frame[None], "speed": np.zeros((2, 1))},
+      r"image \[1, 64, 64, 3\] and speed \[2, 1\]",
+    ),
+    (tmp_path / "text.npy", r"text.npy is no .npy or .npz file"),
+    (tmp_path / "broken.npz", r"broken.npz is no .npy or .npz file"),
+  ):
+    with pytest.raises(ValueError, match=message) as raised:
+      gymnasium.make(_NAME, savedmodel=savedmodel, frames=frames)
+    assert "\n" not in str(raised.value)
+  with pytest.raises(FileNotFoundError, match=r"nowhere\.npy"):
+    gymnasium.make(_NAME, savedmodel=savedmodel, frames=tmp_path / "nowhere.npy")
 
 
 _ASYNC = """
@@ -232,6 +316,8 @@ def test_what_is_no_dream_is_named(workdir, tmp_path):
     ({"savedmodel": workdir}, "needs frames="),
     ({"workdir": workdir, "frames": "a.npy"}, "frames= goes with savedmodel="),
     ({"workdir": workdir, "starts": "last"}, "starts must be one of"),
+    ({"workdir": workdir, "num_starts": 0}, "num_starts must be a whole number of at least 1"),
+    ({"workdir": workdir, "start_seed": -1}, "start_seed must be a whole number of at least 0"),
   ):
     with pytest.raises(ValueError, match=message):
       gymnasium.make(_NAME, **options)

@@ -12,10 +12,10 @@ import pytest
 
 from tests.naming import raises_naming
 from tests.trainers.workdirs import read_json
+from wm_tf.config import make_config
 from wm_tf.runs import folder as run_folder
 from wm_tf.runs.folder import Description, RunFolder, read_description
 from wm_tf.runs.workdir import WorkdirError
-from wm_tf.config import make_config
 
 _PRETRAINED = Path(__file__).resolve().parents[2] / "pretrained" / "car_racing" / "run.json"
 

@@ -15,17 +15,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from wm_tf.runs import summary
-from wm_tf.runs.playing import environment_factory, episode_seeds, num_workers, summarize
-from wm_tf.runs.run import Run
-from wm_tf.runs.workdir import read_json, say, write_json
 from wm_tf import evaluation, report
-from wm_tf.evaluation import diagnosis, open_loop, transfer
 from wm_tf.agent import Agent, AgentActor
 from wm_tf.core import ActionSpace, Episode, EvalResult, Nest
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.env_pool import EnvPool
+from wm_tf.evaluation import diagnosis, open_loop, transfer
 from wm_tf.imagination import recently_rewarded, sample_states
+from wm_tf.runs import summary
+from wm_tf.runs.playing import environment_factory, episode_seeds, num_workers, summarize
+from wm_tf.runs.run import Run
+from wm_tf.runs.workdir import read_json, say, write_json
 from wm_tf.training.loggers import progress
 
 # Its tracks are validation tracks, but not those that choose the controller (iteration 0).
@@ -197,7 +197,9 @@ class Examination:
     spec = self.run.spec
     strip, _ = summary.dream_strip(self.agent, self._held_out_episode())
     start = self._on_the_way(self.held_out(4 * _ROWS), 1)
-    acted = diagnosis.dream_actions(self.model, start, _held_actions(spec.action_space), 20, self.seed)
+    acted = diagnosis.dream_actions(
+      self.model, start, _held_actions(spec.action_space), 20, self.seed
+    )
 
     flattered = max(results["controllers"], key=lambda row: row["dream"] - row["real"])
     controller = self.controllers(num)[flattered["name"]]

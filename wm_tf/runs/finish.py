@@ -11,7 +11,6 @@ WORKDIR/finish/002/      of the controller of iteration 2
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import time
@@ -19,16 +18,15 @@ from typing import Any
 
 import numpy as np
 
+from wm_tf import rng
+from wm_tf.core import EvalResult
+from wm_tf.learners import real_search as real_es
+from wm_tf.policies.networks import Network, become
 from wm_tf.runs.playing import environment_factory, episode_seeds, num_workers, summarize
 from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError, read_json, say, write_json
-from wm_tf import rng
-from wm_tf.learners import real_search as real_es
-from wm_tf.policies.linear import LinearController
-from wm_tf.core import EvalResult, Policy
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import make_loggers, progress
-from wm_tf.policies.networks import Network, become
 
 # Validation tracks, but neither those that chose the iteration (0: it would owe its luck to them)
 # nor the doctor's (1) nor the ablations' (2).
@@ -213,5 +211,3 @@ class Finish:
 def chosen(contenders: list[dict[str, Any]]) -> dict[str, Any]:
   """The contender that is kept: the first one of those that did best."""
   return max(contenders, key=lambda contender: contender["score"]["mean"])
-
-

@@ -22,10 +22,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from wm_tf.runs.workdir import WorkdirError, locked, read_json, say, write_json
 from wm_tf import config as config_lib
 from wm_tf.data import rollouts
 from wm_tf.files import DamagedFileError
+from wm_tf.runs.workdir import WorkdirError, locked, read_json, say, write_json
 
 _SECONDS_BETWEEN_RECORDS = 30.0  # What a killed stage at most loses of its time.
 

@@ -11,11 +11,11 @@ import numpy as np
 
 from wm_tf import config as config_lib
 from wm_tf import evaluation, report
-from wm_tf.policies import exploration
 from wm_tf.core import EnvSpec, Episode, EvalResult
 from wm_tf.data.collect import Actor, run_episodes
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.envs import env_factory, env_spec, make_env, make_heuristic
+from wm_tf.policies import exploration
 from wm_tf.training.loggers import progress
 
 # Every purpose has seeds of its own: what an agent is judged on is never trained or chosen on.
@@ -206,7 +206,6 @@ def explorers(config: config_lib.ExperimentConfig) -> exploration.Mixture:
     ValueError: if the shares, or the options of the environment's scripted policy, make no sense.
   """
   settings, space = config.collect, environment_spec(config).action_space
-  size, choices = space.size, space.num_choices
   actors = {
     "uniform": exploration.Uniform(space.size, num_choices=space.num_choices),
     "held": exploration.Held(space.size, num_choices=space.num_choices),

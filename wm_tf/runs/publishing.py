@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from wm_tf.runs.run import Run
-from wm_tf.runs.workdir import WorkdirError, read_json, say
 from wm_tf import config as config_lib
 from wm_tf import export
+from wm_tf.runs.run import Run
+from wm_tf.runs.workdir import WorkdirError, read_json, say
 
 
 def export_run(run: Run, version: int = 1, finished: bool = False) -> None:

@@ -9,18 +9,17 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from wm_tf.runs.playing import episode_seeds
-from wm_tf.runs.run import Run
-from wm_tf.runs.workdir import read_json
 from wm_tf import files, report, rng
-from wm_tf.evaluation import disagreement
-from wm_tf.agent import Agent, AgentActor
+from wm_tf.agent import Agent
 from wm_tf.core import Batch, Episode, Nest
-from wm_tf.data.collect import Actor
-from wm_tf.runs.playing import film
 from wm_tf.data import datasets, rollouts
+from wm_tf.data.collect import Actor
+from wm_tf.evaluation import disagreement
 from wm_tf.imagination import imagine, observe_sequence
 from wm_tf.models.world_model import WorldModel
+from wm_tf.runs.playing import episode_seeds, film
+from wm_tf.runs.run import Run
+from wm_tf.runs.workdir import read_json
 from wm_tf.training.loggers import read_jsonl
 
 _DREAM_STEPS = 40
@@ -123,9 +122,7 @@ def _decoded(model: WorldModel, states: Nest) -> Nest:
   return tf.nest.map_structure(lambda x: x.numpy(), decoded)
 
 
-def movie(
-  run: Run, actor: Actor, seed: int, episode: Episode, reconstructed: Nest
-) -> bytes | None:
+def movie(run: Run, actor: Actor, seed: int, episode: Episode, reconstructed: Nest) -> bytes | None:
   """Makes an animation of an episode.
 
   Args:

@@ -21,7 +21,8 @@ class WorkdirError(RuntimeError):
 
 def say(text: str) -> None:
   """Prints a line beside the progress bars."""
-  print(text, file=sys.stderr, flush=True)
+  sys.stderr.write(f"{text}\n")
+  sys.stderr.flush()
 
 
 def write_findings(path: Path, values: Mapping[str, Any], **texts: str) -> None:

@@ -68,9 +68,8 @@ def test_nll_is_that_of_the_distribution(num_members, lead):
 def test_the_gradient_of_the_nll_is_that_of_the_density():
   """Written out against automatic differentiation of tfp's; some far out, some at the bounds."""
   generator = np.random.default_rng(0)
-  arrays = [generator.normal(size=(6, _K * _Z)) for _ in range(3)] + [
-    generator.normal(size=(6, _Z))
-  ]
+  shapes = [(6, _K * _Z)] * 3 + [(6, _Z)]
+  arrays = [generator.normal(size=shape) for shape in shapes]
   arrays[3][0, 0] = 40.0
   arrays[2][1], arrays[2][2] = -8.0, 5.0
   arguments = [tf.constant(x, tf.float32) for x in arrays]

@@ -1,0 +1,54 @@
+"""What `--agent` names: a baseline, a run's own agent, a SavedModel, or a served model."""
+
+from __future__ import annotations
+
+from wm_tf import config as config_lib
+from wm_tf.checks import ConfigError
+from wm_tf.data.collect import Actor
+from wm_tf.export import load_agent
+from wm_tf.registry import nearest
+from wm_tf.runs.learned import AGENTS, BASELINES
+from wm_tf.runs.playing import environment_spec
+
+_SERVED = ("grpc://", "grpcs://")
+
+
+def foreign_actor(name: str, config: config_lib.ExperimentConfig) -> Actor:
+  """Returns an agent from outside of any run, after checking that it is for the environment.
+
+  Args:
+    name: the folder of a SavedModel, or a served model as `grpc://host:port/model`, perhaps with
+      `/versions/7` or `/labels/canary` after it; `grpcs://` for TLS.
+    config: names the environment.
+
+  Raises:
+    ConfigError: if it cannot be loaded or called, or is for another environment.
+  """
+  try:
+    actor, made_for = _served_actor(name) if name.startswith(_SERVED) else _saved_actor(name)
+  except (OSError, ValueError) as error:
+    hint = nearest(name, (*AGENTS, *BASELINES))
+    hint = f" Or {hint}" if hint.startswith("did you mean") else ""
+    raise ConfigError(f"agent={name}: {error}{hint}") from error
+  expected = environment_spec(config).name
+  if made_for != expected:
+    raise ConfigError(
+      f"agent={name} is for environment {made_for}, not {expected}: "
+      f"give --environment={made_for}, or the factory or id that it was made with."
+    )
+  return actor
+
+
+def _saved_actor(name: str) -> tuple[Actor, str]:
+  actor = load_agent(name)
+  return actor, actor.spec["name"]
+
+
+def _served_actor(name: str) -> tuple[Actor, str]:
+  from serving.client import CallError, GrpcActor  # Serving is an extra.
+
+  actor = GrpcActor(name)
+  try:
+    return actor, actor.client.spec().name
+  except CallError as error:
+    raise ValueError(str(error)) from error

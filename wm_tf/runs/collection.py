@@ -1,0 +1,101 @@
+"""Collecting the rollouts of a run: exploration at first, then its own controllers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from wm_tf.agent import AgentActor
+from wm_tf.checks import ConfigError
+from wm_tf.data import rollouts
+from wm_tf.data.collect import collect
+from wm_tf.envs import training_options
+from wm_tf.policies import exploration
+from wm_tf.runs.playing import environment_factory, episode_seeds, explorers, num_workers
+from wm_tf.runs.workdir import say
+from wm_tf.training.loggers import progress
+
+if TYPE_CHECKING:
+  from wm_tf.runs.learned import LearnedRun
+
+
+def check_options(run: LearnedRun) -> None:
+  """Refuses settings of the collection that the environment has no option for.
+
+  Raises:
+    ConfigError: with the field to change.
+  """
+  settings, name = run.config.collect, run.config.environment
+  known = training_options(name)
+  for field, option in (
+    ("random_start", "random_start"),
+    ("stop_after_idle_decisions", "stop_after_idle_decisions"),
+  ):
+    if getattr(settings, field) and option not in known:
+      raise ConfigError(
+        f"collect.{field}={getattr(settings, field)}: environment {name} has no option {option}; "
+        f"set collect.{field}=0."
+      )
+
+
+def collect_iteration(run: LearnedRun, iteration: int) -> None:
+  """Collects the rollouts of an iteration, unless they are there.
+
+  Args:
+    run: the run.
+    iteration: exploration at 0; later the controller of the iteration before, with noise.
+  """
+  settings = run.config.collect
+  num = settings.episodes_per_iteration if iteration else settings.num_episodes
+  num_random = round(num * settings.random_start)
+  for suffix, num_episodes in (("", num - num_random), ("_random", num_random)):
+    folder = run.workdir / "data" / f"{iteration:03d}{suffix}"
+    done = 0
+    if (folder / rollouts.MANIFEST).exists():
+      shards = rollouts.existing_shards(folder, rollouts.load_manifest(folder))
+      done = sum(len(shard.episodes) for shard in shards)
+      say(f"collect {folder.name}: {done} of {num_episodes} episodes are there.")
+    if done < num_episodes:
+      _collect(run, folder, iteration, num_episodes, done, bool(suffix))
+
+
+def _collect(
+  run: LearnedRun,
+  folder: Path,
+  iteration: int,
+  num_episodes: int,
+  done: int,
+  random_start: bool,
+) -> None:
+  settings = run.config.collect
+  options: dict[str, Any] = {}  # Environments that have no such options are not given them.
+  if settings.stop_after_idle_decisions:
+    options["stop_after_idle_decisions"] = settings.stop_after_idle_decisions
+  if random_start:
+    options["random_start"] = True
+  if iteration == 0:
+    actor = explorers(run.config)
+    policy = actor.choice
+  else:
+    agent = run.agent("controller", iteration - 1)
+    actor = exploration.Noisy(
+      AgentActor(agent), settings.controller_noise, num_choices=run.spec.action_space.num_choices
+    )
+    policy = f"controller_{iteration - 1:03d}"
+  purpose = "collect_random" if random_start else "collect"
+  with progress(num_episodes, f"collect {folder.name}", unit="episode", initial=done) as bar:
+
+    def show(num_done, total, info) -> None:
+      bar.update(1, {"return": info.episode_return})
+
+    collect(
+      folder,
+      environment_factory(run.config, **options),
+      actor,
+      episode_seeds(purpose, run.seed, num_episodes, iteration),
+      policy_name=policy,
+      iteration=iteration,
+      num_workers=num_workers(run.config),
+      episodes_per_shard=settings.episodes_per_shard,
+      on_progress=show,
+    )

@@ -1,0 +1,232 @@
+"""The two-stage family: a VAE on observations, then a dynamics on its latents.
+
+In the workdir:
+  vae/000       the VAE's fits; while one runs, `frames` holds data/ decoded
+  latents/000   all rollouts so far, as posteriors of the VAE of iteration 0
+  dynamics/000  the dynamics' fits
+
+References:
+  Ha & Schmidhuber 2018, arXiv:1803.10122, section 3.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import keras
+import tensorflow as tf
+
+from wm_tf import evaluation
+from wm_tf.data import datasets, rollouts
+from wm_tf.data.manifest import CorruptManifestError
+from wm_tf.evaluation import disagreement
+from wm_tf.models.ensemble import Ensemble, dynamics_class
+from wm_tf.models.mdn_rnn import LatentDynamics
+from wm_tf.models.vae import VAE
+from wm_tf.runs.families import Family
+from wm_tf.runs.fitting import fit_model, fitted
+from wm_tf.runs.workdir import WorkdirError
+from wm_tf.training import checkpoints
+from wm_tf.training.loggers import progress
+
+
+class TwoStage(Family):
+  """A VAE and an MDN-RNN, or an ensemble of MDN-RNNs, on the latents of the VAE."""
+
+  fits: ClassVar = {"vae": "VAE", "dynamics": "MDN-RNN"}
+
+  # --- Models -------------------------------------------------------------------------------
+
+  def new_model(self) -> LatentDynamics:
+    return self.new_dynamics(self.new_vae())
+
+  def new_vae(self) -> VAE:
+    """Returns a VAE that has learned nothing."""
+    return VAE(self.run.config.vae, self.run.spec.observation)
+
+  def new_dynamics(self, vae: VAE) -> LatentDynamics:
+    """Returns a dynamics that has learned nothing, on a VAE."""
+    config, space = self.run.config.dynamics, self.run.spec.action_space
+    return dynamics_class(config)(vae, space.size, config, num_choices=space.num_choices)
+
+  def load_model(self, model, iteration):
+    weights = self.run.path("dynamics", iteration) / "weights.npz"
+    if not weights.exists():
+      raise WorkdirError(f"{weights} does not exist; run trainers.train_dynamics first.")
+    checkpoints.load_weights(model, weights)
+    return model
+
+  def vae(self, iteration: int) -> VAE:
+    """Returns the VAE in use at an iteration, with its weights.
+
+    Raises:
+      WorkdirError: if it has not been trained.
+    """
+    vae = self.new_vae()
+    weights = self._vae_weights(iteration)
+    if not weights.exists():
+      raise WorkdirError(f"{weights} does not exist; run trainers.train_vae first.")
+    checkpoints.load_weights(vae, weights)
+    return vae
+
+  def _vae_weights(self, iteration: int) -> Path:
+    return self.run.path("vae", self.fit_iteration("vae", iteration)) / "weights.npz"
+
+  # --- What a run asks ----------------------------------------------------------------------
+
+  def batch_kinds(self):
+    return {"vae": None, "dynamics": self.run.config.dynamics_fit.sequence_length}
+
+  def fit_iteration(self, fit, iteration):
+    return min(iteration, self.run.config.num_vae_refits) if fit == "vae" else iteration
+
+  def keeps_features(self, iteration):
+    return self.fit_iteration("vae", iteration) == self.fit_iteration("vae", iteration - 1)
+
+  def sequences(self, folder, iteration):
+    return self.run.path("latents", self.fit_iteration("vae", iteration)) / folder.name
+
+  def prepare(self, iteration):
+    if not all(self._is_encoded(*pair) for pair in self._encoded_pairs(iteration)):
+      self.encode(iteration)
+
+  def train(self, iteration):
+    self.run.timed(self.train_vae, iteration)
+    self.run.timed(self.train_dynamics, iteration)
+
+  def observation_figures(self, model, observations):
+    return {"vae": evaluation.vae_quality(model.vae, observations)}
+
+  # --- The VAE ------------------------------------------------------------------------------
+
+  def train_vae(self, iteration: int) -> dict[str, Any]:
+    """Fits the VAE of an iteration to all observations so far; returns its held-out figures."""
+    iteration = self.fit_iteration("vae", iteration)
+    return fitted(self.run, "vae", iteration, self._fit_vae, evaluation.check_vae)
+
+  def _fit_vae(self, iteration: int) -> dict[str, Any]:
+    run = self.run
+    keras.utils.set_random_seed(run.seed)  # Initial weights: a killed run begins with the same.
+    vae = self.new_vae()
+    folders = decoded = run.data_folders(iteration)
+    cache = run.path("vae", iteration) / "frames"
+    if run.config.vae_fit.shuffle_buffer is None:
+      decoded = [cache / folder.name for folder in folders]
+      self._write_all(datasets.cache_frames, f"decode {iteration:03d}", folders, decoded)
+    if iteration:
+      checkpoints.load_weights(vae, run.path("vae", iteration - 1) / "weights.npz")
+    else:
+      vae.adapt(
+        datasets.observations_dataset(decoded, batch_size=256, seed=None, drop_remainder=False)
+      )
+    fit_model(run, "vae", "VAE", vae, iteration, datasets.observations_dataset, decoded)
+    shutil.rmtree(cache, ignore_errors=True)
+    held_out = datasets.observations_dataset(
+      folders,
+      batch_size=64,
+      seed=0,
+      split="held_out",
+      held_out_fraction=run.config.collect.held_out,
+      drop_remainder=False,
+    )
+    return evaluation.vae_quality(vae, held_out.take(32))
+
+  # --- Latents ------------------------------------------------------------------------------
+
+  def encode(self, iteration: int) -> None:
+    """Writes the posteriors of all rollouts so far under the VAE of an iteration."""
+    model = self.new_dynamics(self.vae(iteration))
+    fingerprint = hashlib.sha256(self._vae_weights(iteration).read_bytes()).hexdigest()
+    parts = self.run.spec.observation
+    signature = parts.pack([tf.TensorSpec([None, *part.shape], part.dtype) for part in parts.parts])
+
+    @functools.partial(tf.function, input_signature=[signature])
+    def encode_fn(observation):
+      return model.embed(observation).value
+
+    write = functools.partial(datasets.write_latents, encode_fn=encode_fn, fingerprint=fingerprint)
+    sources, targets = zip(*self._encoded_pairs(iteration), strict=True)
+    self._write_all(write, f"encode {iteration:03d}", sources, targets)
+
+  def _encoded_pairs(self, iteration: int) -> list[tuple[Path, Path]]:
+    """Rollout folders, each with the folder of its latents."""
+    return [(data, self.sequences(data, iteration)) for data in self.run.data_folders(iteration)]
+
+  def _write_all(
+    self,
+    write_fn: Callable[..., rollouts.Manifest],
+    label: str,
+    sources: Sequence[Path],
+    targets: Sequence[Path],
+  ) -> None:
+    """Makes latents or decoded frames of rollouts, with progress."""
+    total = sum(len(rollouts.load_manifest(folder).episodes) for folder in sources)
+    done = 0
+    with progress(total, label, unit="episode") as bar:
+      for source, target in zip(sources, targets, strict=True):
+
+        def update(count: int, _: int, before: int = done) -> None:
+          bar.update(before + count - bar.count)
+
+        done += len(write_fn(source, target, on_progress=update).episodes)
+
+  def _is_encoded(self, source: Path, target: Path) -> bool:
+    """Whether the latents of a rollout folder exist, as far as sizes tell."""
+    frames = rollouts.load_manifest(source).shards
+    try:
+      latents = rollouts.existing_shards(target, rollouts.load_manifest(target))
+    except (FileNotFoundError, CorruptManifestError, rollouts.CorruptShardError):
+      return False
+    return [shard.source for shard in latents] == [shard.sha256 for shard in frames]
+
+  # --- The dynamics -------------------------------------------------------------------------
+
+  def train_dynamics(self, iteration: int) -> dict[str, Any]:
+    """Fits the dynamics of an iteration to all latents so far; returns their held-out figures."""
+    quality = fitted(self.run, "dynamics", iteration, self._fit_dynamics, evaluation.check_dynamics)
+    self.prepare(iteration)  # If the fit was made before, its latents may be gone since.
+    return quality
+
+  def _fit_dynamics(self, iteration: int) -> dict[str, Any]:
+    run = self.run
+    self.encode(iteration)
+    keras.utils.set_random_seed(run.seed)
+    model = self.initial_dynamics(iteration)
+    folders = run.sequence_folders(iteration)
+    if not (run.path("dynamics", iteration) / "fit.json").exists():
+      try:
+        model.adapt(datasets.episodes_dataset(folders, batch_size=16))
+      except ValueError as error:
+        where = folders[0].parent
+        raise WorkdirError(f"{where}: {error} Remove it: it is encoded again.") from error
+    sequences = functools.partial(
+      datasets.sequences_dataset, sequence_length=run.config.dynamics_fit.sequence_length
+    )
+    fit_model(run, "dynamics", "dynamics", model, iteration, sequences, folders)
+    held_out_fraction = run.config.collect.held_out
+    if isinstance(model, Ensemble):
+      options = {"split": "train", "held_out_fraction": held_out_fraction}
+      disagreement.calibrate(
+        model, datasets.episodes_dataset(folders, batch_size=16, seed=run.seed, **options)
+      )
+      checkpoints.save_weights(model, run.path("dynamics", iteration) / "weights.npz")
+    held_out = datasets.episodes_dataset(
+      folders, batch_size=8, split="held_out", held_out_fraction=held_out_fraction
+    )
+    return evaluation.dynamics_quality(model, held_out)
+
+  def initial_dynamics(self, iteration: int) -> LatentDynamics:
+    """Returns the dynamics that a fit starts from: the fit before it, on the VAE now in use."""
+    run = self.run
+    model = self.new_dynamics(self.vae(iteration))
+    if iteration:
+      vae_weights = [variable.numpy() for variable in model.vae.weights]
+      checkpoints.load_weights(model, run.path("dynamics", iteration - 1) / "weights.npz")
+      for variable, value in zip(model.vae.weights, vae_weights, strict=True):
+        variable.assign(value)
+    return model
