@@ -59,7 +59,7 @@ class GradientConfig:
   entropy_scale: float = 3e-3
   reward_scale: float | None = None
   disagreement_penalty: float = 0.0
-  actor_learning_rate: float = 1e-3
+  actor_learning_rate: float = 3e-4
   critic_learning_rate: float = 1e-3
   target_rate: float = 0.2
   clip_norm: float = 10.0

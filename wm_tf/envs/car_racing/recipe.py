@@ -35,7 +35,6 @@ _EVERY_PRESET = (
   "controller.start_anywhere=0.7",
   "controller.actor_critic.reward_scale=0.1",
   "controller.actor_critic.target_rate=0.02",
-  "controller.actor_critic.actor_learning_rate=3e-4",
   "controller.ppo.reward_scale=0.1",
   "controller.reinforce.reward_scale=0.1",
   "controller.reinforce.target_rate=0.02",

@@ -16,7 +16,6 @@ class PolicyGradientConfig(GradientConfig):
 
   num_updates: int = 2000
   horizon: int = 20
-  actor_learning_rate: float = 3e-4
 
   def __post_init__(self):
     super().__post_init__()
