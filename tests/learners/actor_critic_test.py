@@ -107,7 +107,10 @@ def test_learns_to_near_the_optimum():
   learner = _learner(world, config, jit_compile=True)
   starts = np.random.default_rng(0).uniform(-0.5, 2.5, (64, 2))
   reports = [learner.update(state_at(starts), rng.fold_in(_SEED, step)) for step in range(250)]
-  mean = lambda rows: np.mean([float(report.return_mean) for report in rows])
+
+  def mean(rows):
+    return np.mean([float(report.return_mean) for report in rows])
+
   assert mean(reports[-20:]) > mean(reports[:20])
 
   assert_near_optimum(world, learner.policy, starts, horizon=6)

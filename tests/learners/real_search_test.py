@@ -133,7 +133,10 @@ def test_finds_the_optimum(separable):
   strategy = dataclasses.replace(_CONFIG.make_strategy(), separable=separable)
   es, space, strategy = _real_es(strategy)
   state = real_es.begin(strategy, space)
-  mean = lambda: strategy.mean(state).numpy()
+
+  def mean():
+    return strategy.mean(state).numpy()
+
   with real_es.CandidatePool(fakes.TargetEnv, 4) as pool:
     first = es.play(pool, mean(), [7])[0, 0]
     for step in range(30):

@@ -59,7 +59,7 @@ def test_a_planner_acts_with_the_first_action_of_its_plan(optimiser, answer):
   _assert_one_hot(memory)
   np.testing.assert_array_equal(action, memory[:, 0])
   # The last plan, shifted, is a candidate of the next decision.
-  again, found = planner.plan(_state(), memory, seeds)
+  again, _ = planner.plan(_state(), memory, seeds)
   _assert_one_hot(again)
   alone, _ = planner.plan(_state()[3:4], memory[3:4], seeds[3:4])
   np.testing.assert_array_equal(alone[0], again[3])
@@ -78,7 +78,7 @@ def test_a_plan_is_never_worse_than_the_proposal():
 
 
 def test_a_search_without_categorical_form_is_refused_by_name():
-  with pytest.raises(ValueError, match="planner.optimiser=cma_es: Unknown search"):
+  with pytest.raises(ValueError, match=r"planner\.optimiser=cma_es: Unknown search"):
     PlannerConfig(optimiser="cma_es")
 
 

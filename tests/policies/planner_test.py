@@ -26,7 +26,10 @@ _SMALL = PlannerConfig(horizon=_HORIZON, num_candidates=16, num_elites=4, num_it
 
 def _play(world, state, plan, seed=_SEED, discount=1.0):
   """The return of plans `[B, H, A]` in the model."""
-  action_fn = lambda t, state, memory: (plan[:, t], memory)
+
+  def action_fn(t, state, memory):
+    return (plan[:, t], memory)
+
   return imagine_returns(
     world, action_fn, state, plan.shape[1], seed, discount=discount
   ).imagined_return.numpy()
@@ -220,7 +223,10 @@ def test_the_fitness_is_the_mean_over_particles(num_particles, rows):
     seeds = tf.concat([rng.fold_in(dream_seed, p) for p in range(num_particles)], axis=0)
   else:
     seeds = dream_seed
-  many = lambda x: tf.tile(x, [num_particles] + [1] * (x.shape.rank - 1))
+
+  def many(x):
+    return tf.tile(x, [num_particles] + [1] * (x.shape.rank - 1))
+
   returns = _play(world, AdditiveState(*map(many, state)), many(plan), seeds, discount=0.8)
   returns = returns.reshape(num_particles, 2)
   np.testing.assert_allclose(fitness, returns.mean(0), rtol=1e-4)
@@ -267,7 +273,10 @@ def test_drives_in_closed_loop():
   world = AdditiveWorld(noise_scale=0.1)
   config = dataclasses.replace(_SMALL, num_candidates=64, num_elites=8, num_iterations=3)
   starts, seeds = state_at([[0.0, 0.5]]), range(8)
-  play = lambda policy: evaluate_in_model(world, policy, starts, 12, seeds).episode_return.mean()
+
+  def play(policy):
+    return evaluate_in_model(world, policy, starts, 12, seeds).episode_return.mean()
+
   planned, greedy, still = play(Planner(world, config)), play(Greedy()), -12 * (2.5**2 + 2.0**2)
   assert greedy - planned < 0.03 * (greedy - still)
 

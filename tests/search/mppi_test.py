@@ -69,7 +69,9 @@ def test_temperature_goes_from_best_to_average():
 @pytest.mark.parametrize("normalize", [False, True])
 def test_scale_has_an_effect(normalize):
   # On a slope, the mean steps as far as the candidates spread.
-  slope = lambda x: tf.reduce_sum(x, -1)
+  def slope(x):
+    return tf.reduce_sum(x, -1)
+
   steps = []
   for scale in (0.1, 0.4, 1.6):
     search = MPPI(num_candidates=4000, initial_scale=scale, temperature=0.5, normalize=normalize)
@@ -93,7 +95,9 @@ def test_constant_scale_stays():
 
 
 def test_control_cost_holds_the_mean_back():
-  flat = lambda x, seed: tf.zeros(tf.shape(x)[:2])
+  def flat(x, seed):
+    return tf.zeros(tf.shape(x)[:2])
+
   ends = [
     np.abs(
       strategy.maximize(

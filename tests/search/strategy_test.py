@@ -120,7 +120,10 @@ def test_two_problems_equal_one_and_one(search):
   # Rows differ in start, in seed and, by the NaN, in which candidates fail.
   mean = noisy_start(2, 6, dtype=tf.float64)
   seeds = tf.constant([[3, 4], [5, 6]])
-  fitness_fn = lambda x, seed: tf.where(x[..., 0] > 0.5, np.nan, sphere(x))
+
+  def fitness_fn(x, seed):
+    return tf.where(x[..., 0] > 0.5, np.nan, sphere(x))
+
   both = strategy.maximize(search, fitness_fn, mean, seeds, 7)
   for row in range(2):
     # One seed with its own row, and one seed for the call, are the same for a single problem.
@@ -215,7 +218,7 @@ def test_only_the_order_of_fitness_counts(search):
 def test_ties_go_to_the_first():
   x = tf.reshape(tf.range(8.0), [1, 8, 1])
   fitness = tf.constant([[1.0, 2.0, 1.0, 2.0, 1.0, 1.0, 2.0, -np.inf]])
-  np.testing.assert_array_equal(strategy.top(x, fitness, 5)[0][0, :, 0], [1, 3, 6, 0, 2])
+  np.testing.assert_array_equal(strategy.top_k(x, fitness, 5)[0][0, :, 0], [1, 3, 6, 0, 2])
 
 
 @every_strategy
@@ -229,13 +232,18 @@ def test_compiles_with_xla(search):
     return x, search.tell(state, x, sphere(x))
 
   x, new = compiled(state, seed)
+
   # From the same seed XLA draws other numbers, of the same distribution.
-  spread = lambda x: np.std(x - state.mean[:, tf.newaxis])
+  def spread(x):
+    return np.std(x - state.mean[:, tf.newaxis])
+
   np.testing.assert_allclose(spread(x), spread(search.ask(state, seed)), rtol=0.5)
   expected = search.tell(state, x, sphere(x))
   if isinstance(search, CMAES) and not search.separable:
     # Eigenvectors are defined up to their sign: compare the products that matter.
-    square = lambda s: tf.matmul(s.basis * s.axes[:, tf.newaxis] ** 2, s.basis, transpose_b=True)
+    def square(s):
+      return tf.matmul(s.basis * s.axes[:, tf.newaxis] ** 2, s.basis, transpose_b=True)
+
     np.testing.assert_allclose(square(new), square(expected), atol=1e-5)
     new, expected = new._replace(basis=()), expected._replace(basis=())
   assert_same(new, expected, rtol=1e-4, atol=1e-5)
@@ -295,9 +303,11 @@ def test_survives_saved_model(search, tmp_path):
 
 @every_strategy
 def test_checkpoint_resumes_exactly(search, tmp_path):
-  run = lambda state, steps: [
-    state := search.tell(state, x := search.ask(state, [i, 0]), sphere(x)) for i in steps
-  ][-1]
+  def run(state, steps):
+    return [state := search.tell(state, x := search.ask(state, [i, 0]), sphere(x)) for i in steps][
+      -1
+    ]
+
   state = search.init(noisy_start(2, 4))
   straight = run(state, range(6))
 

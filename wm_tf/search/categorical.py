@@ -99,11 +99,11 @@ class _CategoricalSearch:
     return tf.ensure_shape(x, (mean.shape[0], num, mean.shape[1]))
 
   def tell(self, state: CategoricalState, x, fitness) -> CategoricalState:
-    x, fitness = strategy.told(state, x, fitness)
+    x, fitness = strategy.validate_tell_args(state, x, fitness)
     mean, valid = self._refit(x, fitness)
     mean = self.momentum * state.mean + (1.0 - self.momentum) * mean
     new = CategoricalState(
-      self._spread(mean, self.min_scale), strategy.better(state.best, x, fitness)
+      self._spread(mean, self.min_scale), strategy.keep_better(state.best, x, fitness)
     )
     return strategy.select(tf.reduce_any(valid > 0, -1), new, state)
 
@@ -184,7 +184,7 @@ class CategoricalCEM(_CategoricalSearch):
       )
 
   def _refit(self, x, fitness):
-    elites, _, valid = strategy.top(x, fitness, self.num_elites)
+    elites, _, valid = strategy.top_k(x, fitness, self.num_elites)
     count = tf.reduce_sum(valid, -1)[:, tf.newaxis]
     total = tf.reduce_sum(valid[..., tf.newaxis] * elites, 1)
     return tf.math.divide_no_nan(total, count), valid

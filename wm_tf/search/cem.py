@@ -43,12 +43,12 @@ class CEM(strategy.MeanAndBest):
 
   Attributes:
     num_candidates: N, evaluated per generation.
-    num_elites: how many of them the distribution is refitted to; at least 2.
+    num_elites: number of best candidates that the distribution is refitted to; at least 2.
     initial_scale: standard deviation of the first generation.
     min_scale: lower bound of the standard deviation.
     momentum: share of the old mean and scale that is kept, in [0, 1).
     bounds: candidates are clipped into `(low, high)`; None leaves them.
-    num_kept_elites: how many elites the next generation contains (and evaluates) again.
+    num_kept_elites: number of elites that the next generation evaluates again.
     antithetic: draw noise in pairs of opposite sign; needs an even `num_candidates`.
     correlation: of the noise of successive decisions of a plan (AR(1)), in [0, 1).
     action_size: A, for `correlation`: D is a plan of H actions, D = H * A.
@@ -100,20 +100,23 @@ class CEM(strategy.MeanAndBest):
     x = strategy.sample(self, state.mean, state.scale, seed)
     if not self.num_kept_elites:
       return x
-    # Until there are elites, the places kept for them hold ordinary candidates.
+    # Before the first `tell` there are no elites, and ordinary candidates take their places.
     kept = tf.math.is_finite(state.elite_fitness)[..., tf.newaxis]
     again = tf.where(kept, state.elites, x[:, : self.num_kept_elites])
     return tf.concat([again, x[:, self.num_kept_elites :]], 1)
 
   def tell(self, state: CEMState, x, fitness) -> CEMState:
-    x, fitness = strategy.told(state, x, fitness)
-    elites, elite_fitness, valid = strategy.top(x, fitness, self.num_elites)
+    x, fitness = strategy.validate_tell_args(state, x, fitness)
+    elites, elite_fitness, valid = strategy.top_k(x, fitness, self.num_elites)
     valid = valid[..., tf.newaxis]
     count = tf.reduce_sum(valid, 1)
     mean = tf.math.divide_no_nan(tf.reduce_sum(valid * elites, 1), count)
     squares = valid * tf.square(elites - mean[:, tf.newaxis])
     scale = tf.sqrt(tf.math.divide_no_nan(tf.reduce_sum(squares, 1), count))
-    smooth = lambda old, new: self.momentum * old + (1.0 - self.momentum) * new
+
+    def smooth(old, new):
+      return self.momentum * old + (1.0 - self.momentum) * new
+
     kept = self.num_kept_elites
     new = CEMState(
       mean=smooth(state.mean, mean),
@@ -122,6 +125,6 @@ class CEM(strategy.MeanAndBest):
       ),
       elites=elites[:, :kept],
       elite_fitness=elite_fitness[:, :kept],
-      best=strategy.better(state.best, x, fitness),
+      best=strategy.keep_better(state.best, x, fitness),
     )
     return strategy.select(count[:, 0] > 0, new, state)

@@ -135,8 +135,8 @@ class CMAES(strategy.MeanAndBest):
 
     Args:
       mean: `[B, D]`.
-      covariance: `[B, D, D]`, or its diagonal `[B, D]`, of an earlier search that this one goes on
-        from. Its shape counts, not its size: `initial_scale` is the root of its mean eigenvalue.
+      covariance: `[B, D, D]`, or its diagonal `[B, D]`, of an earlier search. It is scaled so that
+        `initial_scale` is the root of its mean eigenvalue.
     """
     mean = strategy.as_mean(mean)
     rows, zeros, ones = tf.shape(mean)[:1], tf.zeros_like(mean), tf.ones_like(mean)
@@ -166,13 +166,13 @@ class CMAES(strategy.MeanAndBest):
     return tf.ensure_shape(mean[:, tf.newaxis] + step, (mean.shape[0], *shape))
 
   def tell(self, state: CMAESState, x, fitness) -> CMAESState:
-    x, fitness = strategy.told(state, x, fitness)
-    best = strategy.better(state.best, x, fitness)
+    x, fitness = strategy.validate_tell_args(state, x, fitness)
+    best = strategy.keep_better(state.best, x, fitness)
     size, num, dtype = state.mean.shape[1], self.population(state.mean.shape[1]), state.mean.dtype
     p = self.parameters(size)
     if x.shape[1] not in (num, None):
       raise ValueError(f"CMA-ES weighs exactly {num} candidates; tell got {x.shape[1]}.")
-    x, _, valid = strategy.top(x, fitness, num)
+    x, _, valid = strategy.top_k(x, fitness, num)
 
     # Numbers in comments are the tutorial's equations. `y` are steps in units of the step size.
     weights = valid * tf.constant(p.weights, dtype)
@@ -222,8 +222,8 @@ class CMAES(strategy.MeanAndBest):
     usable = tf.logical_and(usable, tf.reduce_any(valid > 0, -1))
     return strategy.select(usable, new, state)
 
-  # What differs between a full and a diagonal covariance. C = B diag(axes^2) B^T, and B = I if
-  # separable.
+  # Operations that differ between a full and a diagonal covariance. C = B diag(axes^2) B^T, with
+  # B = I if separable.
 
   def _scale(self, state, z):
     """C^1/2 z, but for a rotation of z: B diag(axes) z."""
@@ -261,7 +261,7 @@ class CMAES(strategy.MeanAndBest):
     return covariance
 
   def _decompose(self, state, covariance, p):
-    """As `_decomposed`, in the rows where that is due; the others keep what they have."""
+    """Decomposes the rows whose decomposition is due; the others keep the last one."""
     if self.separable:
       return self._decomposed(covariance)
     size = covariance.shape[-1]
@@ -276,10 +276,10 @@ class CMAES(strategy.MeanAndBest):
   def _decomposed(self, covariance):
     """Returns `covariance`, `axes` and `basis`.
 
-    Two liberties keep a long search within what its dtype can express. The diagonal is raised until
-    the smallest eigenvalue is no longer lost in the rounding of the largest. And C is divided by
-    its mean eigenvalue, the root of which is returned last (`[B, 1]`) for the step size to take
-    over: only their product matters, and either alone may wander off without bound.
+    Two changes keep a long search within the range of its dtype. The diagonal is raised until the
+    smallest eigenvalue exceeds the rounding error of the largest. And C is divided by its mean
+    eigenvalue, whose root is returned last (`[B, 1]`) and multiplies the step size: only their
+    product matters, and each of them alone can grow or shrink without bound.
     """
     basis = ()
     eigenvalues = covariance

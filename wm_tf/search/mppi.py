@@ -35,11 +35,12 @@ class MPPI(strategy.MeanAndBest):
   Attributes:
     num_candidates: N, drawn per generation.
     initial_scale: standard deviation of the candidates around the mean.
-    temperature: lambda; towards 0 the best candidate takes all, large ones weigh alike.
-    normalize: measure the temperature in standard deviations of the generation's fitness, so that
-      it need not be tuned to the scale of the fitness.
-    control_cost: gamma, the weight of the cost for pushing the mean further out than it is.
-    adapt_scale: refit the scale to the weighted candidates; else it stays what it was.
+    temperature: lambda; a small one gives the best candidate all the weight, a large one equal
+      weights.
+    normalize: whether the temperature is in standard deviations of the generation's fitness, which
+      makes it independent of the scale of the fitness.
+    control_cost: gamma, the weight of the cost of moving the mean away from 0.
+    adapt_scale: whether the scale is refitted to the weighted candidates; else it is constant.
     min_scale: lower bound of an adapted scale.
     momentum: share of the old mean (and adapted scale) that is kept, in [0, 1).
     bounds: candidates are clipped into `(low, high)`; None leaves them.
@@ -81,22 +82,25 @@ class MPPI(strategy.MeanAndBest):
     return strategy.sample(self, state.mean, state.scale, seed)
 
   def tell(self, state: MPPIState, x, fitness) -> MPPIState:
-    x, fitness = strategy.told(state, x, fitness)
+    x, fitness = strategy.validate_tell_args(state, x, fitness)
     valid = strategy.success(fitness)
     weights = self.weights(state, x, fitness)
-    smooth = lambda old, new: self.momentum * old + (1.0 - self.momentum) * new
+
+    def smooth(old, new):
+      return self.momentum * old + (1.0 - self.momentum) * new
+
     mean = tf.einsum("bn,bnd->bd", weights, x)
     scale = state.scale
     if self.adapt_scale:
       variance = tf.einsum("bn,bnd->bd", weights, tf.square(x - mean[:, tf.newaxis]))
       scale = tf.maximum(smooth(scale, tf.sqrt(variance)), self.min_scale)
-    best = strategy.better(state.best, x, fitness)
+    best = strategy.keep_better(state.best, x, fitness)
     new = MPPIState(mean=smooth(state.mean, mean), scale=scale, best=best)
     return strategy.select(tf.reduce_any(valid > 0, -1), new, state)
 
   def weights(self, state: MPPIState, x, fitness) -> tf.Tensor:
     """Returns the weights `[B, N]` of the candidates: they sum to 1, and are 0 for failures."""
-    x, fitness = strategy.told(state, x, fitness)
+    x, fitness = strategy.validate_tell_args(state, x, fitness)
     valid = strategy.success(fitness)
     score = tf.where(valid > 0, fitness, tf.zeros([], x.dtype))
     if self.control_cost:

@@ -79,13 +79,16 @@ class OpenES(strategy.MeanAndBest):
 
   def ask(self, state: OpenESState, seed) -> tf.Tensor:
     mean, size = state.mean, state.mean.shape[1]
-    draw = lambda num: strategy.normal(seed, tf.shape(mean)[0], (num, size), mean.dtype)
+
+    def draw(num):
+      return strategy.normal(seed, tf.shape(mean)[0], (num, size), mean.dtype)
+
     noise = strategy.mirror(draw, self.num_candidates, antithetic=True)
     x = mean[:, tf.newaxis] + state.scale[:, tf.newaxis, tf.newaxis] * noise
     return tf.ensure_shape(x, (mean.shape[0], self.num_candidates, size))
 
   def tell(self, state: OpenESState, x, fitness) -> OpenESState:
-    x, fitness = strategy.told(state, x, fitness)
+    x, fitness = strategy.validate_tell_args(state, x, fitness)
     gradient = self.gradient(state, x, fitness) - self.weight_decay * state.mean
     generation = state.generation + 1
     time = tf.cast(generation, x.dtype)[:, tf.newaxis]
@@ -101,13 +104,13 @@ class OpenES(strategy.MeanAndBest):
       moment1=moment1,
       moment2=moment2,
       generation=generation,
-      best=strategy.better(state.best, x, fitness),
+      best=strategy.keep_better(state.best, x, fitness),
     )
     return strategy.select(tf.reduce_any(strategy.success(fitness) > 0, -1), new, state)
 
   def gradient(self, state: OpenESState, x, fitness) -> tf.Tensor:
     """Returns the estimated gradient `[B, D]` of the ranked fitness at the mean."""
-    x, fitness = strategy.told(state, x, fitness)
+    x, fitness = strategy.validate_tell_args(state, x, fitness)
     scale = state.scale[:, tf.newaxis, tf.newaxis]
     noise = (x - state.mean[:, tf.newaxis]) / scale
     ranks = strategy.centred_ranks(fitness)[..., tf.newaxis]

@@ -1,7 +1,7 @@
-"""The seam that every optimiser of this package is written against, and what they share.
+"""The seam that every optimiser of this package implements, and what they share.
 
 A strategy searches B independent problems side by side. It is a frozen configuration with methods;
-what it has learned lives in a state that goes in and comes out:
+what it has learned is a state that its methods take and return:
 
     state = strategy.init(mean)                     # mean [B, D]
     for seed in seeds:
@@ -14,9 +14,9 @@ dimension is B and whose dtype is that of `mean`, so it may be carried by `tf.fu
 `tf.while_loop`, XLA, a checkpoint (as variables) or a SavedModel.
 
 Fitness is maximised. A candidate whose fitness is NaN, -inf or +inf has *failed*, and so has one
-that is not finite itself: it ranks below all others, is never `best` and never an elite. (+inf is
-a simulation that overflowed, not a good one.) A generation in which all of a row's candidates
-failed leaves that row's state as it was.
+that is not finite itself: it ranks below all others, and is never `best` and never an elite. (+inf
+means that a simulation overflowed.) A generation in which all of a row's candidates failed does not
+change that row's state.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import tensorflow as tf
 
 from wm_tf import rng
 
-State = Any  # A NamedTuple of tensors [B, ...], opaque to whoever only carries it.
+State = Any  # A NamedTuple of tensors [B, ...], opaque outside its strategy.
 
 
 class Best(NamedTuple):
@@ -72,7 +72,7 @@ class Strategy(Protocol):
 
 
 class MeanAndBest:
-  """`mean` and `best` for the strategies whose state has fields of these names."""
+  """Implements `mean` and `best` for a strategy whose state has fields of these names."""
 
   def mean(self, state: State) -> tf.Tensor:
     return state.mean
@@ -91,7 +91,7 @@ def maximize(
   """Runs `num_iterations` generations from `mean` in one `tf.while_loop`.
 
   Args:
-    strategy: what proposes candidates and learns from them.
+    strategy: proposes candidates and learns from them.
     fitness_fn: maps `(x [B, N, D], seed)` to fitness `[B, N]`; its seed has the shape of `seed`
       and is fresh every generation.
     mean: `[B, D]`, where the search starts.
@@ -107,7 +107,7 @@ def maximize(
     ask_seed, fitness_seed = rng.split(rng.fold_in(seed, i), 2)
     x = strategy.ask(state, ask_seed)
     new = strategy.tell(state, x, fitness_fn(x, fitness_seed))
-    # A fitness function may lose the static B or N; the loop insists on constant shapes.
+    # A fitness function may lose the static B or N; the loop needs constant shapes.
     return i + 1, tf.nest.map_structure(lambda n, o: tf.ensure_shape(n, o.shape), new, state)
 
   _, state = tf.while_loop(
@@ -128,7 +128,10 @@ def normal(seed, batch_size, shape: tuple[int, ...], dtype) -> tf.Tensor:
   seed = as_seed(seed)
   if seed.shape.rank == 1:
     return tf.random.stateless_normal((batch_size, *shape), seed, dtype=dtype)
-  row = lambda s: tf.random.stateless_normal(shape, s, dtype=dtype)
+
+  def row(s):
+    return tf.random.stateless_normal(shape, s, dtype=dtype)
+
   if seed.shape[0] == 1:
     return row(seed[0])[tf.newaxis]
   return tf.map_fn(row, seed, fn_output_signature=tf.TensorSpec(shape, dtype))
@@ -171,14 +174,14 @@ def correlate(noise, correlation: float, action_size: int):
   lag = np.arange(horizon)[:, None] - np.arange(horizon)
   mix = np.where(lag >= 0, correlation ** np.abs(lag), 0.0)
   mix[:, 1:] *= np.sqrt(1.0 - correlation**2)
-  # Of whole plans, [D, D]: more products than there need be, and one plain operation.
+  # A [D, D] matrix over whole plans: more products than necessary, in one plain operation.
   mix = tf.constant(np.kron(mix, np.eye(action_size)).T, noise.dtype)
   mixed = tf.matmul(tf.reshape(noise, [-1, size]), mix)
   return tf.ensure_shape(tf.reshape(mixed, tf.shape(noise)), noise.shape)
 
 
 def clip(x, bounds: tuple[float, float] | None):
-  """Clips `x` into `bounds`, if there are any."""
+  """Clips `x` into `bounds`; returns it unchanged if they are None."""
   return x if bounds is None else tf.clip_by_value(x, *bounds)
 
 
@@ -200,12 +203,12 @@ def as_scale(scale, mean) -> tf.Tensor:
   return tf.ensure_shape(scale, mean.shape)
 
 
-def told(state, x, fitness) -> tuple[tf.Tensor, tf.Tensor]:
-  """Checks what was given to `tell` and marks what failed.
+def validate_tell_args(state, x, fitness) -> tuple[tf.Tensor, tf.Tensor]:
+  """Checks the arguments of `tell` and marks the candidates that failed.
 
   Returns:
-    `x [B, N, D]`, in which the mean stands for candidates that are not finite, and
-    `fitness [B, N]`, in which -inf stands for every failure.
+    `x [B, N, D]`, in which candidates that are not finite are replaced by the mean, and
+    `fitness [B, N]`, which is -inf for every failure.
   """
   dtype = state.mean.dtype
   x, fitness = tf.cast(x, dtype), tf.cast(fitness, dtype)
@@ -221,17 +224,17 @@ def told(state, x, fitness) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def first_best(mean) -> Best:
-  """The `Best` of a search that has seen nothing."""
+  """Returns the `Best` of a search before its first generation."""
   return Best(mean, tf.fill(tf.shape(mean)[:1], tf.constant(-np.inf, mean.dtype)))
 
 
-def top(x, fitness, k: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def top_k(x, fitness, k: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
   """Returns the k best candidates, best first; ties keep the order of the candidates.
 
   Args:
     x: `[B, N, D]`.
-    fitness: `[B, N]`, -inf for failed candidates (`told` makes it so).
-    k: how many; at most N.
+    fitness: `[B, N]`, -inf for failed candidates (see `validate_tell_args`).
+    k: at most N.
 
   Returns:
     `x [B, k, D]`, `fitness [B, k]`, and `valid [B, k]`: 1 for a success and 0 for a failure.
@@ -245,9 +248,9 @@ def success(fitness) -> tf.Tensor:
   return tf.cast(tf.math.is_finite(fitness), fitness.dtype)
 
 
-def better(best: Best, x, fitness) -> Best:
-  """Returns the better, per row, of `best` and the candidates' best; the older one on a tie."""
-  x, fitness, _ = top(x, fitness, 1)
+def keep_better(best: Best, x, fitness) -> Best:
+  """Returns the better of `best` and the best candidate, per row; `best` on a tie."""
+  x, fitness, _ = top_k(x, fitness, 1)
   return select(fitness[:, 0] > best.fitness, Best(x[:, 0], fitness[:, 0]), best)
 
 
@@ -264,7 +267,7 @@ def select(rows, new, old):
 def centred_ranks(fitness) -> tf.Tensor:
   """Ranks `[B, N]` fitness evenly into [-0.5, 0.5]; equal fitness shares the mean of its ranks.
 
-  Sharing makes a flat or wholly failed generation rank 0 everywhere, so that it pulls nowhere.
+  A generation of equal fitness, or one that failed, therefore ranks 0 everywhere.
   """
   a, b = fitness[:, :, tf.newaxis], fitness[:, tf.newaxis, :]
   below = tf.reduce_sum(tf.cast(a > b, fitness.dtype), -1)
@@ -292,7 +295,10 @@ def sample(config, mean, scale, seed) -> tf.Tensor:
   `config` has `num_candidates`, `antithetic`, `correlation`, `action_size` and `bounds`.
   """
   size = mean.shape[1]
-  draw = lambda num: normal(seed, tf.shape(mean)[0], (num, size), mean.dtype)
+
+  def draw(num):
+    return normal(seed, tf.shape(mean)[0], (num, size), mean.dtype)
+
   noise = mirror(draw, config.num_candidates, config.antithetic)
   noise = correlate(noise, config.correlation, config.action_size)
   x = mean[:, tf.newaxis] + scale[:, tf.newaxis] * noise

@@ -67,7 +67,10 @@ def test_a_dream_equals_imagined_steps():
   noise = tf.nest.map_structure(lambda x: x[:, 1:], randomness.noise)
   action = tf.constant([[0.3, -0.6]] * 4)
   state = tf.nest.map_structure(lambda x: tf.repeat(x, 4, axis=0), starts)
-  roll = lambda: dreams.rollout(lambda features, t: (action, action), starts, randomness)
+
+  def roll():
+    return dreams.rollout(lambda features, t: (action, action), starts, randomness)
+
   found, compiled = roll(), tf.function(roll, jit_compile=True)()
   assert_same(found, compiled, rtol=1e-4, atol=1e-5)
   for t in range(3):
