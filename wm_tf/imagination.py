@@ -18,12 +18,12 @@ ActionFn = Callable[[tf.Tensor, Nest, Nest], tuple[tf.Tensor, Nest]]
 
 
 def policy_action_fn(policy: Policy, seed: tf.Tensor) -> ActionFn:
-  """A policy as the chooser of actions of a dream."""
+  """Returns an `ActionFn` that asks a policy, with a seed of its own for every step."""
   return lambda t, state, memory: policy.act(state, memory, rng.fold_in(seed, t))
 
 
 def repeat_rows(nest: Nest, num: int) -> Nest:
-  """`[B, ...]` to `[num * B, ...]`, copies one after another: row `n * B + b` is row `b`."""
+  """Repeats `[B, ...]` to `[num * B, ...]`, one copy after another: row `n * B + b` is row `b`."""
   return tf.nest.map_structure(lambda x: tf.tile(x, [num] + [1] * (x.shape.rank - 1)), nest)
 
 
@@ -57,7 +57,7 @@ def draw_rows(starts: Nest, num: int, seed: tf.Tensor) -> Nest:
 
 
 class Returns(NamedTuple):
-  """Sums over an imagined rollout, each `float32[B]`, and the state in which it ended."""
+  """Sums over an imagined rollout, each `float32[B]`, and the last state."""
 
   imagined_return: tf.Tensor  # Rewards weighted by the probability of still being alive.
   unfamiliarity: tf.Tensor  # Weighted in the same way; see `WorldModel.unfamiliarity`.
@@ -79,22 +79,22 @@ def imagine_returns(
   noise: Nest | None = None,
   imagine_with_noise: Callable[..., Prediction] | None = None,
 ) -> Returns:
-  """Rolls out and keeps only the sums: the inner loop of evolution and of planning.
+  """Rolls out and keeps only the sums; the inner loop of evolution and of planning.
 
   Args:
-    world_model: any.
+    world_model: the model to roll out in.
     action_fn: chooses actions; see `ActionFn`.
     state: B rows to start from; with `num_copies`, copies one after another as `repeat_rows` makes.
     horizon: number of steps, an int or a scalar tensor.
     seed: `int32[2]`, or one seed per distinct row `int32[B / num_copies, 2]`.
-    memory: what `action_fn` is given at the first step.
+    memory: passed to `action_fn` at the first step.
     temperature: scalar or `float32[B]`.
     num_copies: noise is drawn for `B / num_copies` rows and shared by the copies, so that
-      candidates meet the same luck: a comparison of lower variance at a fraction of the cost.
+      candidates are compared under the same noise: lower variance at a fraction of the cost.
     discount: factor per step on top of the model's own discount.
-    noise: what `draw_noise` gave for the `B / num_copies` rows, if that was asked before, as when
-      several rollouts share it; then `seed` is not used.
-    imagine_with_noise: what `imaginer` gave, if that was asked before.
+    noise: result of `draw_noise` for the `B / num_copies` rows, where several rollouts share it;
+      `seed` is not used then.
+    imagine_with_noise: result of `imaginer`, if the caller has it already.
   """
   batch_size = tf.shape(tf.nest.flatten(state)[0])[0]
   if noise is None:
@@ -143,7 +143,7 @@ def imagine(
     world_model, action_fn, state, horizon, seed, memory, temperature: as in `imagine_returns`.
 
   Returns:
-    `Imagined`, and the states `[B, H, ...]` reached after each step (decode them to look at it).
+    `Imagined`, and the states `[B, H, ...]` after each step, which can be decoded.
   """
   noise = world_model.draw_noise(tf.shape(tf.nest.flatten(state)[0])[0], horizon, seed)
   imagine_with_noise = world_model.imaginer()
@@ -156,12 +156,15 @@ def imagine(
     columns.append(Imagined(world_model.features(state), action, *prediction[1:]))
     state = prediction.state
     states.append(state)
-  stack = lambda *xs: tf.stack(xs, axis=1)
+
+  def stack(*steps):
+    return tf.stack(steps, axis=1)
+
   return tf.nest.map_structure(stack, *columns), tf.nest.map_structure(stack, *states)
 
 
 def observe_sequence(world_model: WorldModel, batch: Batch, seed: tf.Tensor) -> Nest:
-  """The states `[B, T, ...]` after each frame of real sequences: burn-in for every dream.
+  """Returns the states `[B, T, ...]` after each observation of real sequences.
 
   Padding is observed too; select by `batch.mask`.
   """
@@ -182,24 +185,27 @@ def observe_sequence(world_model: WorldModel, batch: Batch, seed: tf.Tensor) -> 
 def one_step(
   world_model: WorldModel, batch: Batch, seed: tf.Tensor, temperature: Any = 1.0
 ) -> tuple[Nest, Prediction]:
-  """Foretells every step of real sequences from the real state before it.
+  """Predicts every step of real sequences from the real state before it.
 
   Args:
-    world_model: any.
-    batch: sequences from an episode's first frame.
-    seed: `int32[2]`, of the posteriors and of what is foretold.
-    temperature: of what is foretold.
+    world_model: the model that predicts.
+    batch: sequences from an episode's first observation.
+    seed: `int32[2]`, of the posteriors and of the predictions.
+    temperature: of the predictions.
 
   Returns:
-    The real states `[B, T, ...]`, and `Prediction` `[B, T - 1, ...]` of those that follow them.
+    The real states `[B, T, ...]`, and a `Prediction` `[B, T - 1, ...]` of each state but the first.
   """
   states = observe_sequence(world_model, batch, seed)
   before = tf.nest.map_structure(lambda x: tf.reshape(x[:, :-1], [-1, *x.shape[2:]]), states)
   action = tf.reshape(batch.prev_action[:, 1:], [-1, world_model.action_size])
   predicted = world_model.imagine(before, action, seed, temperature=temperature)
   rows, steps = tf.unstack(tf.shape(batch.reward[:, 1:]))
-  whole = lambda x: tf.reshape(x, [rows, steps, *x.shape[1:]])
-  return states, tf.nest.map_structure(whole, predicted)
+
+  def split_rows(x):
+    return tf.reshape(x, [rows, steps, *x.shape[1:]])
+
+  return states, tf.nest.map_structure(split_rows, predicted)
 
 
 def sample_states(
@@ -212,18 +218,18 @@ def sample_states(
   """Draws real states uniformly, each burnt in on all of its episode before it.
 
   Args:
-    world_model: any.
-    batches: whole episodes from their first frame.
-    num_states: M, how many at most; memory stays in proportion to it.
+    world_model: the model that observes.
+    batches: whole episodes from their first observation.
+    num_states: M, the largest number to draw; memory is proportional to it.
     seed: of the draw.
-    select_fn: maps a batch to `bool[B, T]`, the places that may be drawn; all real ones if None.
+    select_fn: maps a batch to `bool[B, T]`, the steps that may be drawn; all real ones if None.
       Terminal states are never drawn: nothing follows them.
 
   Returns:
     A nest of `[M, ...]`.
 
   Raises:
-    ValueError: if no place may be drawn.
+    ValueError: if no step may be drawn.
   """
   (states,) = draw_states(world_model, batches, [Draw(num_states, seed, select_fn)])
   return states
@@ -240,7 +246,7 @@ class Draw(NamedTuple):
 def draw_states(
   world_model: WorldModel, batches: Iterable[Batch], draws: Sequence[Draw]
 ) -> list[Nest]:
-  """What `sample_states` gives for each of several draws, in one pass over the data.
+  """Returns what `sample_states` returns for each of several draws, in one pass over the data.
 
   With a posterior that is itself random, its noise is that of the first draw's seed.
   """
@@ -270,8 +276,9 @@ class _Reservoir:
     begins = np.asarray(batch.discount) > 0
     new = tf.nest.map_structure(lambda x: x[allowed & begins], states)
     keys = np.concatenate([self._keys, keys[begins[allowed]]])
-    join = lambda *xs: np.concatenate(xs)
-    kept = new if self._kept is None else tf.nest.map_structure(join, self._kept, new)
+    kept = new
+    if self._kept is not None:
+      kept = tf.nest.map_structure(lambda *xs: np.concatenate(xs), self._kept, new)
     order = np.argsort(keys)[: self._draw.num_states]
     self._keys, self._kept = keys[order], tf.nest.map_structure(lambda x: x[order], kept)
 
@@ -285,10 +292,10 @@ class _Reservoir:
 
 
 def recently_rewarded(window: int, threshold: float = 0.0) -> Callable[[Batch], np.ndarray]:
-  """A `select_fn` for places on the way to something, not stranded.
+  """Returns a `select_fn` for `sample_states` that leaves out states where nothing is achieved.
 
-  Allows places where one of the last `window` rewards was above `threshold`, and the first
-  `window` places of an episode.
+  It allows steps where one of the last `window` rewards was above `threshold`, and the first
+  `window` steps of an episode.
   """
 
   def select(batch: Batch) -> np.ndarray:
@@ -304,14 +311,14 @@ def recently_rewarded(window: int, threshold: float = 0.0) -> Callable[[Batch], 
 def lambda_returns(
   reward: tf.Tensor, discount: tf.Tensor, value: tf.Tensor, lambda_: float = 0.95
 ) -> tf.Tensor:
-  """TD(lambda) targets `float32[B, H]`, batch-major.
+  """Returns TD(lambda) targets, `float32[B, H]`.
 
   `G_t = r_t + d_t ((1 - lambda) v_{t+1} + lambda G_{t+1})`, with `G_H = v_H`.
 
   Args:
     reward: `float32[B, H]`.
     discount: `float32[B, H]`, the discount that follows each reward.
-    value: `float32[B, H]`, the value of the state *after* each step; the last one bootstraps.
+    value: `float32[B, H]`, the value of the state after each step; the last one bootstraps.
     lambda_: 0 gives one-step targets, 1 the discounted sum of rewards.
 
   References:

@@ -109,10 +109,10 @@ def test_later_overrides_win():
     ("vae.latent_size=0", "vae.latent_size=0: .*must be positive"),
     ("vae.encoder_filters=(8, 16, 16)", "vae.encoder_filters takes 4 numbers"),
     ("vae_fit.first.num_epochs=0", "num_epochs must be positive"),
-    ("planner.optimiser=sgd", "planner.optimiser must be one of"),
+    ("planner.optimiser=sgd", "planner.optimiser=sgd: Unknown search"),
     ("dynamics.mixture_kind=jiont", "dynamics.mixture_kind must be one of"),
     ("dynamics.reward_bins=(1.0, 0.0)", "reward_bins must be two or more increasing numbers"),
-    ("controller.strategy=adam", "controller.strategy must be one of cma_es"),
+    ("controller.strategy=adam", "controller.strategy=adam: Unknown search"),
   ],
 )
 def test_a_bad_override_is_an_error(text, message):

@@ -4,9 +4,11 @@ import tensorflow as tf
 
 from tests.worlds import AdditiveState, AdditiveWorld, make_batch, random_frames, small_mdn_rnn
 from wm_tf import rng
-from wm_tf.core import Batch
-from wm_tf.evaluation import diagnosis, dynamics_quality
+from wm_tf.core import Batch, image_observation
+from wm_tf.evaluation import diagnosis, dynamics_quality, open_loop
 from wm_tf.imagination import observe_sequence
+
+_IMAGE = image_observation((64, 64, 3), (64, 64, 3))
 
 # --- Calibration --------------------------------------------------------------------------------
 
@@ -72,7 +74,7 @@ def _walks(lengths, seed=0) -> Batch:
 
 def test_a_perfect_model_dreams_what_comes():
   world = AdditiveWorld(action_size=1)
-  found = diagnosis.open_loop(world, [_walks([75, 40]), _walks([23, 11], seed=1)])
+  found = open_loop.open_loop(world, [_walks([75, 40]), _walks([23, 11], seed=1)], _IMAGE)
   assert list(found["num_dreams"]) == ["1", "5", "10", "20", "50"]
   # Dreams begin at 10, 20, ... as long as there is a next step.
   assert found["num_dreams"]["1"] == 7 + 3 + 2
@@ -87,7 +89,7 @@ def test_a_perfect_model_dreams_what_comes():
 
 def test_simple_answers_by_hand():
   world, walks = AdditiveWorld(action_size=1, gain=0.0), _walks([75, 40])
-  found = diagnosis.open_loop(world, [walks], spacing=20)
+  found = open_loop.open_loop(world, [walks], _IMAGE, spacing=20)
   z = walks.observation.numpy()[..., 0, 0, 0] / 100.0
   for k in (1, 5, 10, 20, 50):
     places = [(r, s) for r, n in ((0, 75), (1, 40)) for s in range(10, n - k, 20)]
@@ -106,31 +108,33 @@ def test_simple_answers_by_hand():
 
 def test_dreams_end_by_their_own_discount():
   world = AdditiveWorld(action_size=1, discount=0.5)
-  whole = diagnosis.open_loop(AdditiveWorld(action_size=1), [_walks([75])])["reward_r2"]
-  halved = diagnosis.open_loop(world, [_walks([75])])["reward_r2"]
+  whole = open_loop.open_loop(AdditiveWorld(action_size=1), [_walks([75])], _IMAGE)["reward_r2"]
+  halved = open_loop.open_loop(world, [_walks([75])], _IMAGE)["reward_r2"]
   assert halved["1"] == pytest.approx(whole["1"])
   assert halved["10"] < 0.0  # After ten steps next to nothing is left of the return.
 
 
 def test_what_is_too_short_is_left_out_or_refused():
   world = AdditiveWorld(action_size=1)
-  assert list(diagnosis.open_loop(world, [_walks([17])])["num_dreams"]) == ["1", "5"]
-  with pytest.raises(ValueError, match=r"10 decisions .* collect more"):
-    diagnosis.open_loop(world, [_walks([11])])
+  assert list(open_loop.open_loop(world, [_walks([17])], _IMAGE)["num_dreams"]) == ["1", "5"]
+  short = open_loop.open_loop(world, [_walks([11])], _IMAGE)  # From the middle.
+  assert list(short["num_dreams"]) == ["1", "5"]
+  with pytest.raises(ValueError, match=r"long enough .* collect more"):
+    open_loop.open_loop(world, [_walks([1])], _IMAGE)
 
 
 def test_figures_agree_with_those_of_the_fit():
   """On the same dreams, of a real model, from frames as from posteriors."""
   model = small_mdn_rnn()
   batch = make_batch(random_frames(3, 16), lengths=(16, 13, 16))
-  observed = diagnosis.as_observed(model, batch)
+  observed = open_loop.as_observed(model, batch)
   assert observed.observation.value.shape == (3, 16, 8)
   loc = model.vae.encode(batch.observation[1])[0]
   np.testing.assert_allclose(observed.observation.value[1, :, :4], loc, atol=1e-5)
-  assert diagnosis.as_observed(model, observed) is observed
+  assert open_loop.as_observed(model, observed) is observed
 
   quality = dynamics_quality(model, [observed])
-  found = diagnosis.open_loop(model, [batch], spacing=50)
+  found = open_loop.open_loop(model, [batch], _IMAGE, spacing=50)
   for k in ("1", "5"):
     assert found["latent"]["still"][k] == pytest.approx(quality["open_loop_persistence"][k], 1e-4)
     # The little noise of temperature 0 is not the same: other steps are drawn ahead.
@@ -158,8 +162,8 @@ def test_no_step_is_an_error():
 
 
 def test_psnr():
-  assert diagnosis.psnr(0.01) == pytest.approx(20.0)
-  assert diagnosis.psnr(0.0) == pytest.approx(100.0)
+  assert open_loop.psnr(0.01) == pytest.approx(20.0)
+  assert open_loop.psnr(0.0) == pytest.approx(100.0)
 
 
 # --- Actions --------------------------------------------------------------------------------------
@@ -209,7 +213,7 @@ def test_one_moment_under_several_actions():
   actions = {"stay": np.zeros(2), "up": np.full(2, 0.1), "down": np.full(2, -0.1)}
   found = diagnosis.dream_actions(world, state, actions, 3, seed=0)
   assert list(found) == list(actions)
-  grey = {name: frames[:, 0, 0, 0].astype(int) for name, frames in found.items()}
+  grey = {name: np.round(255 * frames[:, 0, 0, 0]) for name, frames in found.items()}
   assert {frames.shape for frames in found.values()} == {(4, 64, 64, 3)}
   assert {g[0] for g in grey.values()} == {100}
   # The noise is the same for all, so that what differs is what the action did.

@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -145,13 +147,17 @@ def test_vae_quality_against_numpy():
   assert quality["sse_mean_image"] == pytest.approx(((x - x.mean(0)) ** 2).sum() / 9, rel=1e-9)
   assert quality["kl"] == pytest.approx(kl.sum() / 9, rel=1e-4)
   assert quality["active_dimensions"] == (kl.mean(0) > 0.1).sum()
-  assert all(type(value) in (int, float) for value in quality.values())  # As JSON takes them.
+  part = {"kind": "image", "error": quality["sse"], "baseline": quality["sse_mean_image"]}
+  assert quality["parts"] == {"observation": part} and quality["latent_size"] == vae.latent_size
+  json.dumps(quality, allow_nan=False)
 
 
 def test_vae_quality_reads_a_stream_once():
   frames = random_frames(6)
   stream = (frames[i : i + 2] for i in range(0, 6, 2))
-  assert vae_quality(small_vae(), stream) == pytest.approx(vae_quality(small_vae(), [frames]))
+  streamed, whole = vae_quality(small_vae(), stream), vae_quality(small_vae(), [frames])
+  del streamed["parts"], whole["parts"]  # They have the same numbers as the rest.
+  assert streamed == pytest.approx(whole)
 
 
 def test_equal_frames_have_a_baseline_of_zero():
@@ -160,7 +166,7 @@ def test_equal_frames_have_a_baseline_of_zero():
 
 
 def test_no_frame_is_an_error():
-  with pytest.raises(ValueError, match="no held-out frame"):
+  with pytest.raises(ValueError, match="no held-out observation"):
     vae_quality(small_vae(), [])
 
 
@@ -251,14 +257,14 @@ def test_episodes_too_short_for_the_longer_dreams():
   check_dynamics(quality)
 
 
-def test_episodes_too_short_for_any_dream():
+def test_short_episodes_are_dreamed_from_their_middle():
   world = AdditiveWorld()
   quality = dynamics_quality(world, [_walks(world, [11, 4, 2])])
-  assert set(quality["open_loop"].values()) == {None}
-  assert quality["one_step_error"] is None and quality["persistence_error"] is None
-  assert quality["reward_r2"] == pytest.approx(1.0)
-  with pytest.raises(QualityGateError, match=r"could not be judged.*10 decisions.*--force"):
-    check_dynamics(quality)
+  assert quality["open_loop"]["5"] == pytest.approx(0.0, abs=1e-9)
+  assert quality["open_loop_persistence"]["5"] > 1e-6 and quality["open_loop"]["10"] is None
+  unknown = quality | {"one_step_error": None}
+  with pytest.raises(QualityGateError, match=r"could not be judged.*long enough.*--force"):
+    check_dynamics(unknown)
 
 
 def test_what_cannot_be_told_is_none():

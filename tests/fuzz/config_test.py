@@ -50,7 +50,7 @@ def test_configurations_of_something_else(data):
   group = values
   while True:
     key = data.draw(st.sampled_from(sorted(group)))
-    if not isinstance(group[key], dict) or data.draw(st.booleans()):
+    if not isinstance(group[key], dict) or not group[key] or data.draw(st.booleans()):
       break
     group = group[key]
   kind = data.draw(st.sampled_from(["replace", "remove", "add"]))

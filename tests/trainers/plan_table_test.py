@@ -23,7 +23,7 @@ def test_rows_are_measured_once(launcher, tmp_path):
   files = lambda: {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
   before, output = files(), tmp_path / "out"
   flags = ("--episodes=2", "--decisions=4", f"--output={output}")
-  read = lambda: json.loads((output / "plan_table.json").read_text())
+  read = lambda: json.loads((output / "planner_table.json").read_text())
   launcher.run("trainers.plan_table", *flags, "--rows=controller,particles_1", workdir=workdir)
   first = read()["rows"]
   said = launcher.run(
@@ -42,7 +42,7 @@ def test_rows_are_measured_once(launcher, tmp_path):
     assert 0 < row["milliseconds"]["p50"] <= row["milliseconds"]["p95"]
   returns = [row["in_environment"]["returns"] for row in table.values()]
   assert returns[0] != returns[3]
-  markdown = (output / "plan_table.md").read_text()
+  markdown = (output / "planner_table.md").read_text()
   assert markdown in said and len({line.count("|") for line in markdown.splitlines()}) == 1
   words = "".join(ElementTree.parse(output / "planner_table.svg").getroot().itertext())
   assert all(name.replace("_", " ") in words for name in table)

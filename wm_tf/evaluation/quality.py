@@ -199,13 +199,14 @@ def dynamics_quality(
 
 
 def burn_in_of(mask: np.ndarray, most: int = BURN_IN) -> int:
-  """Returns how many real steps a dream is burnt in on: at most half of the longest episode.
+  """Returns how many real steps a dream is burnt in on.
 
   Args:
-    mask: `bool[B, T]`, false on padding.
-    most: never more than this.
+    mask: `bool[B, T]`, false on padding; T is the length of the longest of all episodes.
+    most: that many, unless all episodes end before; then half of the longest.
   """
-  return max(0, min(most, (int(mask.sum(1).max()) - 1) // 2))
+  last = mask.shape[1] - 1
+  return most if last > most else last // 2
 
 
 def _mean(parts: list[np.ndarray]) -> float | None:
@@ -231,16 +232,20 @@ class QualityGateError(RuntimeError):
 
 def check_vae(quality: dict[str, Any]) -> None:
   """Raises `QualityGateError` unless the VAE beats the mean of its observations by far."""
-  for name, part in quality["parts"].items():
+  # Runs of earlier versions have no figures by part.
+  image = {"kind": "image", "error": quality.get("sse"), "baseline": quality.get("sse_mean_image")}
+  parts = quality.get("parts", {"observation": image})
+  for name, part in parts.items():
     if part["baseline"] and not part["error"] < 0.5 * part["baseline"]:
+      which = f" {name}" if len(parts) > 1 else ""
       what = "per frame" if part["kind"] == "image" else "in units of variance"
       mean = "the mean image's" if part["kind"] == "image" else "that of the mean"
       raise QualityGateError(
-        f"The VAE has not learned ({name}): its held-out error of {part['error']:.1f} {what} is "
+        f"The VAE has not learned{which}: its held-out error of {part['error']:.1f} {what} is "
         f"not below half of {mean} ({part['baseline']:.1f}). Train it longer (more epochs), lower "
         "vae.beta, or collect more varied episodes; --force goes on regardless."
       )
-  if quality["active_dimensions"] < min(2, quality["latent_size"]):
+  if quality["active_dimensions"] < min(2, quality.get("latent_size", 2)):
     raise QualityGateError(
       f"The VAE's posterior has collapsed: {quality['active_dimensions']} of its dimensions carry "
       "information. Lower vae.beta or raise vae.free_nats; --force goes on regardless."

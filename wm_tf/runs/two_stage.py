@@ -22,10 +22,12 @@ import keras
 import tensorflow as tf
 
 from wm_tf import evaluation
+from wm_tf.checks import ConfigError
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.manifest import CorruptManifestError
 from wm_tf.evaluation import disagreement
 from wm_tf.models.ensemble import Ensemble, dynamics_class
+from wm_tf.models.heads import RewardRangeError
 from wm_tf.models.mdn_rnn import LatentDynamics
 from wm_tf.models.vae import VAE
 from wm_tf.runs.families import Family
@@ -201,6 +203,8 @@ class TwoStage(Family):
     if not (run.path("dynamics", iteration) / "fit.json").exists():
       try:
         model.adapt(datasets.episodes_dataset(folders, batch_size=16))
+      except RewardRangeError as error:
+        raise ConfigError(str(error)) from error
       except ValueError as error:
         where = folders[0].parent
         raise WorkdirError(f"{where}: {error} Remove it: it is encoded again.") from error
