@@ -375,31 +375,3 @@ def test_a_search_that_would_draw_nothing_is_an_error(num, proposal):
   with pytest.raises(ValueError, match=f"num_candidates must be above {num}, .* got {num}"):
     Planner(AdditiveWorld(), config, proposal)
   Planner(AdditiveWorld(), dataclasses.replace(config, num_candidates=num + 1), proposal)
-
-
-class Attraction:
-  """A critic that values being at `place`, and nothing else."""
-
-  discount = 0.5
-
-  def __init__(self, place, weight):
-    self.place, self.weight = place, weight
-
-  def value(self, state):
-    return -self.weight * tf.reduce_sum(tf.square(state.z - self.place), axis=-1)
-
-
-def test_a_critic_stands_for_what_comes_after_the_horizon():
-  """One step: the best action weighs the reward's goal 1 against the critic's place -1."""
-  world, config = AdditiveWorld(goal=1.0), dataclasses.replace(_SMALL, horizon=1)
-  config = dataclasses.replace(config, num_candidates=100, num_elites=10, num_iterations=12)
-  state = state_at([[0.0, 0.0], [0.25, -0.25]])
-  weight = 6.0
-  planner = Planner(world, config, critic=Attraction(-1.0, weight))
-  plan, value = planner.plan(state, planner.initial_memory(2), _SEED)
-  # Where the gradients of (z - 1)^2 and of 0.5 * 6 (z + 1)^2 cancel.
-  best = (1.0 - 0.5 * weight) / (1.0 + 0.5 * weight)
-  np.testing.assert_allclose(state.z + plan[:, 0], np.full([2, 2], best), atol=0.03)
-  np.testing.assert_allclose(
-    value, np.full(2, -2 * ((best - 1) ** 2 + 0.5 * weight * (best + 1) ** 2)), atol=0.02
-  )
