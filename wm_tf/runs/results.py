@@ -53,9 +53,10 @@ def run_evaluations(run: Run, command: str | None = None) -> dict[str, Any]:
         "planner_in_environment",
         lambda: run.evaluate(actor, seeds=seeds[:num], label="served planner"),
       )
-      played = run.play(actor, seeds[0])
-      _, kept = summary.dream_strip(agent, played)
-      frames = summary.movie(run, actor, seeds[0], played, kept)
+      if not reported:
+        played = run.play(actor, seeds[0])
+        strip, kept = summary.dream_strip(agent, played)
+        frames = summary.movie(run, actor, seeds[0], played, kept)
   results |= {
     "environment": run.spec.env_id,
     "environment_name": run.spec.name,
@@ -68,5 +69,5 @@ def run_evaluations(run: Run, command: str | None = None) -> dict[str, Any]:
   }
   write_json(path, results)
   if not reported:
-    summary.write(run, results, agent, played, frames, command)
+    summary.write(run, results, agent, strip, frames, command)
   return results

@@ -180,7 +180,7 @@ def write(
   run: Run,
   results: dict[str, Any],
   controller: Agent,
-  played: Episode,
+  strip: bytes,
   frames: bytes | None,
   command: str | None,
 ) -> None:
@@ -190,11 +190,10 @@ def write(
     run: the finished run.
     results: what `results.json` holds.
     controller: the agent that was chosen.
-    played: an episode that the served planner played.
+    strip: an episode of the served planner, as `dream_strip` draws it.
     frames: an animation of it, a GIF.
     command: what made the run.
   """
-  strip, _ = dream_strip(controller, played)
   figures, captions = {"film_strip": strip}, {}
   captions["film_strip"] = (
     "An episode of the served planner on a seed that training never saw. From the marked step on, "
