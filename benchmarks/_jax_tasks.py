@@ -68,13 +68,17 @@ def _make_score(size: problems.DreamSize, shared: bool):
       z, h, c, reward, discount = _imagine(model, size, z, h, c, action, choice, normal)
       return (z, h, c, total + alive * reward, alive * discount), None
 
-    tile = lambda x: jnp.tile(x, (size.candidates, 1))
+    def tile(x):
+      return jnp.tile(x, (size.candidates, 1))
+
     start = tile(arrays["z"]), tile(arrays["h"]), tile(arrays["c"]), jnp.zeros(rows), jnp.ones(rows)
     carry, _ = jax.lax.scan(step, start, xs)
     return carry[3].reshape(size.candidates, size.rollouts).mean(1)
 
   def score_with_noise(parameters, arrays, choice, normal):
-    tile = lambda x: jnp.tile(x, (size.candidates, 1))
+    def tile(x):
+      return jnp.tile(x, (size.candidates, 1))
+
     xs = jnp.swapaxes(choice, 0, 1), jnp.swapaxes(normal, 0, 1)
     return rollout(parameters, arrays, lambda x: (tile(x[0]), tile(x[1])), xs)
 

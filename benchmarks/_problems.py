@@ -107,7 +107,10 @@ def dynamics_weights(size: DreamSize = DreamSize(), seed: int = 0) -> Arrays:
 def sequences(batch: int, length: int, latent: int = 32, seed: int = 0) -> Arrays:
   """A batch of cached posteriors in arrival alignment, and the noise of the posterior samples."""
   generator = np.random.default_rng(seed)
-  normal = lambda *shape: generator.normal(0, 1, shape).astype(np.float32)
+
+  def normal(*shape):
+    return generator.normal(0, 1, shape).astype(np.float32)
+
   posterior = np.concatenate(
     [normal(batch, length, latent), 0.2 * normal(batch, length, latent) - 2], -1
   )
@@ -125,7 +128,10 @@ def sequences(batch: int, length: int, latent: int = 32, seed: int = 0) -> Array
 def dream(size: DreamSize, seed: int = 0) -> Arrays:
   """Candidates, their common starts and, for the check, the noise that they share."""
   generator = np.random.default_rng(seed)
-  normal = lambda *shape: generator.normal(0, 1, shape).astype(np.float32)
+
+  def normal(*shape):
+    return generator.normal(0, 1, shape).astype(np.float32)
+
   features = size.latent + size.hidden
   return {
     "parameters": 0.1 * normal(size.candidates, (size.basis + 1) * ACTION_SIZE),

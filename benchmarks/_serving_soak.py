@@ -49,7 +49,10 @@ class Reference:
     outputs = outputs or tuple(signature.outputs)
     key = name, tuple(inputs), outputs
     if key not in self._calls:
-      tensor = lambda info: self._session.graph.get_tensor_by_name(info.name)
+
+      def tensor(info):
+        return self._session.graph.get_tensor_by_name(info.name)
+
       self._calls[key] = self._session.make_callable(
         {alias: tensor(signature.outputs[alias]) for alias in outputs},
         [tensor(signature.inputs[alias]) for alias in inputs],

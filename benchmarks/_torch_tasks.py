@@ -144,7 +144,10 @@ class MDNRNN(nn.Module):
       reduction="none",
     )
     mask = batch["mask"][:, 1:].float()
-    mean = lambda x: (x * mask).sum() / mask.sum().clamp(min=1.0)
+
+    def mean(x):
+      return (x * mask).sum() / mask.sum().clamp(min=1.0)
+
     return mean(nll) / self.size.latent + mean(reward_loss.sum(-1)) + mean(termination_loss)
 
   def _two_hot(self, reward):
@@ -153,7 +156,10 @@ class MDNRNN(nn.Module):
     above = above.clamp(1, len(self.bins) - 1)
     low, high = self.bins[above - 1], self.bins[above]
     weight = ((reward - low) / (high - low))[..., None]
-    hot = lambda index: F.one_hot(index, len(self.bins)).float()
+
+    def hot(index):
+      return F.one_hot(index, len(self.bins)).float()
+
     return (1 - weight) * hot(above - 1) + weight * hot(above)
 
   def draw_noise(self, batch):

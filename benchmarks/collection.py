@@ -78,7 +78,10 @@ def measure_gymnasium(envs, spec, seed: int) -> Rate:
 def measure_decoding(folder: Path) -> Iterator[tuple[str, float]]:
   """Yields (what is read, frames per second), each over an epoch of many times the data."""
   latents = folder.with_name("latents")
-  encode = lambda frames: np.zeros((len(frames), 64), np.float32)
+
+  def encode(frames):
+    return np.zeros((len(frames), 64), np.float32)
+
   datasets.write_latents(folder, latents, encode, fingerprint="zeros")
   sequences = functools.partial(datasets.sequences_dataset, sequence_length=32)
   makers: dict[str, tuple[Callable, Path, int]] = {

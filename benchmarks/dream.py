@@ -28,9 +28,10 @@ def main() -> None:
   results = {}
   with race_lib.Workers() as workers:
     for name, (size, repeats) in _SIZES.items():
-      make = lambda label, framework, size=size, repeats=repeats, **kind: workers.make(
-        label, framework, "dream", repeats=repeats, **kind, **vars(size)
-      )
+
+      def make(label, framework, size=size, repeats=repeats, **kind):
+        return workers.make(label, framework, "dream", repeats=repeats, **kind, **vars(size))
+
       contenders = [
         make("ours", "tensorflow"),
         make("JAX", "jax"),

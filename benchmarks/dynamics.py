@@ -17,9 +17,12 @@ _BATCH, _LENGTH, _STEPS = 100, 32, 5
 def main() -> None:
   options = race_lib.parser(__doc__, rounds=7).parse_args()
   with race_lib.Workers() as workers:
-    make = lambda label, framework, **kind: workers.make(
-      label, framework, "dynamics", batch=_BATCH, length=_LENGTH, steps=_STEPS, **kind
-    )
+
+    def make(label, framework, **kind):
+      return workers.make(
+        label, framework, "dynamics", batch=_BATCH, length=_LENGTH, steps=_STEPS, **kind
+      )
+
     contenders = [
       make("ours", "tensorflow", precision="bfloat16"),
       make("ours, float32", "tensorflow"),

@@ -50,7 +50,10 @@ def collect(folder: Path, num_episodes: int) -> None:
 def write_latents(folder: Path, latents: Path, latent_size: int = 32) -> None:
   """Writes made-up posteriors for the frames of a folder."""
   generator = np.random.default_rng(0)
-  encode = lambda frames: generator.normal(size=(len(frames), 2 * latent_size)).astype(np.float32)
+
+  def encode(frames):
+    return generator.normal(size=(len(frames), 2 * latent_size)).astype(np.float32)
+
   datasets.write_latents(folder, latents, encode, fingerprint="made up")
 
 

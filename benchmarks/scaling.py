@@ -65,9 +65,15 @@ def _reading(rounds: int) -> dict:
 
 def main() -> None:
   options = race_lib.parser(__doc__, rounds=3).parse_args()
-  size = lambda **changes: vars(problems.DreamSize(**{"horizon": 30, **changes}))
+
+  def size(**changes):
+    return vars(problems.DreamSize(**{"horizon": 30, **changes}))
+
   with race_lib.Workers() as workers:
-    race = lambda task, cases: _race(workers, task, cases, options.rounds)
+
+    def race(task, cases):
+      return _race(workers, task, cases, options.rounds)
+
     results = {
       "dream, population": race("dream", {n: size(candidates=n) for n in _POPULATIONS}),
       "dream, horizon": race("dream", {h: size(horizon=h) for h in _HORIZONS}),

@@ -43,7 +43,10 @@ def _write_trivial(path: Path) -> None:
 
   module = tf.Module()
   module.scale = tf.Variable(1.0 / 255.0)
-  spec = lambda shape, dtype, name: tf.TensorSpec([None, *shape], dtype, name)
+
+  def spec(shape, dtype, name):
+    return tf.TensorSpec([None, *shape], dtype, name)
+
   frame, seed = spec((64, 64, 3), tf.uint8, "frame"), spec((2,), tf.int32, "seed")
   state = spec((_STATE_SIZE,), tf.float32, "h")
 

@@ -19,9 +19,10 @@ _BATCH, _STEPS = 100, 3
 def main() -> None:
   options = race_lib.parser(__doc__, rounds=5).parse_args()
   with race_lib.Workers() as workers:
-    make = lambda label, framework, **kind: workers.make(
-      label, framework, "vae", batch=_BATCH, steps=_STEPS, **kind
-    )
+
+    def make(label, framework, **kind):
+      return workers.make(label, framework, "vae", batch=_BATCH, steps=_STEPS, **kind)
+
     contenders = [
       make("ours", "tensorflow", precision="bfloat16"),
       make("ours, float32", "tensorflow"),

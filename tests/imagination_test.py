@@ -70,7 +70,10 @@ def test_returns_equal_a_plain_loop(seed, temperature):
   temperature = tf.constant(temperature)
   arguments = world, _towards(2.5), state, 6, seed
   expected, *_ = _loop(*arguments, memory, temperature, 0.8)
-  run = lambda: imagine_returns(*arguments, memory=memory, temperature=temperature, discount=0.8)
+
+  def run():
+    return imagine_returns(*arguments, memory=memory, temperature=temperature, discount=0.8)
+
   for returns in (run(), tf.function(run)()):
     assert_same(tuple(returns), expected, rtol=1e-4)
 
@@ -99,7 +102,10 @@ def test_returns_by_hand():
   """From 0 in steps of 1 to a goal at 2.5, in two dimensions; half of them die at each step."""
   world = AdditiveWorld(discount=0.5)
   world.usual_disagreement = 0.25
-  action_fn = lambda t, state, memory: (tf.ones([1, 2]), memory)
+
+  def action_fn(t, state, memory):
+    return (tf.ones([1, 2]), memory)
+
   returns = imagine_returns(world, action_fn, state_at([[0, 0]]), 3, _SEED)
   np.testing.assert_allclose(
     returns.imagined_return, [-2 * (1.5**2 + 0.5 * 0.5**2 + 0.25 * 0.5**2)]
@@ -130,7 +136,10 @@ def test_copies_share_their_noise():
     assert_same(rows_of(copies, [2 * copy, 2 * copy + 1]), state)
   # Row n * B + b is copy n of row b; the third copy does something else.
   offset = np.repeat([[0.0], [0.0], [0.0], [0.0], [1.0], [1.0]], 2, axis=1).astype(np.float32)
-  action_fn = lambda t, state, memory: (offset + 0.5, memory)
+
+  def action_fn(t, state, memory):
+    return (offset + 0.5, memory)
+
   for seed in (_SEED, _ROW_SEEDS[:2]):
     returns = imagine_returns(world, action_fn, copies, 4, seed, num_copies=3)
     one, two, three = (rows_of(tuple(returns), [2 * n, 2 * n + 1]) for n in range(3))
@@ -258,11 +267,17 @@ def test_sample_states():
 
 def test_sample_states_respects_select_fn():
   batches = [_numbered([7, 3]), _numbered([1, 9], first=10)]
+
   # Padding is never drawn, even if selected.
-  select = lambda batch: batch.observation.value.numpy()[..., 0] % 5 < 2
+  def select(batch):
+    return batch.observation.value.numpy()[..., 0] % 5 < 2
+
   states = sample_states(AdditiveWorld(), batches, 100, 1, lambda batch: ~select(batch))
   assert sorted(states.z[:, 0].numpy()) == [i for i in range(20) if i % 5 >= 2]
-  only_one = lambda batch: batch.observation.value.numpy()[..., 0] == 12
+
+  def only_one(batch):
+    return batch.observation.value.numpy()[..., 0] == 12
+
   assert sample_states(AdditiveWorld(), batches, 5, 1, only_one).z.shape == (1, 2)
 
 
@@ -286,7 +301,10 @@ def test_terminal_states_are_never_drawn():
 
 def test_several_draws_in_one_pass_are_those_of_as_many():
   batches = [_numbered([7, 3]), _numbered([1, 9], first=10)]
-  select = lambda batch: batch.observation.value.numpy()[..., 0] % 5 < 2
+
+  def select(batch):
+    return batch.observation.value.numpy()[..., 0] % 5 < 2
+
   draws = [Draw(12, 1), Draw(4, 2, select), Draw(100, 1)]
   several = draw_states(AdditiveWorld(), iter(batches), draws)
   for draw, states in zip(draws, several, strict=True):
@@ -295,7 +313,9 @@ def test_several_draws_in_one_pass_are_those_of_as_many():
 
 @pytest.mark.parametrize("batches", [[], [_numbered([3, 2])]], ids=["no data", "none selected"])
 def test_nothing_to_draw_from_is_an_error(batches):
-  nothing = lambda batch: np.zeros(batch.mask.shape, bool)
+  def nothing(batch):
+    return np.zeros(batch.mask.shape, bool)
+
   with pytest.raises(ValueError, match="No real state may be drawn"):
     sample_states(AdditiveWorld(), batches, 5, 1, nothing)
 

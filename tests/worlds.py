@@ -264,8 +264,11 @@ def set_mixture(head: MixtureHead, weights, loc, scale) -> None:
   """
   kernel, bias = head.projection.kernel, head.projection.bias
   kernel.assign(tf.zeros_like(kernel))
+
   # The inverse of `soft_bound(x, -5, 2)`.
-  inverse = lambda y: np.log(np.expm1(y))
+  def inverse(y):
+    return np.log(np.expm1(y))
+
   log_scale = 2.0 - inverse(7.0 - inverse(np.log(scale) + 5.0))
   bias.assign(np.concatenate([np.log(weights).ravel(), np.ravel(loc), log_scale.ravel()]))
 

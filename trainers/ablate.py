@@ -19,6 +19,7 @@ from pathlib import Path
 from absl import flags
 
 from trainers import common
+from trainers.errors import chosen
 from wm_tf.runs.ablation import VARIANTS, Ablations, applicable, to_markdown
 from wm_tf.runs.workdir import locked, write_findings
 
@@ -44,7 +45,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; WORKDIR/ablat
 
 def main() -> None:
   # In this order each comes after the one whose dynamics it uses.
-  names = common.chosen("variants", _VARIANTS.value, list(VARIANTS), "variant")
+  names = chosen("variants", _VARIANTS.value, list(VARIANTS), "variant")
   source = common.read_run()
   source.best_iteration()  # Without a validated controller there is nothing to compare with.
   folder = Path(_OUTPUT.value or source.workdir / "ablations")

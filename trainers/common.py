@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import tensorflow as tf
 from absl import app, flags
 from absl import logging as absl_logging
 
-from trainers.errors import EXPECTED_ERRORS, FlagError, storage_error
+from trainers.errors import EXPECTED_ERRORS, storage_error
 from wm_tf import config as config_lib
 from wm_tf.runs.folder import Description, no_run, read_description, set_aside
 from wm_tf.runs.run import Run
@@ -46,20 +44,6 @@ _METHOD = flags.DEFINE_enum(
 )
 _FORCE = flags.DEFINE_bool("force", False, "Go on past a failed quality gate, with a warning.")
 _DESCRIBING = (_PRESET, _CONFIG, _ENVIRONMENT, _OVERRIDE, _METHOD)  # What a run is.
-
-
-def chosen(flag: str, asked: Sequence[str], known: Sequence[str], noun: str) -> list[str]:
-  """What a flag picks of what there is, in the order in which that stands; all if it is empty.
-
-  Raises:
-    FlagError: for a name that is not known; the nearest one that is, is named.
-  """
-  for name in asked:
-    if name not in known:
-      near = difflib.get_close_matches(name, known, n=1)
-      hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
-      raise FlagError(f"--{flag}={name}: there is no such {noun}; {hint}")
-  return [name for name in known if name in (asked or known)]
 
 
 def set_default(**values) -> None:
@@ -160,34 +144,3 @@ def run(main: Callable[[], None]) -> None:
       sys.exit(130)
 
   app.run(wrapped)
-
-
-def print_figures(title: str, figures: Mapping[str, Any]) -> None:
-  """Prints a model's held-out figures, one a line."""
-  print(f"{title}, held out:")
-  _print_rows(figures, "  ")
-
-
-def _print_rows(figures: Mapping[str, Any], indent: str) -> None:
-  for name, value in figures.items():
-    if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values()):
-      print(f"{indent}{name}")
-      _print_rows(value, indent + "  ")
-      continue
-    if isinstance(value, Mapping):
-      numbers = {k: v for k, v in value.items() if v is not None}
-      value = "  ".join(
-        f"{k}: {v:.4g}" if isinstance(v, float) else f"{k}: {v}" for k, v in numbers.items()
-      )
-    elif isinstance(value, float):
-      value = f"{value:.4g}"
-    print(f"{indent}{name:24} {value}")
-
-
-def print_scores(scores: Mapping[str, Any]) -> None:
-  """Prints the returns of a validation or of `results.json`, one agent a line."""
-  if "iteration" in scores:
-    print(f"Iteration {scores['iteration']}:")
-  for name, score in scores.items():
-    if isinstance(score, Mapping) and "mean" in score:
-      print(f"  {name:28} {score['mean']:8.1f} ± {score['std']:.1f}  (n = {score['n']})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Sequence
 
 from wm_tf import config as config_lib
 from wm_tf.data.env_pool import WorkerError
@@ -11,6 +12,7 @@ from wm_tf.data.manifest import CorruptManifestError
 from wm_tf.data.rollouts import CorruptShardError
 from wm_tf.evaluation import QualityGateError
 from wm_tf.files import DamagedFileError
+from wm_tf.registry import nearest
 from wm_tf.runs.workdir import WorkdirError
 from wm_tf.training import checkpoints, loop
 
@@ -44,6 +46,27 @@ _STORAGE = {
   errno.EPERM: "Make it accessible, or use another --workdir.",
   errno.EIO: "See to that disk; trainers.check says which files can be read.",
 }
+
+
+def chosen(flag: str, asked: Sequence[str], known: Sequence[str], noun: str) -> list[str]:
+  """Selects the items that a flag names.
+
+  Args:
+    flag: the flag's name.
+    asked: the flag's value; empty for all items.
+    known: the items that exist.
+    noun: what an item is, for the message.
+
+  Returns:
+    The items asked for, in the order of `known`.
+
+  Raises:
+    FlagError: for an unknown name; the message has the nearest known names.
+  """
+  for name in asked:
+    if name not in known:
+      raise FlagError(f"--{flag}={name}: there is no such {noun}; {nearest(name, known)}")
+  return [name for name in known if name in (asked or known)]
 
 
 def storage_error(error: Exception) -> str | None:

@@ -74,7 +74,7 @@ def main() -> None:
   model = Path(name).parent if Path(name).name.isdigit() else Path(name)  # A version folder.
   label = name if name in ("random", "heuristic") else f"{model.name}_in_environment"
   results[label] = evaluate(config, actor, seeds, name)
-  common.print_scores(results)
+  print(report.scores_text(results))
   if len(results) == 2:
     model, real = (score["mean"] for score in results.values())
     print(f"  {'gap (model - environment)':28} {model - real:8.1f}")

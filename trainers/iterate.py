@@ -9,12 +9,13 @@ would have.
 from __future__ import annotations
 
 from trainers import common
+from wm_tf import report
 
 
 def main() -> None:
   with common.open_run() as run:
     for validation in run.train():
-      common.print_scores(validation)
+      print(report.scores_text(validation))
     print(f"Best on validation seeds: iteration {run.best_iteration()}.")
 
 

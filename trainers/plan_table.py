@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from trainers import common
+from trainers.errors import chosen
 from wm_tf.runs.planner_table import ROWS, Table, to_markdown
 from wm_tf.runs.workdir import locked
 
@@ -29,7 +30,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; WORKDIR/plann
 
 
 def main() -> None:
-  names = common.chosen("rows", _ROWS.value, list(ROWS), "row")
+  names = chosen("rows", _ROWS.value, list(ROWS), "row")
   run = common.read_run()
   run.best_iteration()  # Without a validated controller there is nothing to plan with.
   folder = Path(_OUTPUT.value or run.workdir / "planner_table")

@@ -15,6 +15,7 @@ from __future__ import annotations
 from absl import flags
 
 from trainers import common
+from wm_tf import report
 
 _ITERATION = flags.DEFINE_integer(
   "iteration", 0, "Trains in the dream of this iteration.", lower_bound=0
@@ -24,7 +25,7 @@ _ITERATION = flags.DEFINE_integer(
 def main() -> None:
   with common.open_run(create=False) as run:
     run.train_controller(_ITERATION.value)
-    common.print_scores(run.validate(_ITERATION.value))
+    print(report.scores_text(run.validate(_ITERATION.value)))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from __future__ import annotations
 from absl import flags
 
 from trainers import common
+from wm_tf import report
 
 _ITERATION = flags.DEFINE_integer(
   "iteration", 0, "Fits to the rollouts up to this iteration.", lower_bound=0
@@ -18,7 +19,8 @@ _ITERATION = flags.DEFINE_integer(
 
 def main() -> None:
   with common.open_run(create=False) as run:
-    common.print_figures("VAE", run.family.train_vae(_ITERATION.value))
+    figures = run.family.train_vae(_ITERATION.value)
+  print(f"VAE, held out:\n{report.figures_text(figures)}")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,10 @@ class Agent:
 def restart(agent: Agent, state: AgentState, is_first: tf.Tensor) -> AgentState:
   """The state in which the rows that begin an episode (`bool[B]`) have forgotten the last one."""
   fresh = agent.initial_state(tf.shape(is_first)[0])
-  row = lambda x: tf.reshape(is_first, [-1] + [1] * (x.shape.rank - 1))
+
+  def row(x):
+    return tf.reshape(is_first, [-1] + [1] * (x.shape.rank - 1))
+
   return tf.nest.map_structure(lambda new, old: tf.where(row(old), new, old), fresh, state)
 
 

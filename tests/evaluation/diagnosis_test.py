@@ -171,7 +171,10 @@ def test_psnr():
 
 def test_variance_is_shared_out_as_it_was_put_in():
   generator = np.random.default_rng(1)
-  part = lambda scale, *shape: scale * generator.normal(size=shape)
+
+  def part(scale, *shape):
+    return scale * generator.normal(size=shape)
+
   returns = part(3.0, 300, 1, 1) + part(2.0, 300, 40, 1) + part(1.0, 300, 40, 10)
   found = diagnosis.variance_shares(returns)
   assert found["start"] == pytest.approx(9 / 14, abs=0.05)

@@ -115,8 +115,8 @@ def test_an_imagined_episode_depends_on_its_own_seed_alone():
     def act(self, state, memory, seed, explore=False):
       return rng.uniform([tf.shape(state.z)[0], 2], seed), memory
 
-  evaluate = lambda seeds, temperature=1.0, spread=1.0: (
-    evaluate_in_model(
+  def evaluate(seeds, temperature=1.0, spread=1.0):
+    return evaluate_in_model(
       AdditiveWorld(noise_scale=0.5),
       Random([0.0, 0.0]),
       _starts(np.arange(14).reshape(7, 2) * spread),
@@ -124,7 +124,7 @@ def test_an_imagined_episode_depends_on_its_own_seed_alone():
       seeds,
       temperature=temperature,
     ).episode_return
-  )
+
   seeds = [3, 2**40, 3 + 2**31, 5]
   together = evaluate(seeds)
   assert len(set(together)) == 4
@@ -289,7 +289,10 @@ def test_figures_of_an_mdn_rnn_do_not_depend_on_its_batches():
   latents = (0.1 * generator.normal(size=(4, 16, 8)).cumsum(1)).astype(np.float32)
   batch = make_batch(Embedded(latents), lengths=(16, 5, 13, 12))
   whole = dynamics_quality(model, [batch])
-  part = lambda rows: rows_of(batch, rows)
+
+  def part(rows):
+    return rows_of(batch, rows)
+
   parts = dynamics_quality(model, [part([0, 1]), part([2, 3])])
   loss = model.loss(batch, rng.make_seed(0))[1]
   assert whole["nll_per_dimension"] == pytest.approx(float(loss["nll_per_dimension"]), rel=1e-5)

@@ -15,7 +15,10 @@ from wm_tf.policies.linear import LinearController
 
 def _original(seed, features=3, sizes=(2, 2)):
   generator = np.random.default_rng(seed)
-  draw = lambda *shape: generator.normal(size=shape).astype(np.float32)
+
+  def draw(*shape):
+    return generator.normal(size=shape).astype(np.float32)
+
   layers = [draw(inputs + 1, outputs) for inputs, outputs in itertools.pairwise(sizes)]
   return transfer.Network(draw(features), draw(features, sizes[0]), tuple(layers))
 
@@ -40,7 +43,10 @@ def _actor(model):
 def test_a_folded_controller_acts_as_the_policy_it_was(make_policy):
   model = small_mdn_rnn()
   policy = make_policy(model)
-  draw = lambda size: tf.random.stateless_normal([5, size], [0, size])
+
+  def draw(size):
+    return tf.random.stateless_normal([5, size], [0, size])
+
   state = MDNRNNState(draw(4), draw(6), draw(6))
   expected, _ = policy.act(state, ())
   assert 0.05 < np.abs(expected).mean() < 0.9
@@ -88,7 +94,10 @@ def test_variations_are_what_their_names_say():
   seen = set()
   for name, (weights,) in list(found.items())[3:]:
     words = name.split(" ")
-    fold = lambda name: originals[name].fold()[0]
+
+    def fold(name):
+      return originals[name].fold()[0]
+
     if "noise" in name:
       kind = "noise"
       # Undone: the noise is in the coordinates of the basis.
@@ -190,7 +199,10 @@ def test_ranks_share_what_ties_take():
 def test_rank_correlation_in_closed_form():
   generator = np.random.default_rng(0)
   a, b = generator.normal(size=(2, 30))
-  place = lambda x: np.argsort(np.argsort(x))
+
+  def place(x):
+    return np.argsort(np.argsort(x))
+
   squares = np.square(place(a) - place(b)).sum()
   assert transfer.rank_correlation(a, b) == pytest.approx(1 - 6 * squares / (30 * (30**2 - 1)))
   assert transfer.rank_correlation(a, np.exp(3 * a)) == pytest.approx(1.0)

@@ -78,7 +78,10 @@ def _lock_writes(suite: Suite, disk: Path, name: str) -> None:
   shutil.rmtree(workdir, ignore_errors=True)
   if stage.before:
     shutil.copytree(stage.before, workdir)
-  remount = lambda mode: subprocess.run(["mount", "-o", f"remount,{mode}", disk], check=True)
+
+  def remount(mode):
+    return subprocess.run(["mount", "-o", f"remount,{mode}", disk], check=True)
+
   remount("ro")
   try:
     trainer = suite.start(name, workdir)

@@ -70,7 +70,10 @@ def _worker_in_trouble(suite: Suite, trouble: str) -> None:
   started = time.monotonic()
   helpers.collect_counting(folder, range(8), options, timeout=_TIMEOUT)
   seconds = time.monotonic() - started
-  checksums = lambda path: [shard.sha256 for shard in repair.verify(path).shards]
+
+  def checksums(path):
+    return [shard.sha256 for shard in repair.verify(path).shards]
+
   suite.count("workers in trouble")
   suite.expect(checksums(folder) == checksums(sound), f"a worker's {trouble} changed the data")
   suite.say(f"a worker's {trouble}: replaced, the same data, {seconds:.1f} s")
@@ -124,7 +127,10 @@ def clock_jumps(suite: Suite) -> None:
   """The clock of the day jumps by hours at each look; nothing may depend on it."""
   chance = random.Random(suite.random.random())
   real = time.time
-  jumping = lambda: real() + chance.uniform(-1e5, 1e5)
+
+  def jumping():
+    return real() + chance.uniform(-1e5, 1e5)
+
   digests = []
   for name, patch in (("steady", contextlib.nullcontext()), ("jumping", None)):
     folder = suite.copy(None, f"clock_{name}")

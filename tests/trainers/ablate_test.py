@@ -49,7 +49,9 @@ def test_variants_share_data_and_vae_and_fit_the_rest_anew(launcher, finished, t
   assert list(resumed) == ["as_it_is", *names]
   assert {name: resumed[name] for name in table} == table
 
-  folder = lambda name: output / name / "seed0"
+  def folder(name):
+    return output / name / "seed0"
+
   assert not (folder("z_only") / "dynamics").exists()  # That of all_data is its own too.
   assert not list(output.glob("*/seed0/vae")) and not list(output.glob("*/seed0/data"))
   controllers = {name: _weights(folder(name) / "controller/000/controller.npz") for name in names}
@@ -84,13 +86,15 @@ def test_variants_share_data_and_vae_and_fit_the_rest_anew(launcher, finished, t
 
 
 def test_a_table_over_several_fits():
-  row = lambda mean, nll: {
-    "episodes": 350,
-    "dynamics": {"nll_per_dimension": nll, "open_loop": {"10": None}, "reward_r2": 0.5},
-    "in_model": {"mean": 400.0},
-    "in_environment": {"mean": mean, "std": 90.0, "n": 16},
-    "seconds": 120.0,
-  }
+  def row(mean, nll):
+    return {
+      "episodes": 350,
+      "dynamics": {"nll_per_dimension": nll, "open_loop": {"10": None}, "reward_r2": 0.5},
+      "in_model": {"mean": 400.0},
+      "in_environment": {"mean": mean, "std": 90.0, "n": 16},
+      "seconds": 120.0,
+    }
+
   text = ablation.to_markdown({"z_only": [row(100.0, 1.0), row(200.0, 1.1)]})
   last = text.splitlines()[-1]
   assert re.search(
@@ -126,7 +130,10 @@ def test_rollouts_up_to_an_iteration_and_changes_of_every_variant(tmp_path):
     ablation.Ablations(source, tmp_path / "a", 2),
     ablation.Ablations(source, tmp_path / "b", 2, last=1, changes=changes),
   )
-  folders = lambda ablations, name: ablations.variant_run(name, 0).data_folders(0)
+
+  def folders(ablations, name):
+    return ablations.variant_run(name, 0).data_folders(0)
+
   assert [len(folders(every, name)) for name in ("all_data", "without_iteration")] == [3, 1]
   assert [len(folders(some, name)) for name in ("all_data", "without_iteration")] == [2, 1]
   changed = some.variant_run("one_normal", 0).config
@@ -137,7 +144,10 @@ def test_rollouts_up_to_an_iteration_and_changes_of_every_variant(tmp_path):
 def test_nothing_of_the_recurrent_state_is_seen():
   vae = VAE(config_lib.make_config("debug").vae)
   model = ablation.latent_only(MDNRNN)(vae, 2, MDNRNNConfig(hidden_size=3))
-  draw = lambda size: tf.random.stateless_normal([5, size], [0, size])
+
+  def draw(size):
+    return tf.random.stateless_normal([5, size], [0, size])
+
   features = model.features(MDNRNNState(draw(8), draw(3), draw(3))).numpy()
   np.testing.assert_allclose(features[:, :8], draw(8), rtol=1e-6)  # As it was, and zeros.
   assert features.shape == (5, 11) and not features[:, 8:].any()

@@ -54,7 +54,9 @@ def test_compares_with_equal_time_and_goes_on(launcher, finished, tmp_path):
 
 
 def test_the_table_has_the_gap():
-  score = lambda mean: {"mean": mean, "std": 10.0, "n": 20}
+  def score(mean):
+    return {"mean": mean, "std": 10.0, "n": 20}
+
   result = {
     "in_model": score(500.0),
     "in_environment": score(420.4),

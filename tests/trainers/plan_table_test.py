@@ -20,10 +20,16 @@ pytestmark = pytest.mark.timeout(600)
 
 def test_rows_are_measured_once(launcher, tmp_path):
   workdir = make_run(tmp_path / "run", "actor_critic")
-  files = lambda: {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+
+  def files():
+    return {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+
   before, output = files(), tmp_path / "out"
   flags = ("--episodes=2", "--decisions=4", f"--output={output}")
-  read = lambda: json.loads((output / "planner_table.json").read_text())
+
+  def read():
+    return json.loads((output / "planner_table.json").read_text())
+
   launcher.run("trainers.plan_table", *flags, "--rows=controller,particles_1", workdir=workdir)
   first = read()["rows"]
   said = launcher.run(

@@ -159,17 +159,20 @@ def test_every_trainer_finds_its_part_done(launcher, finished, copy):
 
 def test_evaluates_any_agent_with_the_figures_of_the_quickstart(launcher, finished, tmp_path):
   results = read_json(finished / "results.json")
-  evaluate = lambda agent, *flags: (
-    launcher.run(
-      "trainers.evaluate",
-      "--preset=debug",
-      f"--agent={agent}",
-      f"--output={tmp_path / 'output.json'}",
-      *flags,
-      workdir=finished,
-    ),
-    read_json(tmp_path / "output.json"),
-  )
+
+  def evaluate(agent, *flags):
+    return (
+      launcher.run(
+        "trainers.evaluate",
+        "--preset=debug",
+        f"--agent={agent}",
+        f"--output={tmp_path / 'output.json'}",
+        *flags,
+        workdir=finished,
+      ),
+      read_json(tmp_path / "output.json"),
+    )
+
   seeds = results["planner_in_environment"]["seeds"]
   first = f"--seeds={seeds[0]}"
   for name in ("random", "heuristic"):
@@ -280,7 +283,9 @@ def test_networks_end_the_same_when_killed(launcher, finished, tmp_path, method)
 
 
 def test_a_workdir_of_another_run_is_refused(launcher, finished):
-  refused = lambda *flags: launcher.run("trainers.iterate", *flags, workdir=finished, expected=1)
+  def refused(*flags):
+    return launcher.run("trainers.iterate", *flags, workdir=finished, expected=1)
+
   output = refused(_RUN, "--override=controller.population_size=9")
   assert "holds a run with controller.population_size = 8, and now it is 9" in output
   assert "holds a run with seed = 0, and now it is 1" in refused(_RUN, "--seed=1")
@@ -293,7 +298,10 @@ def test_quickstart_sets_a_run_of_another_seed_aside_and_takes_it_up_again(
 ):
   aside = copy.with_name("run.seed0")
   other = launcher.start("trainers.quickstart", _RUN, "--seed=1", workdir=copy)
-  began = lambda: aside.exists() and (copy / "data" / "000" / "manifest.json").exists()
+
+  def began():
+    return aside.exists() and (copy / "data" / "000" / "manifest.json").exists()
+
   _wait_until(lambda: began() or other.exited)
   other.kill()
   assert f"The run of seed 0 in {copy} is now in {aside}." in other.output

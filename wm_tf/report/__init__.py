@@ -8,6 +8,7 @@ from wm_tf.report.animations import animation
 from wm_tf.report.disagreement_figure import disagreement_figure
 from wm_tf.report.figures import learning_curves, open_loop_figure, returns_figure, scores_figure
 from wm_tf.report.film_strips import film_strip
+from wm_tf.report.formatting import figures_text, scores_text
 from wm_tf.report.observations import display_frames, observation_strip
 from wm_tf.report.overview import in_words, terminal_table
 from wm_tf.report.page import render_page, save_figures, write_report
@@ -19,6 +20,7 @@ __all__ = [
   "checks",
   "disagreement_figure",
   "display_frames",
+  "figures_text",
   "film_strip",
   "in_words",
   "learning_curves",
@@ -28,6 +30,7 @@ __all__ = [
   "returns_figure",
   "save_figures",
   "scores_figure",
+  "scores_text",
   "terminal_table",
   "vector_strip",
   "write_report",

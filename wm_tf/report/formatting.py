@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 NOT_RUN = "not run"
@@ -84,3 +84,46 @@ def ranges(values: Iterable[int]) -> str:
     else:
       runs.append([value, value])
   return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+
+
+def figures_text(figures: Mapping[str, Any], indent: str = "  ") -> str:
+  """Writes a model's held-out figures, one a line.
+
+  Args:
+    figures: numbers, texts and mappings of them by name. A mapping of numbers is one line; a
+      mapping of mappings has a line of its own and the rest below it.
+    indent: what each line begins with.
+
+  Returns:
+    The lines.
+  """
+  lines = []
+  for name, value in figures.items():
+    if isinstance(value, Mapping) and any(isinstance(v, Mapping) for v in value.values()):
+      lines += [f"{indent}{name}", figures_text(value, indent + "  ")]
+      continue
+    if isinstance(value, Mapping):
+      value = "  ".join(f"{k}: {_short(v)}" for k, v in value.items() if v is not None)
+    lines.append(f"{indent}{name:24} {_short(value)}")
+  return "\n".join(lines)
+
+
+def scores_text(scores: Mapping[str, Any]) -> str:
+  """Writes the returns of a validation or of `results.json`, one agent a line.
+
+  Args:
+    scores: by agent, a mapping with `mean`, `std` and `n`; other entries are ignored, except
+      `iteration`, which becomes the heading.
+
+  Returns:
+    The lines.
+  """
+  lines = [f"Iteration {scores['iteration']}:"] if "iteration" in scores else []
+  for name, score in scores.items():
+    if isinstance(score, Mapping) and "mean" in score:
+      lines.append(f"  {name:28} {score['mean']:8.1f} ± {score['std']:.1f}  (n = {score['n']})")
+  return "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+  return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -295,7 +295,10 @@ def to_markdown(table: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
     returns = np.array([row["in_environment"]["mean"] for row in rows])
     over_episodes = np.mean([row["in_environment"]["std"] for row in rows])
     gaps = np.array([row["in_model"]["mean"] for row in rows]) - returns
-    spread = lambda x: f" (fits ± {x.std(ddof=1):.0f})" if len(x) > 1 else ""
+
+    def spread(x):
+      return f" (fits ± {x.std(ddof=1):.0f})" if len(x) > 1 else ""
+
     cells = (
       name,
       words,

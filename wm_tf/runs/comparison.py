@@ -148,7 +148,9 @@ def compare(
 
 
 def _train(contestants: Sequence[Contestant], seconds: float, turn: float) -> None:
-  left = lambda contestant: seconds - contestant.spent["seconds"]
+  def left(contestant):
+    return seconds - contestant.spent["seconds"]
+
   total = round(seconds * len(contestants))
   with progress(total, "train", unit="s") as bar:
     while any(left(contestant) > 0 for contestant in contestants):

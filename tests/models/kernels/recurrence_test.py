@@ -9,7 +9,10 @@ from wm_tf.models.kernels.recurrence import lstm
 
 def _weights(num_inputs, units, seed, lead=()):
   generator = np.random.default_rng(seed)
-  normal = lambda *shape: tf.constant(generator.normal(0, 0.5, shape), tf.float32)
+
+  def normal(*shape):
+    return tf.constant(generator.normal(0, 0.5, shape), tf.float32)
+
   bias = normal(*lead, 1, 4 * units) if lead else normal(4 * units)
   return normal(*lead, num_inputs, 4 * units), normal(*lead, units, 4 * units), bias
 
