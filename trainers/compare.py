@@ -21,6 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from trainers import common
+from trainers.errors import FlagError
 from wm_tf import config as config_lib
 from wm_tf.files import atomic_open
 from wm_tf.runs.comparison import compare, to_text
@@ -49,7 +50,7 @@ def _methods() -> list[str]:
   unknown = [name for name in _METHODS.value if name not in config_lib.METHODS]
   if unknown or not _METHODS.value:
     known = ", ".join(config_lib.METHODS)
-    raise common.FlagError(f"--methods={','.join(_METHODS.value)}: it takes some of {known}.")
+    raise FlagError(f"--methods={','.join(_METHODS.value)}: it takes some of {known}.")
   return list(dict.fromkeys(_METHODS.value))
 
 

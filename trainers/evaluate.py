@@ -18,6 +18,7 @@ from pathlib import Path
 from absl import flags
 
 from trainers import common
+from trainers.errors import FlagError
 from wm_tf import config as config_lib
 from wm_tf import report
 from wm_tf.agent import AgentActor
@@ -67,7 +68,7 @@ def main() -> None:
     try:
       actor = foreign_actor(name, config)
     except config_lib.ConfigError as error:
-      raise common.FlagError(f"--{error}") from error
+      raise FlagError(f"--{error}") from error
   seeds = [int(seed) for seed in _SEEDS.value] or episode_seeds(
     "evaluation", common.seed(), _EPISODES.value
   )
