@@ -14,12 +14,11 @@ called again, it goes on. Leaves ablations.json and ablations.md in WORKDIR/abla
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import flags
 
 from trainers import common
 from trainers.errors import chosen
+from wm_tf.files import user_path
 from wm_tf.runs.ablation import VARIANTS, Ablations, applicable, to_markdown
 from wm_tf.runs.workdir import locked, write_findings
 
@@ -48,7 +47,7 @@ def main() -> None:
   names = chosen("variants", _VARIANTS.value, list(VARIANTS), "variant")
   source = common.read_run()
   source.best_iteration()  # Without a validated controller there is nothing to compare with.
-  folder = Path(_OUTPUT.value or source.workdir / "ablations")
+  folder = user_path(_OUTPUT.value or source.workdir / "ablations")
   folder.mkdir(parents=True, exist_ok=True)
   seeds = range(common.seed(), common.seed() + _NUM_SEEDS.value)
   with locked(folder):

@@ -14,6 +14,7 @@ from absl import logging as absl_logging
 
 from trainers.errors import EXPECTED_ERRORS, storage_error
 from wm_tf import config as config_lib
+from wm_tf.files import user_path
 from wm_tf.runs.folder import Description, no_run, read_description, set_aside
 from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError
@@ -63,7 +64,7 @@ def config() -> config_lib.ExperimentConfig:
     overrides.append(f"controller.method={_METHOD.value}")
   if _CONFIG.value is None:
     return config_lib.make_config(_PRESET.value, overrides, _ENVIRONMENT.value)
-  described = read_description(Path(_CONFIG.value))
+  described = read_description(user_path(_CONFIG.value))
   if described is None:
     raise config_lib.ConfigError(f"--config={_CONFIG.value} is no run.json.")
   if _ENVIRONMENT.value is not None:
@@ -73,7 +74,7 @@ def config() -> config_lib.ExperimentConfig:
 
 def workdir() -> Path:
   """The value of `--workdir`."""
-  return Path(_WORKDIR.value)
+  return user_path(_WORKDIR.value)
 
 
 def seed() -> int:
@@ -96,7 +97,7 @@ def read_run() -> Run:
   Raises:
     WorkdirError: if there is no run, or not the one that the flags describe, if they describe one.
   """
-  workdir = Path(_WORKDIR.value)
+  workdir = user_path(_WORKDIR.value)
   there = read_description(workdir / "run.json")
   if there is None:
     raise no_run(workdir)
@@ -111,7 +112,7 @@ def read_run() -> Run:
 
 def set_aside_other_seed() -> None:
   """Moves a run of another seed out of the way of `--seed`; see `runs.folder.set_aside`."""
-  set_aside(Path(_WORKDIR.value), Description(config(), seed()))
+  set_aside(user_path(_WORKDIR.value), Description(config(), seed()))
 
 
 def run(main: Callable[[], None]) -> None:

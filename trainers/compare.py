@@ -16,14 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 
 from absl import flags
 
 from trainers import common
 from trainers.errors import FlagError
 from wm_tf import config as config_lib
-from wm_tf.files import atomic_open
+from wm_tf.files import atomic_open, user_path
 from wm_tf.runs.comparison import compare, to_text
 from wm_tf.runs.workdir import WorkdirError, locked, read_json, write_json
 
@@ -60,7 +59,7 @@ def main() -> None:
   controller = config_lib.override(source.config.controller, _CONTROLLER.value)
   source.config = dataclasses.replace(source.config, controller=controller)
   iteration = source.best_iteration() if _ITERATION.value is None else _ITERATION.value
-  folder = Path(_OUTPUT.value or source.workdir / "compare")
+  folder = user_path(_OUTPUT.value or source.workdir / "compare")
   folder.mkdir(parents=True, exist_ok=True)
   settings = {
     "iteration": iteration,

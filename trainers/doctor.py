@@ -14,12 +14,12 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from pathlib import Path
 
 from absl import flags
 
 from trainers import common
 from wm_tf import report
+from wm_tf.files import user_path
 from wm_tf.report.doctor import doctor_checks, terminal_text
 from wm_tf.report.doctor_page import render_doctor
 from wm_tf.runs.examination import Examination
@@ -46,7 +46,7 @@ def main() -> None:
   started = time.monotonic()
   run = common.read_run()
   iteration = run.best_iteration() if _ITERATION.value is None else _ITERATION.value
-  folder = Path(_OUTPUT.value or run.workdir / "doctor")
+  folder = user_path(_OUTPUT.value or run.workdir / "doctor")
   examination = Examination(run, iteration, folder, common.seed())
   folder.mkdir(parents=True, exist_ok=True)
   with locked(folder):

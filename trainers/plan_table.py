@@ -13,12 +13,11 @@ read; what was measured is kept, and the same command goes on. Leaves planner_ta
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from absl import flags
 
 from trainers import common
 from trainers.errors import chosen
+from wm_tf.files import user_path
 from wm_tf.runs.planner_table import ROWS, Table, to_markdown
 from wm_tf.runs.workdir import locked
 
@@ -33,7 +32,7 @@ def main() -> None:
   names = chosen("rows", _ROWS.value, list(ROWS), "row")
   run = common.read_run()
   run.best_iteration()  # Without a validated controller there is nothing to plan with.
-  folder = Path(_OUTPUT.value or run.workdir / "planner_table")
+  folder = user_path(_OUTPUT.value or run.workdir / "planner_table")
   folder.mkdir(parents=True, exist_ok=True)
   with locked(folder):
     table = Table(run, folder, _EPISODES.value, _FINISHED.value, common.seed())

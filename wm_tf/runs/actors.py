@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from serving.address import is_address
 from wm_tf import config as config_lib
 from wm_tf.checks import ConfigError
 from wm_tf.data.collect import Actor
@@ -9,8 +10,6 @@ from wm_tf.export import load_agent
 from wm_tf.registry import nearest
 from wm_tf.runs.learned import AGENTS, BASELINES
 from wm_tf.runs.playing import environment_spec
-
-_SERVED = ("grpc://", "grpcs://")
 
 
 def foreign_actor(name: str, config: config_lib.ExperimentConfig) -> Actor:
@@ -25,7 +24,7 @@ def foreign_actor(name: str, config: config_lib.ExperimentConfig) -> Actor:
     ConfigError: if it cannot be loaded or called, or is for another environment.
   """
   try:
-    actor, made_for = _served_actor(name) if name.startswith(_SERVED) else _saved_actor(name)
+    actor, made_for = _served_actor(name) if is_address(name) else _saved_actor(name)
   except (OSError, ValueError) as error:
     hint = nearest(name, (*AGENTS, *BASELINES))
     hint = f" Or {hint}" if hint.startswith("did you mean") else ""

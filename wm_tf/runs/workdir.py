@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wm_tf.files import atomic_open, read_json, write_json
+from wm_tf.files import FolderInUseError, atomic_open, read_json, take_lock, write_json
 
 __all__ = ["WorkdirError", "locked", "read_json", "say", "write_findings", "write_json"]
 
@@ -35,22 +34,16 @@ def write_findings(path: Path, values: Mapping[str, Any], **texts: str) -> None:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-  """Holds a workdir, which two processes would wreck.
+  """Holds a workdir while the block runs, so that two processes do not write to it.
 
   Raises:
     WorkdirError: if another process holds it; with its pid.
   """
-  descriptor = os.open(workdir / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
   try:
-    try:
-      fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-      owner = os.read(descriptor, 32).decode().strip() or "?"
-      raise WorkdirError(
-        f"{workdir} is in use by process {owner}. Wait for it, or use another --workdir."
-      ) from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    descriptor = take_lock(workdir, ".lock")
+  except FolderInUseError as error:
+    raise WorkdirError(str(error)) from None
+  try:
     yield
   finally:
     os.close(descriptor)
