@@ -160,18 +160,11 @@ def test_every_trainer_finds_its_part_done(launcher, finished, copy):
 def test_evaluates_any_agent_with_the_figures_of_the_quickstart(launcher, finished, tmp_path):
   results = read_json(finished / "results.json")
 
+  output = tmp_path / "output.json"
+
   def evaluate(agent, *flags):
-    return (
-      launcher.run(
-        "trainers.evaluate",
-        "--preset=debug",
-        f"--agent={agent}",
-        f"--output={tmp_path / 'output.json'}",
-        *flags,
-        workdir=finished,
-      ),
-      read_json(tmp_path / "output.json"),
-    )
+    flags = ("--preset=debug", f"--agent={agent}", f"--output={output}", *flags)
+    return launcher.run("trainers.evaluate", *flags, workdir=finished), read_json(output)
 
   seeds = results["planner_in_environment"]["seeds"]
   first = f"--seeds={seeds[0]}"
