@@ -44,6 +44,7 @@ def batched(
   rng: np.random.Generator | None,
   shuffle_buffer: int | None = None,
   drop_remainder: bool = False,
+  fewest: int | None = None,
 ) -> tf.data.Dataset:
   """Shuffles slices and reads them in batches.
 
@@ -55,22 +56,15 @@ def batched(
     rng: draws the order; None for the order of `windows`.
     shuffle_buffer: slices' worth of steps that are decoded at a time, if the source must be
       decoded; None for 32 MiB.
-    drop_remainder: whether to drop a last batch that is smaller.
+    drop_remainder: whether to drop a last batch that is smaller, unless `fewest` is less than B.
+    fewest: the smallest number of slices in any epoch; None if all epochs have the same number.
 
   Returns:
     A dataset of `Batch`, or of observations if `length` is None.
-
-  Raises:
-    ValueError: if there is less than a batch.
   """
   num = len(windows.count)
+  drop_remainder = drop_remainder and (num if fewest is None else fewest) >= batch_size
   num_batches = num // batch_size if drop_remainder else -(-num // batch_size)
-  if not num_batches:
-    kind = "observations" if length is None else f"sequences of up to {length} steps"
-    raise ValueError(
-      f"The {len(source.steps)} episodes of split {source.split!r} hold {num} {kind}, less than a "
-      f"batch of {batch_size}; lower batch_size to at most {num}, or collect more episodes."
-    )
   size = rows.row_type(source.manifest).itemsize
   max_decoded = (length or 1) * shuffle_buffer if shuffle_buffer else _SHUFFLE_BYTES // size
   if rng is not None:

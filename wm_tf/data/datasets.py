@@ -63,14 +63,14 @@ def observations_dataset(
     held_out_fraction: see `held_out_seeds`.
     shuffle_buffer: observations that are decoded and shuffled at a time; by default, as many as fit
       in 32 MiB. Decoded folders are shuffled as a whole.
-    drop_remainder: whether to drop a last batch that is smaller.
+    drop_remainder: whether to drop a last batch that is smaller. It is kept if an epoch can be less than B.
 
   Returns:
     A dataset of observations `[B, ...]`, such as `uint8[B, 64, 64, 3]` or a dict of arrays; of
     known cardinality.
 
   Raises:
-    ValueError: if the folders differ in kind, or hold less than a batch.
+    ValueError: if the folders differ in kind, or hold no episode of the split.
     CorruptShardError: if a shard is missing or truncated; while iterating, if one is damaged.
   """
   source = Source.open(folders, split, held_out_fraction)
@@ -118,13 +118,13 @@ def sequences_dataset(
     held_out_fraction: see `held_out_seeds`.
     shuffle_buffer: sequences that are decoded and shuffled at a time; by default, as many as fit in
       32 MiB. Folders of rows are shuffled as a whole.
-    drop_remainder: whether to drop a last batch that is smaller.
+    drop_remainder: whether to drop a last batch that is smaller. It is kept if an epoch can be less than B.
 
   Returns:
     A dataset of `Batch`, of known cardinality.
 
   Raises:
-    ValueError: if the folders differ in kind, or hold less than a batch.
+    ValueError: if the folders differ in kind, or hold no episode of the split.
     CorruptShardError: if a shard is missing or truncated; while iterating, if one is damaged.
   """
   if sequence_length < 2:
@@ -136,6 +136,7 @@ def sequences_dataset(
   cut = np.full_like(last, stride) if rng is None else rng.integers(1, stride + 1, len(last))
   # One more than there are cuts before the last step.
   num_windows = 1 - np.minimum(0, (cut - last) // stride)
+  fewest = int(np.sum(1 - np.minimum(0, (stride - last) // stride)))
   episode = np.repeat(np.arange(len(last)), num_windows)
   number = np.arange(len(episode)) - np.repeat(np.cumsum(num_windows) - num_windows, num_windows)
   begin = np.maximum(0, cut[episode] + (number - 1) * stride) * (number > 0)
@@ -149,6 +150,7 @@ def sequences_dataset(
     rng=rng,
     shuffle_buffer=shuffle_buffer,
     drop_remainder=drop_remainder,
+    fewest=fewest,
   )
 
 

@@ -99,6 +99,11 @@ def fit_model(
   def eval_fn() -> tf.data.Dataset:
     return dataset_fn(folders, seed=None, split="held_out", drop_remainder=False, **common)
 
+  if tf.nest.flatten(train_fn(0).element_spec)[0].shape[0] is None:
+    say(
+      f"fit {title} {iteration:03d}: the data are less than {name}_fit.batch_size = "
+      f"{settings.batch_size}; each step is on all of them."
+    )
   logger = make_loggers(folder, desc=f"fit {title} {iteration:03d}")
   try:
     fit(
