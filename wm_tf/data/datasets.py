@@ -63,7 +63,8 @@ def observations_dataset(
     held_out_fraction: see `held_out_seeds`.
     shuffle_buffer: observations that are decoded and shuffled at a time; by default, as many as fit
       in 32 MiB. Decoded folders are shuffled as a whole.
-    drop_remainder: whether to drop a last batch that is smaller. It is kept if an epoch can be less than B.
+    drop_remainder: whether to drop a last batch that is smaller, unless an epoch can hold less
+      than B.
 
   Returns:
     A dataset of observations `[B, ...]`, such as `uint8[B, 64, 64, 3]` or a dict of arrays; of
@@ -118,7 +119,8 @@ def sequences_dataset(
     held_out_fraction: see `held_out_seeds`.
     shuffle_buffer: sequences that are decoded and shuffled at a time; by default, as many as fit in
       32 MiB. Folders of rows are shuffled as a whole.
-    drop_remainder: whether to drop a last batch that is smaller. It is kept if an epoch can be less than B.
+    drop_remainder: whether to drop a last batch that is smaller, unless an epoch can hold less
+      than B.
 
   Returns:
     A dataset of `Batch`, of known cardinality.
