@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from pathlib import Path
 
@@ -19,13 +21,22 @@ def launcher(tmp_path_factory) -> Launcher:
 def finished(launcher, tmp_path_factory) -> Path:
   """The workdir of a quickstart that nothing interrupted; not to be changed.
 
-  Beside it are `writes`, what it wrote in which order, and `output`, what it printed.
+  Beside it are `writes`, what it wrote in which order, and `output`, what it printed. The worker
+  processes of a test run share it.
   """
-  workdir = tmp_path_factory.mktemp("finished") / "run"
-  output = launcher.run(
-    "trainers.quickstart", "--preset=debug", workdir=workdir, writes=workdir.with_name("writes")
-  )
-  workdir.with_name("output").write_text(output)
+  folder = tmp_path_factory.getbasetemp()
+  if "PYTEST_XDIST_WORKER" in os.environ:
+    folder = folder.parent
+  workdir = folder / "finished" / "run"
+  workdir.parent.mkdir(exist_ok=True)
+  with open(folder / "finished.lock", "w") as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)  # Another worker may be making it.
+    if not workdir.with_name("output").exists():
+      shutil.rmtree(workdir, ignore_errors=True)
+      output = launcher.run(
+        "trainers.quickstart", "--preset=debug", workdir=workdir, writes=workdir.with_name("writes")
+      )
+      workdir.with_name("output").write_text(output)
   return workdir
 
 

@@ -1,7 +1,12 @@
-"""The quickstart at debug size on every kind of environment: from data to a served agent."""
+"""The quickstart at debug size on every kind of environment: from data to a served agent.
+
+`readme_test.py` does the same for gym:Pendulum-v1 and for a maze.
+"""
 
 from __future__ import annotations
 
+import concurrent.futures
+import importlib.util
 import json
 
 import numpy as np
@@ -11,7 +16,6 @@ pytestmark = pytest.mark.timeout(600)  # A machine that is busy with other thing
 
 _SHORT = ("--override=environment_options.max_steps=60",)
 _ENVIRONMENTS = {
-  "gym:Pendulum-v1": _SHORT,
   "gym:CartPole-v1": (),
   "gym:MountainCarContinuous-v0": _SHORT,
   "gym:LunarLander-v3": (),
@@ -24,17 +28,37 @@ _ENVIRONMENTS = {
 }
 
 
+@pytest.fixture(scope="module")
+def runs(launcher, tmp_path_factory):
+  """By environment, the workdir of a quickstart and the future of what it prints.
+
+  Two run at a time: a run is one core's work for most of its time.
+  """
+  folder = tmp_path_factory.mktemp("environments")
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    found = {}
+    for index, (environment, flags) in enumerate(_ENVIRONMENTS.items()):
+      if "ALE/" in environment and importlib.util.find_spec("ale_py") is None:
+        continue
+      workdir = folder / str(index)
+      flags = (f"--environment={environment}", "--preset=debug", *flags)
+      printed = pool.submit(launcher.run, "trainers.quickstart", *flags, workdir=workdir)
+      found[environment] = workdir, printed
+    yield found
+    pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.parametrize("environment", _ENVIRONMENTS)
-def test_from_data_to_an_evaluated_served_agent(launcher, tmp_path, environment):
-  if "ALE/" in environment:
-    pytest.importorskip("ale_py")
-  flags = (f"--environment={environment}", "--preset=debug", *_ENVIRONMENTS[environment])
-  output = launcher.run("trainers.quickstart", *flags, workdir=tmp_path / "run")
-  results = json.loads((tmp_path / "run/results.json").read_text())
+def test_from_data_to_an_evaluated_served_agent(runs, environment):
+  if environment not in runs:
+    pytest.skip("not installed: ale-py")
+  workdir, printed = runs[environment]
+  output = printed.result()
+  results = json.loads((workdir / "results.json").read_text())
   for name in ("random", "controller_in_model", "controller_in_environment"):
     assert results[name]["n"] == 2 and np.isfinite(results[name]["returns"]).all()
   assert results["planner_in_environment"]["n"] == 1
   assert "heuristic" not in results and "heuristic" not in results["data"]["by_policy"]
-  page = (tmp_path / "run/report.html").read_text()
+  page = (workdir / "report.html").read_text()
   assert results["environment"] in page and "CarRacing-v2" not in page
   assert "served planner" in output

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import multiprocessing
 import os
 import resource
@@ -65,15 +66,15 @@ class Trainer:
 
 
 class Launcher:
-  """Starts modules as `python -m` does.
+  """Starts modules as `python -m` does. Threads may share one.
 
   Args:
     folder: for the logs.
   """
 
   def __init__(self, folder: Path):
-    self._folder, self._count = folder, 0
-    self._running: list[Trainer] = []
+    self._folder, self._count = folder, itertools.count(1)
+    self._started: list[Trainer] = []
 
   def start(
     self,
@@ -92,14 +93,13 @@ class Launcher:
       kill_at: the write, as `writes` would list it, just before which it kills itself.
       writes: a file to list its writes in.
     """
-    self._count += 1
-    log = self._folder / f"{self._count:03d}.log"
+    log = self._folder / f"{next(self._count):03d}.log"
     log.touch()
     argv = [module, *([f"--workdir={workdir}"] if workdir else []), *flags]
     process = _CONTEXT.Process(target=_main, args=(argv, log, workdir, kill_at, writes))
     process.start()
     trainer = Trainer(process, log)
-    self._running = [other for other in self._running if not other.exited] + [trainer]
+    self._started.append(trainer)
     return trainer
 
   def run(self, module: str, *flags: str, expected: int = 0, **options) -> str:
@@ -111,13 +111,13 @@ class Launcher:
 
   def end(self) -> None:
     """Ends the trainers that are still running, and what they have started."""
-    for trainer in self._running:
+    for trainer in self._started:
       if not trainer.exited:
         trainer.kill()
         for pid in trainer.survivors():
           with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    self._running = []
+    self._started = []
 
 
 def _main(

@@ -59,6 +59,11 @@ def _as_batch(episode: Episode) -> Batch:
   return tf.nest.map_structure(with_batch, datasets.align(episode))
 
 
+def _observed(model: WorldModel, batch: Batch) -> Nest:
+  """Returns the states `[B, T, ...]` after each observation, by one compiled loop."""
+  return tf.function(lambda x: observe_sequence(model, x, rng.make_seed(0)), autograph=False)(batch)
+
+
 def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes, Nest]:
   """Draws a real episode, its reconstruction, and a dream along the same actions.
 
@@ -73,7 +78,7 @@ def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes,
     `WorldModel.decode`, with a leading T.
   """
   model = agent.world_model
-  states = observe_sequence(model, _as_batch(episode), rng.make_seed(0))
+  states = _observed(model, _as_batch(episode))
   reconstructed = _decoded(model, states)
   last = len(episode.reward) - 1
   first = max(0, min(first, last - min(_DREAM_STEPS, last // 2)))
