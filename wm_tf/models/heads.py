@@ -214,14 +214,7 @@ class RewardHead(keras.layers.Layer):
       )
 
   def adapt(self, rewards) -> None:
-    """Adapts the head to the rewards of the training data; here it only runs `check_rewards`.
-
-    Args:
-      rewards: numbers of any shape.
-
-    Raises:
-      RewardRangeError: see `check_rewards`.
-    """
+    """Checks the rewards of the training data. See `check_rewards`."""
     self.check_rewards(rewards)
 
   def mean(self, logits: tf.Tensor) -> tf.Tensor:

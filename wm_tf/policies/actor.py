@@ -30,7 +30,7 @@ class FeatureNetwork(tf.Module):
       feature_size: F.
       hidden_sizes: widths of the hidden layers.
       output_size: width of the output.
-      seed: of the initial weights.
+      seed: seed of the initial weights.
       name: module name.
     """
     super().__init__(name=name)
@@ -93,7 +93,7 @@ class Actor(tf.Module):
     Args:
       world_model: gives the features and the kind of action.
       hidden_sizes: widths of the hidden layers.
-      seed: of the initial weights.
+      seed: seed of the initial weights.
       name: module name.
     """
     super().__init__(name=name)
@@ -151,7 +151,7 @@ class Critic(tf.Module):
       reward_scale: factor from rewards to what the network predicts; None if it is derived from
         data later, and 1 until then.
       discount: factor per decision.
-      seed: of the initial weights.
+      seed: seed of the initial weights.
       name: module name.
     """
     super().__init__(name=name)

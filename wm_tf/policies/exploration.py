@@ -26,7 +26,7 @@ class _OpenLoop:
 
     Args:
       action_size: A.
-      num_choices: of each group of a categorical action; empty for continuous actions.
+      num_choices: choices in each group of a categorical action; empty for continuous actions.
     """
     if num_choices and sum(num_choices) != action_size:
       raise ValueError(f"{action_size} numbers are not groups of {tuple(num_choices)} choices.")
@@ -151,10 +151,10 @@ class Noisy(_Disturbed):
     """Disturbs `actor`.
 
     Args:
-      actor: any.
+      actor: the actor.
       scale: see above; one number, or one for each dimension of a continuous action.
       correlation: of continuous noise.
-      num_choices: of each group of a categorical action; empty for continuous actions.
+      num_choices: choices in each group of a categorical action; empty for continuous actions.
 
     Raises:
       ValueError: if `scale` is not a probability although actions are categorical.
@@ -194,10 +194,10 @@ class Interrupted(_Disturbed):
     """Interrupts `actor`.
 
     Args:
-      actor: any.
+      actor: the actor.
       rate: probability that an interruption begins at a decision outside of one.
       max_decisions: an interruption takes the same action for 1 to `max_decisions` decisions.
-      num_choices: of each group of a categorical action; empty for continuous actions.
+      num_choices: choices in each group of a categorical action; empty for continuous actions.
 
     Raises:
       ValueError: if `rate` is not a probability.

@@ -67,7 +67,7 @@ def controller_actions(
   Args:
     layers: the stacked layers of N controllers, each `float32[N, inputs + 1, outputs]`.
     features: `float32[N, R, F]`.
-    num_choices: of each group of a categorical action; empty for continuous actions.
+    num_choices: choices in each group of a categorical action; empty for continuous actions.
 
   Returns:
     `float32[N, R, A]`.

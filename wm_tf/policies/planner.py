@@ -65,7 +65,7 @@ class PlannerConfig:
 
     Args:
       action_size: A.
-      num_choices: of each group of a categorical action; empty for actions in [-1, 1].
+      num_choices: choices in each group of a categorical action; empty for actions in [-1, 1].
 
     Raises:
       ValueError: if the fields contradict each other.
@@ -110,7 +110,7 @@ class Planner(tf.Module):
     """Makes a planner.
 
     Args:
-      world_model: any.
+      world_model: the world model.
       config: see `PlannerConfig`.
       proposal: a policy without memory, such as the evolved controller.
       critic: estimates the return after the last planned step; its discount replaces the
