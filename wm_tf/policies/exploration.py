@@ -231,7 +231,7 @@ class Interrupted(_Disturbed):
     self._rate, self._max_decisions = rate, max_decisions
 
   def disturbances(self, rng, action_size):
-    """Yields the action during an interruption, and None otherwise. See `_Disturbed.disturbances`."""
+    """Yields actions of interruptions, and None outside of them. See `_Disturbed.disturbances`."""
     while True:
       if rng.random() < self._rate:
         yield from _held(rng, action_size, self._max_decisions, self._num_choices)

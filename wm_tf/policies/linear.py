@@ -102,7 +102,10 @@ class LinearController(tf.Module):
     return ()
 
   def act(self, state, memory, seed=None, explore: bool = False):
-    """Returns `(action float32[B, A], memory)`; `seed` and `explore` are not used. See `Policy.act`."""
+    """Returns `(action float32[B, A], memory)`; `seed` and `explore` are not used.
+
+    See `Policy.act`.
+    """
     features = self._world_model.features(state)
     return self.actions(self.parameters[tf.newaxis], features[tf.newaxis])[0], memory
 

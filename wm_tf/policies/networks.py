@@ -21,7 +21,7 @@ Layers = tuple[np.ndarray, ...]
 class Network(NamedTuple):
   """A controller as arrays: layers with `silu` between them, on mapped features.
 
-  An action is the `tanh` of the last layer's output, or the largest number in each group of choices.
+  An action is the `tanh` of the last layer's output, or its largest number in each group.
 
   Attributes:
     loc, matrix: `float32[F]` and `float32[F, G]`: the input of the first layer is
@@ -121,7 +121,7 @@ def become(policy: Policy, network: Network) -> None:
 
   Args:
     policy: a `LinearController` or an `Actor`.
-    network: a network of the same sizes as `Network.of(policy)`; its `loc` and `matrix` are not used.
+    network: has the sizes of `Network.of(policy)`; its `loc` and `matrix` are not used.
   """
   if isinstance(policy, LinearController):
     policy.parameters.assign(network.layers[0].reshape(-1))
