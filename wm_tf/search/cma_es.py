@@ -62,8 +62,8 @@ def cma_es_parameters(num: int, size: int, active: bool, separable: bool) -> CMA
   cs = (mueff + 2) / (size + mueff + 5)
   ds = 1 + 2 * max(0.0, math.sqrt((mueff - 1) / (size + 1)) - 1) + cs
 
-  # The smallest of three masses. They balance the positive weights' learning rate, keep the variance
-  # of both sides comparable, and keep the covariance positive definite.
+  # The smallest of three masses: they balance the positive weights' learning rate, keep both sides'
+  # variance comparable, and keep the covariance positive definite.
   mass = min(1 + c1 / cmu, 1 + 2 * mueff_negative / (mueff + 2), (1 - c1 - cmu) / (size * cmu))
   mass = mass if active else 0.0
   weights = np.concatenate([positive / positive.sum(), mass * negative / -negative.sum()])
