@@ -68,12 +68,15 @@ class AdaptedEnv(gym.Env):
     self._native = None
 
   def native(self, observation: Any) -> Any:
-    """Returns the native observation that `spec_` describes.
+    """Converts an observation to the native observation that `spec_` describes.
 
     It is called once for each observation of the agent, so expensive drawing belongs here.
 
     Args:
       observation: the latest observation of the wrapped environment.
+
+    Returns:
+      `observation` itself, unless a subclass overrides this method.
     """
     return observation
 
@@ -265,12 +268,15 @@ class PixelEnv(AdaptedEnv):
   """
 
   def frame(self, observation: Any) -> np.ndarray:
-    """Returns the native frame, `uint8[H, W, C]`.
+    """Returns the native frame of an observation.
 
     It is called once for each frame that the agent sees, so expensive drawing belongs here.
 
     Args:
       observation: the latest observation of the wrapped environment.
+
+    Returns:
+      `uint8[H, W, C]`; `observation` itself, unless a subclass overrides this method.
     """
     return observation
 

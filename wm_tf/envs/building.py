@@ -53,12 +53,15 @@ def build(factory: Callable, name: str, options: dict[str, Any]) -> AdaptedEnv:
 
 
 def describe(factory: Callable, name: str, options: dict[str, Any]) -> EnvSpec:
-  """Returns the `EnvSpec` of an environment; builds it only if the factory has no `make_spec`.
+  """Describes an environment; builds it only if the factory has no `make_spec`.
 
   Args:
     factory: see `build`.
     name: see `build`.
     options: see `build`.
+
+  Returns:
+    The `EnvSpec` of the environment that `build` builds.
 
   Raises:
     ValueError: see `build`.

@@ -33,11 +33,14 @@ def to_agent(spec: ObservationSpec, native: Any) -> Nest:
 
 
 def picture(part: ObservationPart, native: Any) -> np.ndarray:
-  """Returns a copy of the newest native frame as an RGB picture, `uint8[H, W, 3]`.
+  """Converts the newest native frame to an RGB picture.
 
   Args:
     part: the specification of an image.
     native: an observation of the environment's observation space.
+
+  Returns:
+    `uint8[H, W, 3]`, a copy.
   """
   frame = _pixels(part, _at(part, native))[..., -part.frame_channels :]
   return np.repeat(frame, 3, axis=-1) if frame.shape[-1] == 1 else frame[..., :3].copy()

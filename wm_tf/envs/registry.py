@@ -164,13 +164,16 @@ def build_env(target: str | Callable, env_name: str, /, **options) -> AdaptedEnv
 
 
 def env_factory(name: str, **options) -> functools.partial:
-  """Returns a picklable function without arguments that builds an environment in a worker process.
+  """Makes a picklable function that builds an environment in a worker process.
 
-  The function does not depend on registrations in that process. Its `keywords` are `options`.
+  The function does not depend on registrations in that process.
 
   Args:
     name: see the module.
     **options: see `make_env`.
+
+  Returns:
+    A function without arguments that returns the environment. Its `keywords` are `options`.
 
   Raises:
     ValueError: see `resolve`.
@@ -179,11 +182,14 @@ def env_factory(name: str, **options) -> functools.partial:
 
 
 def env_spec(name: str, **options) -> EnvSpec:
-  """Returns the `EnvSpec` of an environment, equal to `make_env(name, **options).spec_`.
+  """Describes an environment; builds it only if necessary.
 
   Args:
     name: see the module.
     **options: see `make_env`.
+
+  Returns:
+    The `EnvSpec`, equal to `make_env(name, **options).spec_`.
 
   Raises:
     ValueError: see `make_env`.

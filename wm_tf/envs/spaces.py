@@ -243,10 +243,13 @@ def _check_images(spec: ObservationSpec, options: AdapterOptions) -> None:
 
 
 def agent_space(spec: ObservationSpec) -> gym.Space:
-  """Returns the space of the agent's observations: a Box, or a Dict of Boxes.
+  """Makes the space of the agent's observations.
 
   Args:
     spec: the specification of the observations.
+
+  Returns:
+    A Box, or a Dict of Boxes.
   """
   boxes = []
   for part in spec.parts:
@@ -369,19 +372,25 @@ def _to_float32(bound: np.ndarray) -> np.ndarray:
 
 
 def agent_action_space(space: ActionSpace) -> spaces.Box:
-  """Returns the space of the agent's actions: [-1, 1], or [0, 1] for one-hot vectors.
+  """Makes the space of the agent's actions.
 
   Args:
     space: the specification of the actions.
+
+  Returns:
+    A Box `float32[A]`: [-1, 1], or [0, 1] for one-hot vectors.
   """
   return spaces.Box(0.0 if space.is_categorical else -1.0, 1.0, (space.size,), np.float32)
 
 
 def idle_action(space: ActionSpace) -> np.ndarray | int:
-  """Returns the environment's own action nearest zero, or the first choice.
+  """Chooses the idle action: the one nearest zero, or the first choice.
 
   Args:
     space: the specification of the actions.
+
+  Returns:
+    An action of the environment itself.
   """
   if space.is_categorical:
     return space.to_env(np.zeros(space.size, np.float32))

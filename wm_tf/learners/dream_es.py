@@ -78,6 +78,15 @@ class DreamES:
     *,
     jit_compile: bool = True,
   ):
+    """Initializes the compiled functions.
+
+    Args:
+      world_model: the world model to score in.
+      controller: computes the actions of candidates; its own parameters are not used.
+      strategy: the search.
+      config: the settings.
+      jit_compile: whether XLA compiles the dreams.
+    """
     self._world_model, self._controller = world_model, controller
     self._strategy, self._config = strategy, config
     self._draw_noise = tf.function(self._drawn, jit_compile=jit_compile)

@@ -294,10 +294,13 @@ class GradientLearner:
       slow.assign_add(rate * (fast - slow))
 
   def slow_values(self, features: tf.Tensor) -> tf.Tensor:
-    """Returns the slow critic's values, `float32[...]`, in units of scaled reward.
+    """Computes the slow critic's values, clipped to the bounds if the reward scale is derived.
 
     Args:
       features: `float32[..., F]`.
+
+    Returns:
+      `float32[...]`, in units of scaled reward.
     """
     values = self._slow_critic(features)[..., 0]
     if not self._derives_scale:
@@ -341,10 +344,13 @@ class GradientLearner:
 
 
 def numbered(optimizer: keras.optimizers.Optimizer) -> dict[str, tf.Variable]:
-  """Returns an optimiser's variables by their position, such as `"0"`.
+  """Names an optimiser's variables by their position.
 
   Args:
     optimizer: a built Keras optimiser.
+
+  Returns:
+    Variables by name: `"0"`, `"1"` and so on.
   """
   return {f"{i}": variable.value for i, variable in enumerate(optimizer.variables)}
 

@@ -110,10 +110,13 @@ class SearchSpace:
       self.size = sum(base.size for base in self._bases)
 
   def layers(self, x: np.ndarray) -> list[np.ndarray]:
-    """Returns the searched layers of N controllers, each `float32[N, inputs + 1, outputs]`.
+    """Computes the searched layers of N controllers.
 
     Args:
       x: `[N, D]`.
+
+    Returns:
+      Arrays `float32[N, inputs + 1, outputs]`, one for each searched layer.
     """
     x = np.asarray(x, np.float64)
     if self._parameters == "output":
@@ -130,17 +133,20 @@ class SearchSpace:
     ]
 
   def at(self, x: np.ndarray) -> Network:
-    """Returns the controller of one vector.
+    """Makes the controller of one vector.
 
     Args:
       x: `[D]`.
+
+    Returns:
+      The `Network`.
     """
     searched = tuple(layer[0] for layer in self.layers(np.asarray(x)[np.newaxis]))
     return self.network._replace(layers=(*self.network.layers[: self.num_frozen], *searched))
 
 
 def begin(strategy: CMAES, space: SearchSpace, covariance: np.ndarray | None = None) -> CMAESState:
-  """Returns the first state of a search, centred on the given controller.
+  """Makes the first state of a search, centred on the given controller.
 
   Args:
     strategy: the search.
@@ -148,6 +154,9 @@ def begin(strategy: CMAES, space: SearchSpace, covariance: np.ndarray | None = N
     covariance: covariance `[D, D]`, or its diagonal `[D]`, of the search that found the controller
       in the dream. Its shape is used but not its size, because the step size in the dream does not
       tell how far the real optimum is. None, or another D, starts from the identity.
+
+  Returns:
+    The state, for one problem (B = 1) in float64.
   """
   if covariance is not None and len(covariance) != space.size:
     covariance = None  # It belongs to other parameters.

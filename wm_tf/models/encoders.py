@@ -204,6 +204,12 @@ class VectorScaler(keras.layers.Layer):
   """
 
   def __init__(self, size: int, name: str = "vector_scaler"):
+    """Initializes the scaler with mean 0 and scale 1.
+
+    Args:
+      size: D.
+      name: the name of the layer.
+    """
     super().__init__(name=name)
     constant = keras.initializers.Constant
     self.loc = self.add_weight(

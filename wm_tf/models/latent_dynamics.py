@@ -86,6 +86,11 @@ class LatentDynamics(WorldModel):
     num_choices: tuple[int, ...],
     name: str,
   ):
+    """Initializes the VAE and the statistics; see `MDNRNN` for the arguments.
+
+    Raises:
+      ValueError: if `num_choices` do not add up to `action_size`.
+    """
     super().__init__(name=name)
     if num_choices and sum(num_choices) != action_size:
       raise ValueError(f"num_choices {num_choices} must add up to action_size {action_size}.")

@@ -117,6 +117,16 @@ class VAE(keras.Model):
     observation: ObservationSpec = _PAPER_OBSERVATION,
     name: str = "vae",
   ):
+    """Initializes the model with new weights.
+
+    Args:
+      config: sizes and loss.
+      observation: the specification of the observations.
+      name: the name of the Keras model.
+
+    Raises:
+      ValueError: see `VAEConfig.check_observation`.
+    """
     super().__init__(name=name)
     del self.loss  # Keras' attribute for `compile`, which would hide the method.
     config.check_observation(observation)

@@ -50,6 +50,11 @@ class WorldModel(keras.Model):
   usual_disagreement: Any = 0.0
 
   def __init__(self, name: str):
+    """Initializes the Keras model.
+
+    Args:
+      name: the name of the Keras model.
+    """
     super().__init__(name=name)
     del self.loss  # Keras' attribute for `compile`, which would hide the method.
 

@@ -68,6 +68,13 @@ class Held(_OpenLoop):
   """
 
   def __init__(self, action_size: int, max_decisions: int = 10, num_choices: Sequence[int] = ()):
+    """Initializes the actor.
+
+    Args:
+      action_size: A.
+      max_decisions: the largest number of decisions that an action is held for.
+      num_choices: choices in each group of a categorical action; empty for continuous actions.
+    """
     super().__init__(action_size, num_choices)
     self.max_decisions = max_decisions
 
@@ -95,6 +102,15 @@ class Brownian(_OpenLoop):
     mean: float | Sequence[float] = 0.0,
     num_choices: Sequence[int] = (),
   ):
+    """Initializes the actor.
+
+    Args:
+      action_size: A.
+      scale: standard deviation.
+      theta: rate at which the correlation decays, per decision.
+      mean: mean; one number, or one for each dimension.
+      num_choices: choices in each group of a categorical action; empty for continuous actions.
+    """
     super().__init__(action_size, num_choices)
     self.scale, self.theta, self.mean = scale, theta, mean
 

@@ -92,6 +92,13 @@ class LayersPolicy(tf.Module):
   """A policy whose layers can be replaced, so that many controllers share one compiled graph."""
 
   def __init__(self, world_model: WorldModel, layers: Layers, name: str = "layers_policy"):
+    """Initializes the policy.
+
+    Args:
+      world_model: gives the features and the kind of action.
+      layers: the first layers, each `float32[inputs + 1, outputs]`.
+      name: module name.
+    """
     super().__init__(name=name)
     self._world_model = world_model
     self._layers = [tf.Variable(layer[np.newaxis], trainable=False) for layer in layers]

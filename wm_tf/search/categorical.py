@@ -69,11 +69,14 @@ class _CategoricalSearch:
     return sum(self.num_choices)
 
   def init(self, mean) -> CategoricalState:
-    """Returns the state of a new search.
+    """Starts a search.
 
     Args:
       mean: `[B, D]`, a plan of one-hot groups, or probabilities. A group of zeros starts from the
         uniform distribution.
+
+    Returns:
+      The first state.
 
     Raises:
       ValueError: if D is not a multiple of A.

@@ -81,11 +81,14 @@ class CEM(strategy.MeanAndBest):
     strategy.check_gaussian(self)
 
   def init(self, mean, scale=None) -> CEMState:
-    """Returns the state of a new search.
+    """Starts a search.
 
     Args:
       mean: `[B, D]`.
       scale: standard deviation, broadcast to `[B, D]`; `initial_scale` if None.
+
+    Returns:
+      The first state.
     """
     mean = strategy.as_mean(mean)
     lead, kept = tf.shape(mean)[0], self.num_kept_elites

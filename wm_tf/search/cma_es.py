@@ -150,12 +150,15 @@ class CMAES(strategy.MeanAndBest):
     return cma_es_parameters(self.population(size), size, self.active, self.separable)
 
   def init(self, mean, covariance=None) -> CMAESState:
-    """Returns the state of a new search.
+    """Starts a search.
 
     Args:
       mean: `[B, D]`.
       covariance: covariance of an earlier search, `[B, D, D]` or its diagonal `[B, D]`. It is
         divided by its mean eigenvalue, so its size has no effect. None for the identity.
+
+    Returns:
+      The first state.
     """
     mean = strategy.as_mean(mean)
     rows, zeros, ones = tf.shape(mean)[:1], tf.zeros_like(mean), tf.ones_like(mean)

@@ -73,11 +73,14 @@ class MPPI(strategy.MeanAndBest):
       raise ValueError(f"temperature must be positive; got {self.temperature}.")
 
   def init(self, mean, scale=None) -> MPPIState:
-    """Returns the state of a new search.
+    """Starts a search.
 
     Args:
       mean: `[B, D]`.
       scale: standard deviation, broadcast to `[B, D]`; `initial_scale` if None.
+
+    Returns:
+      The first state.
     """
     mean = strategy.as_mean(mean)
     scale = strategy.as_scale(self.initial_scale if scale is None else scale, mean)

@@ -49,10 +49,13 @@ SEARCHES.register("mppi", Search(MPPI, ("planner",), CategoricalMPPI))
 
 
 def search_names(use: str) -> tuple[str, ...]:
-  """Returns the names of the searches for one use.
+  """Lists the searches for one use.
 
   Args:
     use: one of `USES`.
+
+  Returns:
+    Their names.
   """
   return tuple(name for name in SEARCHES.names() if use in SEARCHES.get(name).uses)
 

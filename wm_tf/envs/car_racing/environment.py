@@ -79,10 +79,13 @@ class CarRacing(PixelEnv):
 
   @classmethod
   def make_spec(cls, **options) -> EnvSpec:
-    """Returns the `spec_` that the constructor sets for the same options.
+    """Makes the specification without building the simulator.
 
     Args:
       **options: fields of `CarRacingOptions`.
+
+    Returns:
+      The `spec_` that the constructor sets for the same options.
     """
     chosen = CarRacingOptions(**options)
     return EnvSpec(
@@ -104,10 +107,13 @@ class CarRacing(PixelEnv):
 
   @classmethod
   def make_heuristic(cls, **options) -> CarDriver:
-    """Returns the scripted driver.
+    """Makes the scripted driver.
 
     Args:
       **options: arguments of `CarDriver`.
+
+    Returns:
+      The driver.
     """
     return CarDriver(**options)
 

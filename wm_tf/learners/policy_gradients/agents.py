@@ -121,6 +121,7 @@ class _FunctionNetwork(Network):
     return self._list()
 
   def call(self, observation, step_type=None, network_state=(), training=False):
+    """Computes the function. See `tf_agents.networks.Network.call`."""
     return self._function(observation), network_state
 
 
@@ -132,6 +133,7 @@ class _Optimizer:
     self.learning_rate = learning_rate  # TF-Agents writes it into summaries.
 
   def apply_gradients(self, gradients_and_variables) -> None:
+    """Applies gradients with the learner's optimisers."""
     gradients = {variable.ref(): gradient for gradient, variable in gradients_and_variables}
     self._learner.apply_gradients(
       *(
@@ -145,9 +147,11 @@ class _PPOAgent(PPOKLPenaltyAgent):
   """A PPO agent that adapts its penalty in `adapt`, not in `train` after every minibatch."""
 
   def update_adaptive_kl_beta(self, kl_divergence):
+    """Does nothing; see the class."""
     return tf.no_op()
 
   def adapt(self, kl_divergence: tf.Tensor) -> None:
+    """Adapts the weight of the penalty to a divergence `float32[]`."""
     super().update_adaptive_kl_beta(kl_divergence)
 
 

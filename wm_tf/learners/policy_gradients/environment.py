@@ -42,10 +42,13 @@ def require_tf_agents() -> None:
 
 
 def make_time_step_spec(world_model: WorldModel) -> ts.TimeStep:
-  """Returns the specification of one step of one dream: observations are `float32[F]`.
+  """Makes the specification of one step of one dream.
 
   Args:
     world_model: gives the number of features F.
+
+  Returns:
+    A `TimeStep` of specifications, with observations `float32[F]`.
   """
   return ts.time_step_spec(TensorSpec([world_model.feature_size], tf.float32, "features"))
 

@@ -19,6 +19,14 @@ class Deconvolution(keras.layers.Conv2DTranspose):
   """
 
   def __init__(self, filters: int, kernel_size: int, activation=None, name=None):
+    """Initializes the layer.
+
+    Args:
+      filters: number of filters.
+      kernel_size: height and width of the kernel.
+      activation: a Keras activation or its name; None for none.
+      name: the name of the layer.
+    """
     super().__init__(filters, kernel_size, strides=_STRIDE, activation=activation, name=name)
 
   def call(self, inputs: tf.Tensor) -> tf.Tensor:

@@ -23,6 +23,14 @@ class StackedDense(keras.layers.Layer):
   """M dense layers: maps `float32[M, ..., I]` to `float32[M, ..., O]`, row m by layer m."""
 
   def __init__(self, num_members: int, units: int, activation=None, name=None):
+    """Initializes the layer.
+
+    Args:
+      num_members: M.
+      units: O.
+      activation: a Keras activation or its name; None for none.
+      name: the name of the layer.
+    """
     super().__init__(name=name)
     self.num_members, self.units = num_members, units
     self.activation = keras.activations.get(activation)
@@ -51,6 +59,13 @@ class StackedLSTM(keras.layers.Layer):
   """
 
   def __init__(self, num_members: int, units: int, name=None):
+    """Initializes the layer.
+
+    Args:
+      num_members: M.
+      units: U.
+      name: the name of the layer.
+    """
     super().__init__(name=name)
     self.num_members, self.units = num_members, units
 
