@@ -240,7 +240,7 @@ class GradientLearner:
     """Restores the weights of the actor and the critic. See `Learner.restore_policy`."""
     checkpoints.assign(self._policy_variables(), state)
 
-  # --- What subclasses use or implement ---------------------------------------------------------
+  # --- Methods for subclasses -------------------------------------------------------------------
 
   def update(self, starts: Nest, seed: tf.Tensor) -> Update:
     """Dreams and updates the networks.

@@ -83,7 +83,7 @@ class FinishConfig:
     )
 
 
-# --- What is searched ----------------------------------------------------------------------------
+# --- Search space --------------------------------------------------------------------------------
 
 
 class SearchSpace:
@@ -164,7 +164,7 @@ def begin(strategy: CMAES, space: SearchSpace, covariance: np.ndarray | None = N
   return strategy.init(origin, None if covariance is None else covariance[np.newaxis])
 
 
-# --- Many candidates at once ---------------------------------------------------------------------
+# --- Candidates in parallel ----------------------------------------------------------------------
 
 
 class CandidatePolicy(tf.Module):

@@ -171,7 +171,7 @@ def check_reward_bins(bins) -> np.ndarray:
 class RewardHead(keras.layers.Layer):
   """A categorical distribution over given values of the reward of a step.
 
-  A target between two values is a weighted average of the two whose mean is exact (the two-hot of
+  A target between two values becomes weights of the two whose mean is the target (the two-hot of
   Bellemare et al. 2017, arXiv:1707.06887, equation 7, with a point mass).
   """
 

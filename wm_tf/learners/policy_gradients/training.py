@@ -146,7 +146,7 @@ class PolicyGradient(GradientLearner):
     }
 
   def num_done(self):
-    """Returns a counter of its own. See `GradientLearner.num_done`."""
+    """Returns the number of updates since `begin`. See `GradientLearner.num_done`."""
     return self._done
 
   def update(self, starts, seed):
