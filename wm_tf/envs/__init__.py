@@ -1,4 +1,4 @@
-"""Environments: any of gymnasium's, adapted to what agents see. No TensorFlow in here."""
+"""Environments: adapts any gymnasium environment to agents, without TensorFlow."""
 
 from wm_tf.envs.gymnasium_ids import reward_threshold
 from wm_tf.envs.registry import (

@@ -1,6 +1,6 @@
-"""Any gymnasium environment as agents see it: `AdaptedEnv`, and `PixelEnv` for those of one image.
+"""Adapts gymnasium environments to agents: `AdaptedEnv`, and `PixelEnv` for a single image.
 
-No TensorFlow in here.
+This module does not use TensorFlow.
 """
 
 from __future__ import annotations
@@ -15,35 +15,35 @@ from wm_tf.core import EnvSpec, Nest
 from wm_tf.envs import conversion, spaces
 from wm_tf.envs.options import is_integer
 
-_MAX_SEED = 2**63 - 1  # What a record on disk holds.
+_MAX_SEED = 2**63 - 1  # Records on disk store seeds as int64.
 
 
 class AdaptedEnv(gym.Env):
-  """An environment as agents see it: converted observations, action repeat, a common action.
+  """An environment with converted observations, action repeat and a common form of actions.
 
   The agent's action is `float32[A]`: in [-1, 1], or one-hot vectors, see `ActionSpace`. The agent
   observes one array or a dict of arrays, see `ObservationSpec`.
 
-  `make_env` makes one of any gymnasium environment. To write one by hand, make a subclass whose
+  `make_env` adapts any gymnasium environment. To adapt one by hand, write a subclass whose
   constructor calls this one. `native`, `privileged` and `cut_short` may be overridden.
 
-  `info` of `reset` and `step` holds, besides what the wrapped environment says:
-    `frames`: environment steps since the reset, skipped ones included.
-    `episode_return`: sum of the wrapped environment's rewards since the reset, skipped steps
-      included: the official return once the episode is over.
-    `privileged`: readings of the simulator, for scripted policies only; never shown to an agent.
+  The `info` of `reset` and `step` adds these keys to that of the wrapped environment:
+    `frames`: environment steps since the reset, including skipped ones.
+    `episode_return`: sum of the wrapped environment's rewards since the reset, including skipped
+      steps; the official return once the episode is over.
+    `privileged`: readings of the simulator, for scripted policies only; agents do not see them.
 
   Attributes:
     env: the wrapped environment.
-    spec_: how it is adapted.
+    spec_: the `EnvSpec` that describes how it is adapted.
     spec: gymnasium's specification; `spec.make()` builds the same environment.
   """
 
   def __init__(self, env: gym.Env, spec: EnvSpec):
-    """Wraps `env`, whose steps must be official frames, one each.
+    """Wraps an environment.
 
     Args:
-      env: the environment. Its own time limit, if any, counts as well.
+      env: the environment; one step must be one official frame. Its own time limit applies too.
       spec: how to adapt it.
 
     Raises:
@@ -68,17 +68,20 @@ class AdaptedEnv(gym.Env):
     self._native = None
 
   def native(self, observation: Any) -> Any:
-    """Returns the native observation that `spec_` describes.
+    """Converts an observation to the native observation that `spec_` describes.
 
-    Called once for each observation that the agent sees, so expensive drawing belongs here.
+    It is called once for each observation of the agent, so expensive drawing belongs here.
 
     Args:
-      observation: what the wrapped environment returned last.
+      observation: the latest observation of the wrapped environment.
+
+    Returns:
+      `observation` itself, unless a subclass overrides this method.
     """
     return observation
 
   def privileged(self) -> dict[str, Any]:
-    """Returns readings of the simulator now, for scripted policies."""
+    """Returns current readings of the simulator by name, for scripted policies."""
     return {}
 
   def cut_short(self) -> bool:
@@ -86,18 +89,18 @@ class AdaptedEnv(gym.Env):
     return False
 
   def reset(self, *, seed: int | None = None, options: dict | None = None):
-    """Starts an episode and passes `frames_to_skip` steps.
+    """Starts an episode and takes `frames_to_skip` idle steps.
 
     Args:
       seed: determines the episode; None for a random one.
-      options: the wrapped environment's own.
+      options: passed to the wrapped environment's `reset`.
 
     Returns:
       `(observation, info)`.
 
     Raises:
-      ValueError: if the seed is not a whole number in [0, 2**63), or the observation is not what
-        the environment's space says.
+      ValueError: if the seed is not a whole number in [0, 2**63), or the observation does not match
+        the environment's space.
       RuntimeError: if the episode ends within the skipped steps.
     """
     seed = self._checked_seed(seed)
@@ -125,8 +128,8 @@ class AdaptedEnv(gym.Env):
       `(observation, reward, terminated, truncated, info)`; the reward is the sum over the steps.
 
     Raises:
-      ValueError: if the action has another shape or is not finite, or if the environment's reward
-        or observation is not finite.
+      ValueError: if the action has another shape or is not finite, if the reward is not finite, or
+        if the observation does not match the environment's space.
       RuntimeError: if the episode is over, or none has begun.
     """
     if self._over:
@@ -140,11 +143,12 @@ class AdaptedEnv(gym.Env):
     return self._view(observation), reward, terminated, truncated, self._info(info)
 
   def render(self) -> np.ndarray | None:
-    """Returns the picture of the environment now.
+    """Returns a picture of the environment's current state.
 
     Returns:
-      `uint8[H, W, 3]`, a copy: of the wrapped environment's `render`, or if it renders nothing, of
-      the first image that it shows. None before the first reset, or if there is neither.
+      `uint8[H, W, 3]`, a copy of the result of the wrapped environment's `render`. If that has no
+      render mode, the first image of the observation. None if there is no image either, or before
+      the first reset.
     """
     if self._native is None:
       return None
@@ -154,7 +158,7 @@ class AdaptedEnv(gym.Env):
     return self._picture()
 
   def close(self) -> None:
-    """Closes the wrapped environment, once."""
+    """Closes the wrapped environment; later calls do nothing."""
     if not self._closed:
       self._closed = True
       self.env.close()
@@ -204,7 +208,7 @@ class AdaptedEnv(gym.Env):
     return number
 
   def _advance(self, env_action, num_frames: int):
-    """Takes up to `num_frames` steps, fewer if the episode ends; sums the reward."""
+    """Takes up to `num_frames` steps, fewer if the episode ends, and sums the reward."""
     total = 0.0
     for _ in range(num_frames):
       observation, reward, terminated, truncated, info = self.env.step(env_action)
@@ -236,21 +240,22 @@ class AdaptedEnv(gym.Env):
 
 
 class RenderedEnv(AdaptedEnv):
-  """An environment that is observed through its `render()`, as `observation=render` asks."""
+  """An environment whose observations are the frames of its `render`; see `observation=render`."""
 
   def native(self, observation: Any) -> np.ndarray:
+    """Renders the environment. See `AdaptedEnv.native`."""
     return self.env.render()
 
   def render(self) -> np.ndarray | None:
-    """Returns the frame that the agent sees, in its own size, a copy; None before a reset."""
+    """Returns a copy of the native frame, `uint8[H, W, 3]`; None before the first reset."""
     return None if self._native is None else self._picture()
 
 
 class PixelEnv(AdaptedEnv):
   """An environment whose observation is one image, adapted by hand.
 
-  A new environment is a subclass whose constructor calls this one, and a `make_spec` so that the
-  specification can be had without building the simulator:
+  To add an environment, write a subclass whose constructor calls this one. Its `make_spec` returns
+  the specification without building the simulator:
 
       class Pong(PixelEnv):
         def __init__(self, **options):
@@ -263,17 +268,24 @@ class PixelEnv(AdaptedEnv):
   """
 
   def frame(self, observation: Any) -> np.ndarray:
-    """Returns the native frame `uint8[H, W, C]` of the wrapped environment's latest `observation`.
+    """Returns the native frame of an observation.
 
-    Called once for each frame that the agent sees, so expensive drawing belongs here.
+    It is called once for each frame that the agent sees, so expensive drawing belongs here.
+
+    Args:
+      observation: the latest observation of the wrapped environment.
+
+    Returns:
+      `uint8[H, W, C]`; `observation` itself, unless a subclass overrides this method.
     """
     return observation
 
   def native(self, observation: Any) -> np.ndarray:
+    """Returns the result of `frame`. See `AdaptedEnv.native`."""
     return self.frame(observation)
 
   def render(self) -> np.ndarray | None:
-    """Returns the native frame behind the latest observation, a copy; None before a reset."""
+    """Returns a copy of the latest native frame, `uint8[H, W, 3]`; None before the first reset."""
     return None if self._native is None else self._picture()
 
   def _render_mode(self) -> str:

@@ -1,4 +1,4 @@
-"""Builds environments: calls their factories, and adapts the gymnasium environments among them."""
+"""Builds environments: calls their factories, and adapts environments of gymnasium."""
 
 from __future__ import annotations
 
@@ -26,12 +26,15 @@ def build(factory: Callable, name: str, options: dict[str, Any]) -> AdaptedEnv:
 
   Args:
     factory: called with the environment's own options.
-    name: of the environment.
-    options: the environment's own, and those of `AdapterOptions`.
+    name: name of the environment.
+    options: the environment's own options, and those of `AdapterOptions`.
+
+  Returns:
+    The environment.
 
   Raises:
-    ValueError: if an option is not taken, a package is missing, or the environment has spaces that
-      are not supported.
+    ValueError: if an option is unknown, a package is missing, or the environment's spaces are not
+      supported.
   """
   who = f"Environment {name!r}"
   wanted, chosen = options.get("render_mode"), options
@@ -50,7 +53,19 @@ def build(factory: Callable, name: str, options: dict[str, Any]) -> AdaptedEnv:
 
 
 def describe(factory: Callable, name: str, options: dict[str, Any]) -> EnvSpec:
-  """Returns the `EnvSpec` of what `build` builds, without building it where the factory can."""
+  """Describes an environment; builds it only if the factory has no `make_spec`.
+
+  Args:
+    factory: see `build`.
+    name: see `build`.
+    options: see `build`.
+
+  Returns:
+    The `EnvSpec` of the environment that `build` builds.
+
+  Raises:
+    ValueError: see `build`.
+  """
   if hasattr(factory, "make_spec"):
     who = f"Environment {name!r}"
     known, takes_any = _parameters(factory, who)
@@ -70,7 +85,7 @@ def _makes_adapted(factory: Callable) -> bool:
 
 
 def _takes_render_mode(factory: Callable, who: str) -> bool:
-  """Whether `render_mode` is passed to a factory. One that adapts by hand must name it."""
+  """Returns whether a factory takes `render_mode`. One that adapts by hand must name it."""
   known, takes_any = _parameters(factory, who)
   return "render_mode" in known or (takes_any and not _makes_adapted(factory))
 
@@ -124,10 +139,13 @@ def call(function: Callable, who: str, options: dict[str, Any], extra: dict | No
   """Calls a factory with options.
 
   Args:
-    function: what to call.
+    function: the factory.
     who: subject of the error messages, such as `Environment 'car_racing'`.
     options: keyword arguments that the user chose.
-    extra: further keyword arguments, not checked.
+    extra: further keyword arguments that are not checked; None for none.
+
+  Returns:
+    The result of the call.
 
   Raises:
     ValueError: if it does not take an option, or a package is missing.
@@ -150,7 +168,7 @@ def _missing(who: str, error: Exception) -> ValueError:
 
 
 def _parameters(function: Callable, who: str) -> tuple[list[str], bool]:
-  """Returns the names of a function's arguments, and whether it takes any others too."""
+  """Returns the names of a function's arguments, and whether it takes any other keywords."""
   if isinstance(function, GymnasiumFactory):
     try:
       function = function.creator()
@@ -171,7 +189,7 @@ def _check_taken(
   takes_any: bool,
   others: Iterable[str] = (),
 ) -> None:
-  """Raises `ValueError` for an option that is not taken, and names those that are."""
+  """Raises `ValueError` for an unknown option and names the known ones."""
   taken = sorted({*known, *others})
   for option in options if not takes_any else ():
     if option not in known:
@@ -187,6 +205,9 @@ def adapt(env: gym.Env, name: str, options: AdapterOptions) -> AdaptedEnv:
     env: the environment.
     name: becomes `spec_.name`.
     options: how to adapt it.
+
+  Returns:
+    The adapted environment.
 
   Raises:
     ValueError: if its spaces are not supported, or the options do not fit them.
@@ -232,13 +253,13 @@ def _rendered_space(env: gym.Env) -> gym.spaces.Box:
 
 
 def _meanings(env: gym.Env) -> tuple[str, ...]:
-  """Returns the names of the choices of a Discrete space, which Atari environments have."""
+  """Returns the names of a Discrete space's choices, which Atari environments define."""
   meanings = getattr(env.unwrapped, "get_action_meanings", None)
   return tuple(str(meaning).lower() for meaning in meanings()) if callable(meanings) else ()
 
 
 def _time_limit(env: gym.Env) -> int | None:
-  """Returns the least limit among `TimeLimit` wrappers, or else the registered one."""
+  """Returns the smallest limit of the `TimeLimit` wrappers; without them, the registered one."""
   limits = []
   wrapper = env
   while isinstance(wrapper, gym.Wrapper):

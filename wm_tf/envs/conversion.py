@@ -1,4 +1,4 @@
-"""Converts native observations to what agents see. NumPy; exported graphs do exactly the same."""
+"""Converts native observations to those of agents in NumPy; exported graphs do exactly the same."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from wm_tf.envs.frames import resize
 
 
 def to_agent(spec: ObservationSpec, native: Any) -> Nest:
-  """Converts an environment's own observation.
+  """Converts an environment's own observation to what the agent observes.
 
   Args:
-    spec: the description of it.
+    spec: the specification of the observation.
     native: an observation of the environment's observation space.
 
   Returns:
-    One array or a dict of arrays, as `spec` says: images `uint8[H, W, C]`, vectors `float32[D]`.
+    One array or a dict of arrays, as `spec` describes: images `uint8[H, W, C]`, vectors
+    `float32[D]`.
 
   Raises:
     ValueError: if a part is missing, has another shape or dtype, or holds NaN, infinity or numbers
@@ -32,11 +33,14 @@ def to_agent(spec: ObservationSpec, native: Any) -> Nest:
 
 
 def picture(part: ObservationPart, native: Any) -> np.ndarray:
-  """Returns the newest native frame as an RGB picture: `uint8[H, W, 3]`, a copy.
+  """Converts the newest native frame to an RGB picture.
 
   Args:
-    part: the description of an image.
+    part: the specification of an image.
     native: an observation of the environment's observation space.
+
+  Returns:
+    `uint8[H, W, 3]`, a copy.
   """
   frame = _pixels(part, _at(part, native))[..., -part.frame_channels :]
   return np.repeat(frame, 3, axis=-1) if frame.shape[-1] == 1 else frame[..., :3].copy()
@@ -66,7 +70,7 @@ def _array(part: ObservationPart, value: Any) -> np.ndarray:
 
 
 def _pixels(part: ObservationPart, value: Any) -> np.ndarray:
-  """`uint8[H, W, C]` of the native size."""
+  """Returns `uint8[H, W, C]` in the native size."""
   value = _array(part, value)
   native_dtype = np.dtype(part.native_dtype)
   kinds_fit = native_dtype != np.uint8 and np.can_cast(value.dtype, native_dtype, "same_kind")
@@ -82,7 +86,7 @@ def _pixels(part: ObservationPart, value: Any) -> np.ndarray:
 
 
 def _scaled(part: ObservationPart, value: np.ndarray) -> np.ndarray:
-  """Pixels of any finite range as `uint8`."""
+  """Scales pixels of any finite range to `uint8`."""
   low, high = float(part.low), float(part.high)
   value = value.astype(np.float64)
   margin = 1e-3 * (high - low)

@@ -1,9 +1,10 @@
 """Exact integer area resize: NumPy here and TensorFlow in an exported graph agree bit for bit.
 
-Every output pixel is the mean of the rectangle of input pixels that it covers. In units that divide
-both sizes (half rows for a height of 96 onto 64, 3 to an output row) overlaps are whole numbers. So
-is the weighted sum `S`, and the result is `(2 S + D) // (2 D)` with `D` the total weight: the
-mean rounded half up, without floating-point rounding.
+Every output pixel is the mean of the rectangle of input pixels that it covers. With a unit that
+divides both sizes (for heights 96 and 64: half an input row, 3 to an output row), overlaps are
+whole numbers. The weighted sum `S` is then a whole number too. The result is
+`(2 S + D) // (2 D)` with `D` the total weight: the mean rounded half up, without floating-point
+rounding.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ Crop = tuple[int, int, int, int]  # top, left, height, width
 
 
 def _overlaps(source: int, target: int) -> np.ndarray:
-  """`int64[target, source]`: how much of input cell j output cell i covers; rows sum alike."""
+  """Returns how much of input cell j output cell i covers, `int64[target, source]`.
+
+  All rows have the same sum.
+  """
   divisor = math.gcd(source, target)
   covered, cell = source // divisor, target // divisor  # Sizes of an output and an input cell.
   low = np.maximum(covered * np.arange(target)[:, None], cell * np.arange(source))
@@ -31,10 +35,10 @@ def _overlaps(source: int, target: int) -> np.ndarray:
 def resize_matrices(
   crop: Crop, native_shape: tuple[int, ...], size: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray, int]:
-  """The resize as two matrices, for the in-graph version.
+  """Computes the resize as two matrices, which exported graphs use.
 
   For one channel `x` of a frame the result is `floor((2 (rows @ x @ cols) + D) / (2 D))`. All
-  entries are whole numbers and float64 holds every sum exactly.
+  entries are whole numbers, and float64 represents every sum exactly.
 
   Args:
     crop: `(top, left, height, width)` that is kept, in pixels of the native frame.
@@ -42,7 +46,7 @@ def resize_matrices(
     size: `(h, w)` of the result.
 
   Returns:
-    `rows`: `float64[h, H]`; `cols`: `float64[W, w]`; `D`: the total weight, an int.
+    `(rows, cols, D)`: `float64[h, H]`, `float64[W, w]`, and the total weight, an int.
 
   Raises:
     ValueError: if the crop does not lie inside the frame.
@@ -69,11 +73,11 @@ def resize_matrices(
 
 @functools.cache
 def _plan(source: int, target: int) -> tuple[int, int, tuple[tuple[int, int, int], ...]]:
-  """Returns the overlaps of one axis, which repeat: `step_in` inputs make `step_out` outputs.
+  """Computes the overlaps of one axis, which repeat: `step_in` inputs give `step_out` outputs.
 
   Returns:
-    `(step_in, step_out, terms)`. A term `(i, j, weight)` is how much of input j of each group of
-    inputs goes into output i of its group of outputs.
+    `(step_in, step_out, terms)`. A term `(i, j, weight)` says how much of input j of each group of
+    inputs goes into output i of the same group of outputs.
   """
   divisor = math.gcd(source, target)
   step_in, step_out = source // divisor, target // divisor
@@ -83,7 +87,7 @@ def _plan(source: int, target: int) -> tuple[int, int, tuple[tuple[int, int, int
 
 
 def _shrink(x: np.ndarray, size: int) -> np.ndarray:
-  """Returns the weighted sums along the first axis of `x`, which becomes `size` long."""
+  """Computes weighted sums along the first axis of `x`, whose new length is `size`."""
   step_in, step_out, terms = _plan(len(x), size)
   x = np.ascontiguousarray(x)  # Strided sums along a transposed array cost six times as much.
   result = np.zeros((size, *x.shape[1:]), x.dtype)
@@ -93,14 +97,14 @@ def _shrink(x: np.ndarray, size: int) -> np.ndarray:
 
 
 def resize(frame: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarray:
-  """Crops and resizes one frame by exact integer area means, down or up.
+  """Crops and resizes one frame by exact integer area means, to a smaller or larger size.
 
-  It uses strided integer sums rather than matrix products: worker processes share the cores, where
-  a threaded BLAS is slower.
+  It uses strided integer sums rather than matrix products, because a threaded BLAS is slower when
+  worker processes share the cores.
 
   Args:
     frame: `uint8[H, W, C]`, any number of channels.
-    crop: `(top, left, height, width)` that is kept.
+    crop: `(top, left, height, width)` that is kept, in pixels.
     size: `(h, w)` of the result.
 
   Returns:
@@ -115,7 +119,7 @@ def resize(frame: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarray:
   top, left, height, width = crop
   if (height, width) == tuple(size):
     return frame[top : top + height, left : left + width].copy()
-  # The least unsigned type that holds 2 S + D, with S at most 255 D.
+  # The smallest unsigned type that holds 2 S + D, with S at most 255 D.
   x = frame[top : top + height, left : left + width].astype(np.min_scalar_type(511 * total))
   x = _shrink(_shrink(x, size[0]).transpose(1, 0, 2), size[1]).transpose(1, 0, 2)
   return ((2 * x + total) // (2 * total)).astype(np.uint8, order="C")
@@ -126,15 +130,14 @@ def display_frames(frames: np.ndarray, part: ObservationPart) -> np.ndarray:
 
   Args:
     frames: `uint8[T, H, W, C]`, or floats in [0, 1] as a world model decodes them.
-    part: which part of the observation they are; `frame_channels` says how many channels belong
-      to one frame where frames are stacked.
+    part: the specification of the images; `frame_channels` is read.
 
   Returns:
-    `uint8[T, H, W, 3]`: of stacked frames the newest; gray as gray; colours with alpha in front of
-    black; of any other number of channels the first three.
+    `uint8[T, H, W, 3]`. Of stacked frames the newest is shown. One channel is shown as gray, two
+    as red and green, and RGBA in front of black. Of more channels the first three are shown.
 
   Raises:
-    ValueError: if `frames` has not four axes.
+    ValueError: if `frames` does not have four axes.
   """
   frames = np.asarray(frames)
   if frames.ndim != 4:
@@ -147,7 +150,7 @@ def display_frames(frames: np.ndarray, part: ObservationPart) -> np.ndarray:
   channels = frames.shape[-1]
   if channels == 1:
     return np.repeat(frames, 3, axis=-1)
-  if channels == 2:  # Not colours: shown as red and green.
+  if channels == 2:  # Shown as red and green.
     return np.concatenate([frames, np.zeros_like(frames[..., :1])], axis=-1)
   if channels == 4:
     alpha = frames[..., 3:].astype(np.uint16)

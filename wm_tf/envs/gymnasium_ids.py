@@ -1,4 +1,4 @@
-"""Environments by gymnasium id, such as `gym:Pendulum-v1`: finding and building them."""
+"""Finds and builds environments by gymnasium id, such as `gym:Pendulum-v1`."""
 
 from __future__ import annotations
 
@@ -41,8 +41,7 @@ _PROVIDERS = (
 class GymnasiumFactory:
   """Builds the environment of a gymnasium id.
 
-  It carries what the id was registered with, so that it also works in a process where nobody has
-  registered it.
+  It holds gymnasium's specification, so it also works in a process where the id is not registered.
 
   Attributes:
     registered: gymnasium's specification.
@@ -54,32 +53,42 @@ class GymnasiumFactory:
 
   @property
   def make_id(self) -> str:
-    """What `gymnasium.make` takes in any process."""
+    """The id that `gymnasium.make` takes in any process, with its module."""
     return f"{self.module}:{self.registered.id}" if self.module else self.registered.id
 
   def __repr__(self) -> str:
     return f"the entry point {self.registered.entry_point!r} of {self.registered.id!r}"
 
   def __call__(self, **options) -> gym.Env:
-    """Calls `gymnasium.make`; `options` go to the environment's constructor."""
+    """Calls `gymnasium.make`.
+
+    Args:
+      **options: keyword arguments of the environment's constructor.
+
+    Returns:
+      The environment.
+    """
     return gym.make(self.registered, disable_env_checker=True, **options)
 
   def creator(self) -> Callable:
-    """The function or class that gymnasium calls to build the environment."""
+    """Returns the function or class that gymnasium calls to build the environment."""
     entry = self.registered.entry_point
     return load_env_creator(entry) if isinstance(entry, str) else entry
 
 
 def find(gym_id: str) -> GymnasiumFactory:
-  """Finds a gymnasium id, importing the package that registers it if that is known.
+  """Finds a gymnasium id and imports the package that registers it if that is known.
 
   Args:
-    gym_id: `ID` or `module:ID`, with the module that registers it. Without a version the newest is
-      taken.
+    gym_id: `ID`, or `module:ID` with the module that registers it. An id without a version means
+      the newest version.
+
+  Returns:
+    The factory.
 
   Raises:
-    ValueError: if there is no such id or module; the nearest ids, or the package to install, are
-      named.
+    ValueError: if there is no such id or module; the message names the nearest ids or the package
+      to install.
   """
   module, _, bare_id = gym_id.rpartition(":")
   if module:
@@ -90,7 +99,7 @@ def find(gym_id: str) -> GymnasiumFactory:
       gym.register_envs(_import(provider.module, gym_id, provider.remedy))
       found = _lookup(bare_id)
   if found is None:
-    for provider in _PROVIDERS:  # Some register ids without a prefix of their own.
+    for provider in _PROVIDERS:  # Some packages register ids without a prefix.
       if importlib.util.find_spec(provider.module.partition(".")[0]) is not None:
         gym.register_envs(_import(provider.module, gym_id, provider.remedy))
     found = _lookup(bare_id)
@@ -106,7 +115,7 @@ def find(gym_id: str) -> GymnasiumFactory:
 
 
 def _registering_module(spec: EnvSpec) -> str | None:
-  """The module of `_PROVIDERS` that registers an id, told by the package of its environment."""
+  """Returns the module of `_PROVIDERS` that registers an id, found by its environment's package."""
   package = re.split("[.:]", str(spec.entry_point))[0]
   modules = (provider.module for provider in _PROVIDERS)
   return next((module for module in modules if module.partition(".")[0] == package), None)
@@ -133,7 +142,7 @@ def _import(module: str, gym_id: str, remedy: str):
 
 
 def reward_threshold(env_id: str) -> float | None:
-  """Returns the return at which gymnasium calls an environment solved; None if it does not say.
+  """Returns the return at which gymnasium considers an environment solved; None if undefined.
 
   Args:
     env_id: a gymnasium id; any other name gives None.

@@ -1,4 +1,4 @@
-"""Options that every adapted environment takes."""
+"""The options that every adapted environment takes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class AdapterOptions:
       observation.
     max_steps: steps after which an episode is truncated; None for the limit that the environment
       is registered with, or 10,000 if it has none.
-    frame_size: height and width of an image as the agent sees it, 32 to 128.
-    crop: `(top, left, height, width)` of the image that is kept; a mapping from part names to such
-      crops if there are several images. None for all of it.
+    frame_size: height and width of the agent's images in pixels, 32 to 128.
+    crop: `(top, left, height, width)` of the native image that is kept, in pixels; a mapping from
+      part names to such crops if there are several images. None keeps the whole image.
     observation: `auto` treats a Box as an image or a vector by its shape and range (see `spaces`);
       `image` and `vector` treat every Box of 2 to 4 axes as one; `render` observes the frames of
       `render()` instead of the environment's own observation.
-    action_low, action_high: bounds of a Box action, one number or one for each dimension. Required
-      for an unbounded Box; they narrow a bounded one.
+    action_low, action_high: bounds of a Box action, one number or one for each dimension. An
+      unbounded Box needs them; they narrow a bounded one.
   """
 
   action_repeat: int = 1
@@ -67,7 +67,11 @@ OPTION_NAMES = tuple(field.name for field in dataclasses.fields(AdapterOptions))
 
 
 def is_integer(value) -> bool:
-  """Whether a value is a whole number; True and False are not."""
+  """Returns whether a value is an integer other than True or False.
+
+  Args:
+    value: any value; NumPy integers count too.
+  """
   return isinstance(value, numbers.Integral) and not isinstance(value, (bool, np.bool_))
 
 

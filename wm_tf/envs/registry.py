@@ -1,14 +1,14 @@
-"""Environments by name, and how they are built, in this process and in workers.
+"""Environments by name, and functions that build them in this process and in workers.
 
 A name is one of
 
     car_racing                   a registered name (`register_env`)
     gym:Pendulum-v1              a gymnasium id
     gym:my_package:Maze-v0       a gymnasium id, and the module that registers it
-    my_package.module:Factory    anything that, called with options, returns a gymnasium.Env
+    my_package.module:Factory    a callable that takes options and returns a gymnasium.Env
 
-Every environment that is not an `AdaptedEnv` already is adapted (`wm_tf.envs.building`), and then
-takes the options of `AdapterOptions` besides its own. A factory may have these attributes:
+An environment that is not yet an `AdaptedEnv` is adapted (`wm_tf.envs.building`). It then takes the
+options of `AdapterOptions` as well as its own. A factory may have these attributes:
 
     make_spec(**options) -> EnvSpec      the specification, without building the environment
     make_heuristic(**options)            a scripted policy
@@ -35,12 +35,12 @@ _registry.register("car_racing_3d", "wm_tf.envs.car_racing:CarRacing3D")
 
 
 def register_env(name: str, factory: str | Callable) -> None:
-  """Makes `make_env(name)` build an environment with `factory`.
+  """Registers a name of an environment, for `make_env`.
 
   Args:
-    name: without a colon.
-    factory: anything that, called with options, returns a `gymnasium.Env` or an `AdaptedEnv`; or
-      another name, as `"package.module:Factory"`, which is imported when needed, or `"gym:ID"`.
+    name: the name, without a colon.
+    factory: a callable that takes options and returns a `gymnasium.Env` or an `AdaptedEnv`; or
+      another name: `"package.module:Factory"`, which is imported when needed, or `"gym:ID"`.
 
   Raises:
     ValueError: if the name is taken or contains a colon, or the factory is neither.
@@ -61,7 +61,10 @@ def env_names() -> tuple[str, ...]:
 
 
 def resolve(name: str) -> str | Callable:
-  """Returns a picklable stand-in for a name, for processes that lack its registration.
+  """Converts a name to a picklable form, for processes that lack its registration.
+
+  Args:
+    name: see the module.
 
   Returns:
     `"package.module:Factory"`, or a factory that is pickled by reference. `build_env` takes both.
@@ -77,7 +80,7 @@ def resolve(name: str) -> str | Callable:
 
 
 def _entry(name: str) -> str | Callable:
-  """What a name was registered with; a name with a colon itself."""
+  """Returns the factory that a name was registered with; a name with a colon itself."""
   if not isinstance(name, str):
     raise ValueError(f"An environment is given by name, not as {name!r}.")
   if ":" in name:
@@ -95,7 +98,7 @@ def _check_sendable(name: str, target: str | Callable) -> None:
     sent = pickle.dumps(target)
   except (pickle.PicklingError, AttributeError, TypeError):
     sent = None
-  # Workers run another main module than this process.
+  # The main module of a worker differs from that of this process.
   if sent is None or b"__main__" in sent:
     raise ValueError(
       f"Environment {name!r} cannot be built in worker processes, because they cannot import "
@@ -105,10 +108,16 @@ def _check_sendable(name: str, target: str | Callable) -> None:
 
 
 def factory_of(target: str | Callable) -> Callable:
-  """Returns the factory that a name, or what `resolve` returned, stands for.
+  """Returns the factory of an environment.
+
+  Args:
+    target: a name, or a result of `resolve`.
+
+  Returns:
+    A callable that takes options and returns an environment.
 
   Raises:
-    ValueError: if there is none.
+    ValueError: if there is no such factory.
   """
   factory = target if callable(target) else _entry(target)
   if isinstance(factory, str):
@@ -125,48 +134,81 @@ def make_env(name: str, **options) -> AdaptedEnv:
 
   Args:
     name: see the module.
-    **options: those of `AdapterOptions`, and the environment's own.
+    **options: fields of `AdapterOptions`, and the environment's own options.
+
+  Returns:
+    The environment.
 
   Raises:
-    ValueError: if there is no such environment, it does not take an option, or what it shows or
-      takes is not supported.
+    ValueError: if there is no such environment, an option is unknown, a package is missing, or the
+      environment's spaces are not supported.
   """
   return build_env(name, name, **options)
 
 
 def build_env(target: str | Callable, env_name: str, /, **options) -> AdaptedEnv:
-  """Builds an environment from what `resolve` returned; see `make_env`."""
+  """Builds an environment from a result of `resolve`.
+
+  Args:
+    target: a name, or a result of `resolve`.
+    env_name: becomes `spec_.name`.
+    **options: see `make_env`.
+
+  Returns:
+    The environment.
+
+  Raises:
+    ValueError: see `make_env`.
+  """
   return building.build(factory_of(target), env_name, options)
 
 
 def env_factory(name: str, **options) -> functools.partial:
-  """Returns a picklable function without arguments that builds an environment in a worker process.
+  """Makes a picklable function that builds an environment in a worker process.
 
-  It does not depend on registrations in that process. Its `keywords` are `options`.
+  The function does not depend on registrations in that process.
+
+  Args:
+    name: see the module.
+    **options: see `make_env`.
+
+  Returns:
+    A function without arguments that returns the environment. Its `keywords` are `options`.
 
   Raises:
-    ValueError: as `resolve`.
+    ValueError: see `resolve`.
   """
   return functools.partial(build_env, resolve(name), name, **options)
 
 
 def env_spec(name: str, **options) -> EnvSpec:
-  """Returns the `EnvSpec` that `make_env(name, **options).spec_` has.
+  """Describes an environment; builds it only if necessary.
+
+  Args:
+    name: see the module.
+    **options: see `make_env`.
+
+  Returns:
+    The `EnvSpec`, equal to `make_env(name, **options).spec_`.
 
   Raises:
-    ValueError: as `make_env`.
+    ValueError: see `make_env`.
   """
   return building.describe(factory_of(name), name, options)
 
 
 def try_env(name: str, **options) -> EnvSpec:
-  """Builds an environment and takes one step, to report errors before any worker is started.
+  """Builds an environment and takes one step, to report errors before workers are started.
+
+  Args:
+    name: see the module.
+    **options: see `make_env`.
 
   Returns:
     The environment's `EnvSpec`.
 
   Raises:
-    ValueError: as `make_env`, or if an observation or reward is not what it must be.
+    ValueError: see `make_env`; or if an observation or reward is invalid.
   """
   env = make_env(name, **options)
   try:
@@ -178,12 +220,20 @@ def try_env(name: str, **options) -> EnvSpec:
 
 
 def has_heuristic(name: str) -> bool:
-  """Returns whether an environment has a scripted policy."""
+  """Returns whether an environment has a scripted policy.
+
+  Args:
+    name: see the module.
+  """
   return hasattr(factory_of(name), "make_heuristic")
 
 
 def make_heuristic(name: str, **options):
-  """Returns the scripted policy of an environment.
+  """Makes the scripted policy of an environment.
+
+  Args:
+    name: see the module.
+    **options: options of the scripted policy.
 
   Returns:
     An object with `act(observation [B, ...], infos list[dict], rng) -> float32[B, A]`.
@@ -198,19 +248,28 @@ def make_heuristic(name: str, **options):
 
 
 def recipe(name: str) -> Mapping[str, tuple[str, ...]]:
-  """Returns what was tuned for an environment.
+  """Returns the settings tuned for an environment.
+
+  Args:
+    name: see the module.
 
   Returns:
-    Overrides of the configuration, such as `"dynamics.num_mixtures=8"`, by name of the preset;
-    empty if nothing was tuned.
+    Overrides of the configuration, such as `"dynamics.num_mixtures=8"`, by preset; empty if nothing
+    was tuned.
   """
   return getattr(factory_of(name), "RECIPE", {})
 
 
 def training_options(name: str) -> frozenset[str]:
-  """Returns the names of the options for training data that an environment takes.
+  """Returns the names of an environment's options for training data.
 
-  They are among `random_start` (episodes begin anywhere) and `stop_after_idle_decisions` (episodes
-  without progress end early). Returns with these options are not official.
+  These are `random_start` (episodes begin at random states) and `stop_after_idle_decisions`
+  (episodes without progress are truncated). Returns with these options are not official.
+
+  Args:
+    name: see the module.
+
+  Returns:
+    The names of those that the environment takes.
   """
   return frozenset(getattr(factory_of(name), "TRAINING_OPTIONS", ()))

@@ -1,18 +1,18 @@
-"""Gymnasium's spaces as `ObservationSpec` and `ActionSpace`.
+"""Converts gymnasium's spaces to `ObservationSpec` and `ActionSpace`.
 
-Observations: a Box is an image or a vector; Discrete and MultiDiscrete are one-hot vectors;
-MultiBinary is a vector of zeros and ones; Dict and Tuple are parts of these kinds, also nested.
+Observations: a Box is an image or a vector. Discrete and MultiDiscrete are one-hot vectors.
+MultiBinary is a vector of zeros and ones. Dict and Tuple contain parts of these kinds, also nested.
 
-A Box is an image if all its numbers have the same finite bounds and its shape is that of frames:
+A Box is an image if all its numbers have the same finite bounds and its shape is one of
 
     [H, W]                             gray
     [H, W, C], C = 1, 3, 4             gray, RGB, RGBA; four stacked gray frames look the same
     [H, W, S], [S, H, W]               stacked frames: gray, or RGB if S is a multiple of 3
     [S, H, W, C], [S, C, H, W]         stacked frames of C = 1, 3 or 4 channels
 
-with sides of at least 8 (uint8 from 0 to 255) or 16 (other types and ranges, where small arrays are
-boards and matrices rather than pictures). All channels are kept, alpha included. The option
-`observation` overrules this.
+with sides of at least 8 (uint8 from 0 to 255) or 16 (other types and ranges, for which small arrays
+are boards and matrices rather than pictures). All channels are kept, including alpha. The option
+`observation` overrides these rules.
 
 Actions: Box with finite bounds, Discrete, MultiDiscrete, MultiBinary.
 """
@@ -33,22 +33,25 @@ from wm_tf.envs.options import AdapterOptions
 
 _SMALLEST_PIXELS, _SMALLEST_IMAGE = 8, 16
 _MOST_CHANNELS = 64
-_LARGEST_BOUND = 1e30  # Some environments write the largest float for an action without bounds.
-_MOST_CHOICES = 4096  # A one-hot vector of more is larger than an image.
+_LARGEST_BOUND = 1e30  # Some environments declare the largest float for an unbounded action.
+_MOST_CHOICES = 4096  # A larger one-hot vector would be larger than an image.
 
 _OBSERVATIONS = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
 _ACTIONS = "Box with finite bounds, Discrete, MultiDiscrete and MultiBinary"
 
 
 def observation_spec(space: gym.Space, options: AdapterOptions) -> ObservationSpec:
-  """Describes the observations of an environment.
+  """Derives the specification of an environment's observations.
 
   Args:
-    space: its observation space.
+    space: the observation space.
     options: `frame_size`, `crop` and `observation` are read.
 
+  Returns:
+    The specification.
+
   Raises:
-    ValueError: if the space holds a kind that is not supported, or the options do not fit it.
+    ValueError: if the space contains an unsupported kind, or the options do not fit it.
   """
   parts: dict[str, ObservationPart] = {}
   for path, leaf in _leaves(space):
@@ -79,7 +82,7 @@ def _leaves(space: gym.Space, path: tuple = ()) -> Iterator[tuple[tuple, gym.Spa
 
 
 def _part_name(path: tuple) -> str:
-  """A name that TFRecord features, TensorFlow arguments and JSON all take."""
+  """Returns a name that is valid for TFRecord features, TensorFlow arguments and JSON."""
   name = re.sub("[^A-Za-z0-9_]", "_", "_".join(map(str, path)))
   return name if not name or name[0].isalpha() else f"part_{name.lstrip('_')}"
 
@@ -142,7 +145,7 @@ def _choices(noun: str, space, num_choices, start) -> tuple[tuple[int, ...], tup
 
 
 class _Layout(NamedTuple):
-  """Where height, width and channels are in a native image; see `ObservationPart`."""
+  """The positions of height, width and channels in a native image; see `ObservationPart`."""
 
   axes: tuple[int, ...] | None
   size: tuple[int, int]
@@ -151,7 +154,7 @@ class _Layout(NamedTuple):
 
 
 def _image_layout(name: str, space: spaces.Box, observation: str) -> _Layout | None:
-  """The layout of a Box that is an image; None if it is a vector."""
+  """Returns the layout of a Box that is an image; None if it is a vector."""
   if observation == "vector" or len(space.shape) < 2:
     return None
   layout, bounds = _layout(space.shape), _common_bounds(space)
@@ -189,12 +192,12 @@ def _layout(shape: tuple[int, ...]) -> _Layout | None:
 
 
 def _stacked(channels: int) -> int:
-  """Channels of one frame, of stacked gray or RGB frames."""
+  """Returns the channels of one frame, in stacked gray or RGB frames."""
   return 1 if channels % 3 else 3
 
 
 def _common_bounds(space: spaces.Box) -> tuple[float, float] | None:
-  """The bounds that all numbers of a Box share, if they are finite and apart."""
+  """Returns the bounds that all numbers of a Box share; None unless finite and different."""
   low, high = float(space.low.min()), float(space.high.max())
   same = (space.low == low).all() and (space.high == high).all()
   return (low, high) if same and np.isfinite([low, high]).all() and low < high else None
@@ -223,7 +226,7 @@ def _image_part(name, path, space, layout: _Layout, options: AdapterOptions) -> 
 
 
 def _check_images(spec: ObservationSpec, options: AdapterOptions) -> None:
-  """Refuses options about images that nothing follows."""
+  """Raises `ValueError` for options about images that have no effect."""
   names = [part.name for part in spec.images]
   if options.observation == "image" and not names:
     raise ValueError("observation=image: no part of the observation is an array of 2 to 4 axes.")
@@ -240,7 +243,14 @@ def _check_images(spec: ObservationSpec, options: AdapterOptions) -> None:
 
 
 def agent_space(spec: ObservationSpec) -> gym.Space:
-  """The space of what an agent observes: a Box, or a Dict of Boxes."""
+  """Makes the space of the agent's observations.
+
+  Args:
+    spec: the specification of the observations.
+
+  Returns:
+    A Box, or a Dict of Boxes.
+  """
   boxes = []
   for part in spec.parts:
     if part.kind == "image":
@@ -256,15 +266,18 @@ def agent_space(spec: ObservationSpec) -> gym.Space:
 def action_space(
   space: gym.Space, options: AdapterOptions, meanings: Sequence[str] = ()
 ) -> ActionSpace:
-  """Describes the actions of an environment.
+  """Derives the specification of an environment's actions.
 
   Args:
-    space: its action space.
+    space: the environment's action space.
     options: `action_low` and `action_high` are read.
-    meanings: names of the choices of a Discrete space, if the environment has any.
+    meanings: names of the choices of a Discrete space; empty if the environment has none.
+
+  Returns:
+    The specification.
 
   Raises:
-    ValueError: if the space is not supported, is unbounded, or the bounds do not fit it.
+    ValueError: if the space is not supported or is unbounded, or the bounds do not fit it.
   """
   if isinstance(space, spaces.Box):
     return _box_actions(space, options)
@@ -331,7 +344,7 @@ def _box_actions(space: spaces.Box, options: AdapterOptions) -> ActionSpace:
 
 
 def _bound(name: str, value: Any, space: spaces.Box, native: np.ndarray) -> np.ndarray:
-  """A bound that an option sets, in the shape of the space; the native one without it."""
+  """Returns the bound of an option in the shape of the space; the native bound if it is None."""
   if value is None:
     return native
   try:
@@ -347,7 +360,7 @@ def _bound(name: str, value: Any, space: spaces.Box, native: np.ndarray) -> np.n
 
 
 def _inside(bound: np.ndarray, direction: int) -> np.ndarray:
-  """`float32` numbers that do not pass the bound, which float64 may hold more exactly."""
+  """Rounds bounds to `float32` towards the inside; `direction` is 1 for low and -1 for high."""
   rounded = bound.astype(np.float32)
   passed = (bound.astype(np.float64) - rounded) * direction > 0
   return np.where(passed, np.nextafter(rounded, np.float32(direction * np.inf)), rounded)
@@ -359,12 +372,26 @@ def _to_float32(bound: np.ndarray) -> np.ndarray:
 
 
 def agent_action_space(space: ActionSpace) -> spaces.Box:
-  """The space of an agent's action: [-1, 1], or [0, 1] for one-hot vectors."""
+  """Makes the space of the agent's actions.
+
+  Args:
+    space: the specification of the actions.
+
+  Returns:
+    A Box `float32[A]`: [-1, 1], or [0, 1] for one-hot vectors.
+  """
   return spaces.Box(0.0 if space.is_categorical else -1.0, 1.0, (space.size,), np.float32)
 
 
 def idle_action(space: ActionSpace) -> np.ndarray | int:
-  """The environment's own action that does least: the one nearest zero, or the first choice."""
+  """Chooses the idle action: the one nearest zero, or the first choice.
+
+  Args:
+    space: the specification of the actions.
+
+  Returns:
+    An action of the environment itself.
+  """
   if space.is_categorical:
     return space.to_env(np.zeros(space.size, np.float32))
   zero = np.clip(np.zeros_like(space.low), space.low, space.high)

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class ActorCriticConfig(GradientConfig):
-  """As `GradientConfig`, for gradients through the dynamics.
+  """Settings of an `ActorCritic`: a `GradientConfig` with lambda.
 
   Attributes:
-    lambda_: of the TD(lambda) targets.
+    lambda_: lambda of the TD(lambda) targets, in [0, 1].
   """
 
   num_updates: int = 1000
@@ -35,10 +35,10 @@ class ActorCriticConfig(GradientConfig):
 
 
 class Update(NamedTuple):
-  """What one update reports, each `float32[]`; see `gradients.Update`.
+  """Metrics of one update, each `float32[]`; see `gradients.Update`.
 
   Attributes:
-    actor_gradient_norm: before clipping.
+    actor_gradient_norm: norm of the actor's gradient before clipping.
   """
 
   return_mean: tf.Tensor
@@ -50,18 +50,18 @@ class Update(NamedTuple):
 class ActorCritic(GradientLearner):
   """Trains an actor by the gradient of dreamed returns, through the dynamics.
 
-  A dreamed step is a differentiable function of the action, given the mixture component that is
-  drawn: the gradient flows through the component's mean and scale, not through the choice of the
-  component. The reward is the mean of the reward head. After the horizon the critic estimates the
-  return, so that dreams can be short, where the model is most accurate.
+  An imagined step is a differentiable function of the action, given the drawn mixture component.
+  The gradient flows through the component's mean and scale, but not through the choice of the
+  component. The reward is the mean of the reward head. The critic estimates the return after the
+  horizon, so dreams can be short; the model is most accurate over few steps.
 
   Categorical actions are sampled, with the straight-through gradient of their probabilities and an
   entropy bonus.
 
   References:
     Hafner et al. 2020, "Dream to Control: Learning Behaviors by Latent Imagination",
-    arXiv:1912.01603, equations 6 to 8 and algorithm 1. The two-stage world model of Ha &
-    Schmidhuber 2018 takes the place of Dreamer's RSSM.
+    arXiv:1912.01603, equations 6 to 8 and algorithm 1. The world model of Ha & Schmidhuber 2018
+    replaces Dreamer's RSSM.
   """
 
   def __init__(
@@ -75,9 +75,9 @@ class ActorCritic(GradientLearner):
     """Makes a learner.
 
     Args:
-      world_model: any.
-      config: how to learn.
-      seed: of the initial weights.
+      world_model: the world model.
+      config: the settings.
+      seed: seed of the initial weights.
       jit_compile: whether XLA compiles the dreams and their gradients.
     """
     super().__init__(world_model, config, seed)
@@ -86,11 +86,13 @@ class ActorCritic(GradientLearner):
 
   @classmethod
   def from_settings(cls, world_model: WorldModel, settings: ControllerConfig, seed: int):
+    """Makes a learner from `settings.actor_critic`. See `Learner.from_settings`."""
     return cls(world_model, settings.actor_critic, seed)
 
   @classmethod
   def check(cls, settings: ControllerConfig, world_model: WorldModel) -> None:
-    pass  # Any settings fit any world model.
+    """Accepts any settings for any world model. See `Learner.check`."""
+    pass
 
   def _draw_action_noise(self, batch_size, seed: tf.Tensor) -> tf.Tensor:
     """Draws `float32[B, H, A]`: normal for continuous actions, uniform for categorical ones."""
@@ -99,7 +101,7 @@ class ActorCritic(GradientLearner):
     return draw([batch_size, self._config.horizon, model.action_size], seed)
 
   def _dream(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor):
-    """Dreams from `state`; returns the gradients of actor and critic, and an `Update`."""
+    """Dreams from `state`; returns the gradients of the actor and the critic, and an `Update`."""
     config, model, num_choices = self._config, self._world_model, self._world_model.num_choices
     batch_size = tf.nest.flatten(state)[0].shape[0]
     dream_seed, noise_seed = rng.split(seed, 2)

@@ -1,4 +1,4 @@
-"""How the controller of a run is trained: the configuration of every kind of learner."""
+"""The configuration of every kind of learner."""
 
 from __future__ import annotations
 
@@ -21,20 +21,21 @@ class ControllerConfig:
   """How the controller is trained in the dream.
 
   Attributes:
-    method: a learner. `es` evolves a linear controller; `actor_critic` trains a multilayer
-      perceptron by the gradient of dreamed returns; `ppo` (with a KL penalty), `ppo_clip` and
-      `reinforce` train it by policy gradients, with TF-Agents. The next five fields are for `es`.
-    strategy: a search: `cma_es`, `sep_cma_es`, `open_es` or `cem`.
-    population_size: N.
-    num_generations: of one evolution.
+    method: the name of a learner. `es` evolves a linear controller. `actor_critic` trains a
+      multilayer perceptron by the gradient of dreamed returns. `ppo` (with a KL penalty),
+      `ppo_clip` and `reinforce` train it by policy gradients, with TF-Agents. The next five fields
+      are for `es`.
+    strategy: the name of a search: `cma_es`, `sep_cma_es`, `open_es` or `cem`.
+    population_size: N, candidates per generation.
+    num_generations: number of generations in an iteration.
     initial_scale: standard deviation of the first generation.
-    hidden_components: whitened principal components of the hidden state that the controller sees;
-      -1 for all of the hidden state.
-    start_window: dreams start where one of the last `start_window` decisions was rewarded, or at
-      the start of an episode; 0 for anywhere.
-    start_anywhere: share of the dreams that start anywhere despite `start_window`, from which
-      recovering is learned.
-    num_starts: real states that dreams start from.
+    hidden_components: number of whitened principal components of the hidden state that are inputs
+      of the controller; -1 for the whole hidden state.
+    start_window: dreams start at states where one of the last `start_window` decisions was
+      rewarded, or at the start of an episode; 0 for any state.
+    start_anywhere: share of the dreams that start at any state despite `start_window`, so that the
+      controller learns to recover.
+    num_starts: number of real states that dreams start from.
     dream: how evolution scores candidates.
     actor_critic: settings of `actor_critic`.
     ppo: settings of `ppo` and `ppo_clip`.

@@ -1,4 +1,4 @@
-"""Scoring a population of controllers in the dream, one compiled function a generation."""
+"""Scores a population of controllers in the dream, with one compiled function per generation."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class DreamESConfig:
   """How candidates are scored in the dream.
 
   Attributes:
-    num_rollouts: R, dreams per candidate and generation; all candidates share their starts and
-      their noise.
+    num_rollouts: R, dreams per candidate and generation; all candidates share start states and
+      noise.
     horizon: decisions per dream.
-    temperature: uncertainty of the dream; above 1 a dream is harder to exploit.
+    temperature: temperature of the dream; above 1 the dream is harder to exploit.
     l2_penalty: weight of the mean squared parameter, in units of return.
-    disagreement_penalty: cost of each unit of disagreement above the usual, summed over a dream, in
-      units of return; see `WorldModel.unfamiliarity`.
+    disagreement_penalty: penalty for each unit of disagreement above `usual_disagreement`, summed
+      over a dream, in units of return; see `WorldModel.unfamiliarity`.
   """
 
   num_rollouts: int = 16
@@ -41,12 +41,12 @@ class DreamESConfig:
 
 
 class Generation(NamedTuple):
-  """What one generation reports: imagined returns of its candidates, before penalties.
+  """Metrics of one generation: the candidates' imagined returns, before penalties.
 
   Attributes:
-    best: `float32[]`, mean over rollouts of the best candidate.
-    mean: `float32[]`, mean over rollouts and candidates.
-    alive: `float32[]`, mean probability that a dream goes on after its last step.
+    best: `float32[]`, mean return of the best candidate over its rollouts.
+    mean: `float32[]`, mean return over rollouts and candidates.
+    alive: `float32[]`, mean probability that a dream continues after its last step.
   """
 
   best: tf.Tensor
@@ -54,15 +54,19 @@ class Generation(NamedTuple):
   alive: tf.Tensor
 
 
-# Rows of a block of candidates that dream together. Blocks run in parallel, which uses cores that
-# one step leaves idle, and what a step writes fits the cache (2 MB of gates with 256 units).
+# Smallest number of rows in a block of candidates. Blocks run in parallel on cores that one step
+# leaves idle, and the outputs of a step fit into the cache (2 MB of gates with 256 units).
 _BLOCK_ROWS = 512
 
 
 class DreamES:
-  """One `tf.function` per generation, over the whole population and its rollouts.
+  """Runs a generation of a search in one `tf.function`, over all candidates and rollouts.
 
   XLA compiles the dream. It runs in blocks of candidates, with noise that all candidates share.
+
+  Attributes:
+    score: the compiled `_score`.
+    generation: the compiled `_generation`.
   """
 
   def __init__(
@@ -74,6 +78,15 @@ class DreamES:
     *,
     jit_compile: bool = True,
   ):
+    """Initializes the compiled functions.
+
+    Args:
+      world_model: the world model to score in.
+      controller: computes the actions of candidates; its own parameters are not used.
+      strategy: the search.
+      config: the settings.
+      jit_compile: whether XLA compiles the dreams.
+    """
     self._world_model, self._controller = world_model, controller
     self._strategy, self._config = strategy, config
     self._draw_noise = tf.function(self._drawn, jit_compile=jit_compile)
@@ -85,8 +98,8 @@ class DreamES:
     """Scores N candidates.
 
     Args:
-      parameters: `float32[N, D]`, one controller a row.
-      starts: R states; every candidate dreams from all of them.
+      parameters: `float32[N, D]`, one controller per row.
+      starts: R states; every candidate starts from each of them.
       seed: `int32[2]`.
 
     Returns:
@@ -102,7 +115,7 @@ class DreamES:
     return self._world_model.draw_noise(num_rollouts, self._config.horizon, seed)
 
   def _dreamed(self, parameters: tf.Tensor, starts: Nest, noise: Nest):
-    """Does what `_score` does for one block of candidates, with given noise of R rollouts."""
+    """Computes `_score` for one block of candidates, with given noise of R rollouts."""
     model, controller, config = self._world_model, self._controller, self._config
     num_candidates = parameters.shape[0]
     num_rollouts = tf.nest.flatten(starts)[0].shape[0]
@@ -132,10 +145,10 @@ class DreamES:
     return mean(returns.imagined_return), mean(returns.unfamiliarity), mean(returns.alive)
 
   def _generation(self, state: Nest, starts: Nest, seed: tf.Tensor):
-    """Asks for candidates, dreams, and tells their fitness.
+    """Runs one generation: asks for candidates, scores them, and tells their fitness.
 
     Args:
-      state: the strategy's, for one problem (B = 1).
+      state: the strategy's state, for one problem (B = 1).
       starts: M >= 1 states; R of them are drawn for this generation.
       seed: `int32[2]`.
 
@@ -157,6 +170,6 @@ class DreamES:
 
 
 def _num_blocks(num_candidates: int, num_rollouts: int) -> int:
-  """Returns into how many equal blocks of at least `_BLOCK_ROWS` rows candidates are split."""
+  """Returns the number of equal blocks, of `_BLOCK_ROWS` rows or more, to split candidates into."""
   most = max(num_candidates * num_rollouts // _BLOCK_ROWS, 1)
   return max(n for n in range(1, min(most, num_candidates) + 1) if num_candidates % n == 0)

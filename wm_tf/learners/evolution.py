@@ -1,4 +1,4 @@
-"""A linear controller, evolved in the dream."""
+"""A learner that evolves a linear controller in the world model."""
 
 from __future__ import annotations
 
@@ -22,8 +22,14 @@ if TYPE_CHECKING:
 def make_strategy(settings: ControllerConfig) -> Strategy:
   """Makes the search that evolution uses.
 
+  Args:
+    settings: the configuration of the controller.
+
+  Returns:
+    The search.
+
   Raises:
-    ValueError: if its settings contradict each other.
+    ValueError: if the settings contradict each other.
   """
   return make_search(
     settings.strategy,
@@ -41,11 +47,11 @@ class Evolution:
   shown = ("dream/return_mean",)
 
   def __init__(self, world_model: WorldModel, settings: ControllerConfig):
-    """Makes a learner; a search begins with nothing random.
+    """Makes a learner.
 
     Args:
-      world_model: what it dreams in.
-      settings: how it learns; the settings of gradients are not used.
+      world_model: the world model to train in.
+      settings: the configuration; settings of gradient learners are not used.
     """
     self._world_model = world_model
     components = settings.hidden_components
@@ -63,11 +69,13 @@ class Evolution:
 
   @classmethod
   def from_settings(cls, world_model: WorldModel, settings: ControllerConfig, seed: int):
+    """Makes a learner; `seed` is not used. See `Learner.from_settings`."""
     del seed
     return cls(world_model, settings)
 
   @classmethod
   def check(cls, settings: ControllerConfig, world_model: WorldModel) -> None:
+    """Checks `hidden_components` and the settings of the search. See `Learner.check`."""
     components = settings.hidden_components
     largest = int((~world_model.only_centred_features()).sum())
     if components > largest:
@@ -89,7 +97,8 @@ class Evolution:
     return self._strategy.init(tf.zeros([1, self.policy.num_parameters]))
 
   def begin(self, features, previous, rewards=None):
-    # Not from `previous`: a search that starts from a controller that exploits its dream stalls.
+    """Fits the basis and starts a new search; `previous` is not used. See `Learner.begin`."""
+    # A search stalls if it starts from a controller that exploits its dream.
     del previous, rewards
     only_centred = self._world_model.only_centred_features()
     loc, matrix = fit_basis(features, only_centred, self._components)
@@ -99,15 +108,19 @@ class Evolution:
     return self._num_generations
 
   def anneal_over(self, num_steps):
-    pass  # Evolution has no schedule.
+    """Does nothing, because evolution has no schedule. See `Learner.anneal_over`."""
+    pass
 
   def state(self):
+    """Returns the state of the search. See `Learner.state`."""
     return self._search
 
   def restore(self, state):
+    """Restores the state of the search. See `Learner.restore`."""
     self._search = state
 
   def step(self, starts, seed):
+    """Runs one generation. See `Learner.step`."""
     self._search, report = self._es.generation(self._search, starts, seed)
     return {
       "dream/return_best": float(report.best),
@@ -116,9 +129,14 @@ class Evolution:
     }
 
   def finish(self):
+    """Copies the mean of the search distribution into `policy`. See `Learner.finish`."""
     self.policy.parameters.assign(self._strategy.mean(self._search)[0])
 
   def distribution(self):
+    """Returns the covariance `[D, D]`, or its diagonal `[D]`; None without CMA-ES.
+
+    See `Learner.distribution`.
+    """
     if not isinstance(self._search, CMAESState):
       return None
     return {"covariance": self._search.covariance[0].numpy()}
@@ -132,7 +150,9 @@ class Evolution:
     }
 
   def policy_state(self):
+    """Returns the basis and the parameters of the controller. See `Learner.policy_state`."""
     return checkpoints.values(self._variables())
 
   def restore_policy(self, state):
+    """Restores the basis and the parameters. See `Learner.restore_policy`."""
     checkpoints.assign(self._variables(), state)

@@ -1,4 +1,4 @@
-"""What learners by gradients of dreams share: settings, networks, schedules, checkpoints."""
+"""The base of gradient learners: settings, networks, schedules, checkpoints."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ class GradientConfig:
   """How an actor and its critic learn from dreams.
 
   Attributes:
-    num_updates: batches of dreams; each is used for one update and thrown away.
-    num_further_updates: updates that continue from the networks of the previous iteration, if only
-      the dynamics has been refitted since; 0 to start from new networks even then.
+    num_updates: number of updates; each uses a new batch of dreams.
+    num_further_updates: number of updates that continue from the networks of the previous
+      iteration, if only the dynamics has been refitted since; 0 to always start from new networks.
     batch_size: dreams per update.
     horizon: decisions per dream; the critic estimates the return after them.
-    temperature: uncertainty of the dream.
+    temperature: temperature of the dream.
     discount: factor per decision, multiplied with the model's own discount.
     action_noise: standard deviation of the noise on the actor's output, before its tanh, at the
-      first update. Large noise lets the actor leave regions in which nothing changes. Categorical
-      actions are sampled and have no such noise.
-    final_action_noise: the same at the last update; in between it decreases linearly.
+      first update. Large noise helps the actor to leave saturated regions. Categorical actions are
+      sampled without such noise.
+    final_action_noise: the same at the last update; the noise changes linearly between the two.
     entropy_scale: weight of the entropy of categorical actions in the actor's objective, in units
       of scaled return.
-    reward_scale: factor on rewards, which brings returns to the order of one. None for the inverse
+    reward_scale: factor on rewards that brings returns to the order of one. None for the inverse
       standard deviation of the discounted returns of the real episodes; targets are then also
-      bounded by the returns that the rewards of the real episodes allow.
-    disagreement_penalty: cost of a step for each unit of disagreement above the usual, in units of
-      reward; see `WorldModel.unfamiliarity`.
-    actor_learning_rate, critic_learning_rate: of Adam.
-    target_rate: share of the difference that the slow critic, which computes the targets, moves
-      towards the critic in each update.
+      clipped to `return_bounds`.
+    disagreement_penalty: penalty per step for each unit of disagreement above
+      `usual_disagreement`, in units of reward; see `WorldModel.unfamiliarity`.
+    actor_learning_rate, critic_learning_rate: learning rates of Adam.
+    target_rate: rate at which the slow critic, which computes the targets, follows the critic: in
+      each update it moves by this share of the difference.
     clip_norm: bound on the norm of each network's gradient.
     actor_hidden_sizes, critic_hidden_sizes: widths of the hidden layers.
   """
@@ -77,17 +77,17 @@ class GradientConfig:
 
 
 def derive_reward_scale(rewards: Sequence[np.ndarray], discount: float) -> float:
-  """Returns the inverse standard deviation of discounted returns.
+  """Computes the inverse standard deviation of discounted returns.
 
-  The returns are those from every step of every episode to the episode's end:
+  The returns are taken from every step of every episode to the end of the episode:
   `G_t = r_t + discount * G_{t+1}`.
 
   Args:
-    rewards: of E real episodes, each `float[T]`.
+    rewards: rewards of E real episodes, each `float[T]`.
     discount: factor per decision.
 
   Returns:
-    A positive number; 1 if all returns are equal, as where nothing was ever rewarded.
+    A positive number; 1 if all returns are equal.
 
   Raises:
     ValueError: if there are no rewards, or one is not finite.
@@ -108,13 +108,16 @@ def derive_reward_scale(rewards: Sequence[np.ndarray], discount: float) -> float
 
 
 def return_bounds(rewards: Sequence[np.ndarray], discount: float) -> tuple[float, float]:
-  """Returns the range of discounted returns that steps with the given rewards can add up to.
+  """Computes the range of discounted returns that are possible with the given rewards.
 
   An episode may end at any step, so the range contains 0.
 
   Args:
-    rewards: of E real episodes, each `float[T]`.
-    discount: factor per decision; the range is infinite if it is 1.
+    rewards: rewards of E real episodes, each `float[T]`.
+    discount: factor per decision; with 1 the range is infinite.
+
+  Returns:
+    `(lowest, largest)`.
   """
   lowest = min(0.0, *(float(np.min(episode)) for episode in rewards))
   largest = max(0.0, *(float(np.max(episode)) for episode in rewards))
@@ -124,12 +127,12 @@ def return_bounds(rewards: Sequence[np.ndarray], discount: float) -> tuple[float
 
 
 class Update(NamedTuple):
-  """What one update reports, each `float32[]`.
+  """Metrics of one update, each `float32[]`.
 
   Attributes:
     return_mean: mean undiscounted return of the dreams, in units of reward.
     value: mean target of the critic, in units of reward.
-    critic_loss: in units of scaled reward.
+    critic_loss: loss of the critic, in units of scaled reward.
   """
 
   return_mean: tf.Tensor
@@ -138,16 +141,16 @@ class Update(NamedTuple):
 
 
 class GradientLearner:
-  """An actor and its critic, trained by gradients of dreams: the base of such learners.
+  """The base of learners that train an actor and its critic by gradients.
 
   A subclass implements `update`. A slow copy of the critic computes the targets of both networks,
-  because a critic that chases its own values can diverge. Its values are clipped to the range of
-  possible returns if `reward_scale` is derived: outside of the real states critics extrapolate, and
-  actors seek the states whose values are extrapolated highest.
+  because a critic that learns from its own values can diverge. If `reward_scale` is derived, the
+  slow critic's values are clipped to the range of possible returns. Otherwise the actor would seek
+  unfamiliar states whose values the critic overestimates.
 
   Attributes:
     policy: the actor.
-    critic: its critic.
+    critic: the critic of the actor.
     title, shown, model_steps: see `Learner`.
   """
 
@@ -158,9 +161,9 @@ class GradientLearner:
     """Makes networks and their optimisers.
 
     Args:
-      world_model: any.
-      config: how to learn.
-      seed: of the initial weights.
+      world_model: the world model.
+      config: the settings.
+      seed: seed of the initial weights.
     """
     self._world_model, self._config = world_model, config
     sizes = config.critic_hidden_sizes
@@ -170,17 +173,22 @@ class GradientLearner:
     self._actor_optimizer = _adam(self.policy.network, config.actor_learning_rate, config)
     self._critic_optimizer = _adam(self.critic.network, config.critic_learning_rate, config)
     self._num_updates = tf.Variable(float(config.num_updates), trainable=False)
-    # Of what the critic predicts; not used with an explicit reward scale.
+    # Bounds of the slow critic's values; not used with an explicit reward scale.
     self._bounds = tf.Variable([-np.inf, np.inf], dtype=tf.float32, trainable=False)
     self._initial = self.policy_state()
 
   @property
   def model_steps(self) -> int:
+    """The number of imagined steps in one update."""
     return self._config.batch_size * self._config.horizon
 
-  # --- The seam `Learner` -----------------------------------------------------------------------
+  # --- The interface `Learner` ------------------------------------------------------------------
 
   def begin(self, features, previous, rewards=None):
+    """Starts from new networks, or from `previous` with `num_further_updates`.
+
+    See `Learner.begin`.
+    """
     config = self._config
     self.restore(self._fresh)
     if previous is None or not config.num_further_updates:
@@ -200,46 +208,54 @@ class GradientLearner:
     return num_updates
 
   def anneal_over(self, num_steps):
+    """Sets the number of updates over which the action noise decays. See `Learner.anneal_over`."""
     self._num_updates.assign(num_steps)
 
   def state(self):
+    """Returns the values of `variables`. See `Learner.state`."""
     return checkpoints.values(self.variables())
 
   def restore(self, state):
+    """Assigns the values of `variables`. See `Learner.restore`."""
     checkpoints.assign(self.variables(), state)
 
   def step(self, starts, seed):
+    """Runs one update. See `Learner.step`."""
     report = self.update(starts, seed)
     return {f"dream/{name}": float(value) for name, value in report._asdict().items()}
 
   def finish(self):
-    pass  # The policy itself is what learns.
+    """Does nothing, because updates train `policy` itself. See `Learner.finish`."""
+    pass
 
   def distribution(self):
+    """Returns None. See `Learner.distribution`."""
     return None
 
   def policy_state(self):
+    """Returns the weights of the actor and the critic. See `Learner.policy_state`."""
     return checkpoints.values(self._policy_variables())
 
   def restore_policy(self, state):
+    """Restores the weights of the actor and the critic. See `Learner.restore_policy`."""
     checkpoints.assign(self._policy_variables(), state)
 
-  # --- What subclasses use or implement ---------------------------------------------------------
+  # --- Methods for subclasses -------------------------------------------------------------------
 
   def update(self, starts: Nest, seed: tf.Tensor) -> Update:
-    """Dreams and learns.
+    """Dreams and updates the networks.
 
     Args:
-      starts: M >= 1 states; those that the dreams begin from are drawn from them.
+      starts: M >= 1 states, from which the start states of the dreams are drawn.
       seed: `int32[2]`.
 
     Returns:
-      An `Update`, perhaps with more fields. If a gradient is not finite, no weight changes.
+      An `Update`; a subclass may return more fields.
     """
     raise NotImplementedError
 
   def variables(self) -> dict[str, dict[str, tf.Variable]]:
-    """Returns every variable by name: what a checkpoint holds for an exact resume."""
+    """Returns all variables by name, which a checkpoint holds for an exact resume."""
     return {
       **self._policy_variables(),
       "slow_critic": self._slow_critic.state(),
@@ -253,12 +269,20 @@ class GradientLearner:
     return tf.cast(self._actor_optimizer.iterations, tf.float32)
 
   def standardise(self, features: np.ndarray) -> None:
-    """Fits the networks' inputs to real features `float32[M, F]`."""
+    """Sets the standardisation of the networks' inputs from real features.
+
+    Args:
+      features: `float32[M, F]`.
+    """
     for network in (self.policy.network, self.critic.network, self._slow_critic):
       network.standardise(features, self._world_model.only_centred_features())
 
   def follow(self, rate: float) -> None:
-    """Moves the slow critic towards the critic; with `rate` 1 the two become equal."""
+    """Moves the slow critic towards the critic.
+
+    Args:
+      rate: share of the difference; with 1 the two become equal.
+    """
     if rate == 1.0:
       pairs = zip(
         self._slow_critic.state().values(), self.critic.network.state().values(), strict=True
@@ -270,7 +294,14 @@ class GradientLearner:
       slow.assign_add(rate * (fast - slow))
 
   def slow_values(self, features: tf.Tensor) -> tf.Tensor:
-    """Returns the slow critic's values `float32[...]` of features `float32[..., F]`."""
+    """Computes the slow critic's values, clipped to the bounds if the reward scale is derived.
+
+    Args:
+      features: `float32[..., F]`.
+
+    Returns:
+      `float32[...]`, in units of scaled reward.
+    """
     values = self._slow_critic(features)[..., 0]
     if not self._derives_scale:
       return values
@@ -284,7 +315,12 @@ class GradientLearner:
   def apply_gradients(
     self, actor_gradients: Sequence[tf.Tensor], critic_gradients: Sequence[tf.Tensor]
   ) -> None:
-    """Takes a step of each optimiser; with zero gradients if any of them is not finite."""
+    """Takes a step of each optimiser, with zero gradients if any gradient is not finite.
+
+    Args:
+      actor_gradients: one for each weight of the actor's network.
+      critic_gradients: one for each weight of the critic's network.
+    """
     finite = tf.math.is_finite(tf.linalg.global_norm([*actor_gradients, *critic_gradients]))
     for optimizer, network, gradients in (
       (self._actor_optimizer, self.policy.network, actor_gradients),
@@ -299,7 +335,7 @@ class GradientLearner:
 
   @functools.cached_property
   def _fresh(self) -> Nest:
-    """The state before anything is learned."""
+    """The state before any update."""
     self.restore_policy(self._initial)
     return self.state()
 
@@ -308,7 +344,14 @@ class GradientLearner:
 
 
 def numbered(optimizer: keras.optimizers.Optimizer) -> dict[str, tf.Variable]:
-  """Returns an optimiser's variables by their position."""
+  """Names an optimiser's variables by their position.
+
+  Args:
+    optimizer: a built Keras optimiser.
+
+  Returns:
+    Variables by name: `"0"`, `"1"` and so on.
+  """
   return {f"{i}": variable.value for i, variable in enumerate(optimizer.variables)}
 
 

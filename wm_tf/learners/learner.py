@@ -1,7 +1,7 @@
-"""How a policy is trained in the dream, step by step: the seam, and its kinds by name.
+"""The interface of learners, which train a policy in the world model, and their registry.
 
-A learner is compiled once and used again for each iteration's world model: `begin` makes it forget.
-Another kind of learner is a class and one registration in `LEARNERS`.
+One learner serves all iterations of a run so that its functions are compiled once; `begin` resets
+it for each iteration's world model. To add a learner, write a class and register it in `LEARNERS`.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ class Learner(Protocol):
 
   Attributes:
     title: a verb for progress bars.
-    policy: what is trained.
+    policy: the policy that is trained.
     critic: estimates the policy's return from a state; None if the learner has no critic.
-    shown: metrics of the progress bar.
-    model_steps: imagined steps of one learning step.
+    shown: names of the metrics that the progress bar shows.
+    model_steps: number of imagined steps in one learning step.
   """
 
   title: str
@@ -43,16 +43,26 @@ class Learner(Protocol):
     """Makes a learner.
 
     Args:
-      world_model: what it dreams in.
-      settings: how it learns; it reads the fields of its own method.
-      seed: of the initial weights.
+      world_model: the world model to train in.
+      settings: the configuration; a learner reads the fields of its own method.
+      seed: seed of the initial weights.
+
+    Returns:
+      The learner.
     """
 
   @classmethod
   def check(cls, settings: ControllerConfig, world_model: WorldModel) -> None:
-    """Raises `ConfigError` for settings that could not train a policy in `world_model`.
+    """Checks that settings can train a policy in a world model.
 
-    A run calls this before it collects data; the weights of `world_model` do not matter.
+    A run calls this before it collects data.
+
+    Args:
+      settings: the configuration.
+      world_model: trained or untrained; its weights are not used.
+
+    Raises:
+      ConfigError: if they cannot.
     """
 
   def begin(
@@ -64,29 +74,38 @@ class Learner(Protocol):
     """Starts from new weights, or from an earlier policy.
 
     Args:
-      features: real features `float32[M, F]`, which the policy's inputs are scaled by.
-      previous: `policy_state` of the previous iteration; None if there is none, or if its features
-        had another meaning.
-      rewards: of real episodes, each `float32[T]`, from which a reward scale may be derived.
+      features: real features `float32[M, F]` that set the scale of the policy's inputs.
+      previous: `policy_state` of the previous iteration; None if there is none, or if the features
+        now mean something else.
+      rewards: rewards of real episodes, each `float32[T]`, that set the reward scale; None if there
+        are none.
 
     Returns:
       The number of steps to take.
     """
 
   def anneal_over(self, num_steps: int) -> None:
-    """Sets the number of steps over which schedules decay, in place of the result of `begin`."""
-
-  def state(self) -> Nest:
-    """Returns everything that a checkpoint holds for an exact resume."""
-
-  def restore(self, state: Nest) -> None:
-    """Restores what `state` returned."""
-
-  def step(self, starts: Nest, seed: tf.Tensor) -> dict[str, float]:
-    """Learns from one batch of dreams.
+    """Sets the number of steps over which schedules, such as action noise, decay.
 
     Args:
-      starts: M >= 1 states that the dreams begin from.
+      num_steps: replaces the number that `begin` returned.
+    """
+
+  def state(self) -> Nest:
+    """Returns the complete state, which a checkpoint holds for an exact resume."""
+
+  def restore(self, state: Nest) -> None:
+    """Restores a state.
+
+    Args:
+      state: a result of `state`.
+    """
+
+  def step(self, starts: Nest, seed: tf.Tensor) -> dict[str, float]:
+    """Learns from one batch of imagined rollouts.
+
+    Args:
+      starts: M >= 1 world model states that rollouts start from.
       seed: `int32[2]`.
 
     Returns:
@@ -94,20 +113,25 @@ class Learner(Protocol):
     """
 
   def finish(self) -> None:
-    """Copies what was learned into `policy`."""
+    """Copies the learned parameters into `policy`."""
 
   def distribution(self) -> Nest | None:
     """Returns the `covariance` that another search can start from; None if there is none."""
 
   def policy_state(self) -> Nest:
-    """Returns what `controller.npz` holds."""
+    """Returns the policy's parameters, which `controller.npz` holds."""
 
   def restore_policy(self, state: Nest) -> None:
-    """Restores what `policy_state` returned."""
+    """Restores the policy's parameters.
+
+    Args:
+      state: a result of `policy_state`.
+    """
 
 
-# By `controller.method`. Paths, since TensorFlow takes seconds to load and an unused method's
-# libraries need not be installed. Another learner: `LEARNERS.register("mine", MyLearner)`.
+# Keys are values of `controller.method`. Learners are paths, so that a method is imported only if
+# it is used: imports take seconds, and libraries of unused methods need not be installed.
+# To add a learner: `LEARNERS.register("mine", MyLearner)`.
 LEARNERS = Registry("learner")
 LEARNERS.register("es", "wm_tf.learners.evolution:Evolution")
 LEARNERS.register("actor_critic", "wm_tf.learners.actor_critic:ActorCritic")
@@ -119,9 +143,12 @@ def make_learner(world_model: WorldModel, settings: ControllerConfig, seed: int)
   """Makes the learner that `controller.method` names.
 
   Args:
-    world_model: what it dreams in.
-    settings: how it learns.
-    seed: of the initial weights.
+    world_model: the world model to train in.
+    settings: the configuration of the controller.
+    seed: seed of the initial weights.
+
+  Returns:
+    The learner.
 
   Raises:
     UnknownNameError: for an unknown method.
@@ -133,10 +160,10 @@ def check_learner(settings: ControllerConfig, world_model: WorldModel) -> None:
   """Checks that settings can train a policy in a world model, before data are collected.
 
   Args:
-    settings: of the controller.
-    world_model: untrained or trained; its weights do not matter.
+    settings: the configuration of the controller.
+    world_model: trained or untrained; its weights are not used.
 
   Raises:
-    ConfigError: if they cannot; the message names the field and the remedy.
+    ConfigError: if they cannot; the message names the field and how to fix it.
   """
   LEARNERS.get(settings.method).check(settings, world_model)

@@ -1,4 +1,4 @@
-"""Searching near a trained controller in the real environment: the finish, after the dream."""
+"""Finishes a trained controller: a search around it in the real environment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from wm_tf.search.cma_es import CMAES, CMAESState
 from wm_tf.search.named import check_search, make_search
 
 PARAMETERS = ("output", "last", "all")
-_SEEDS = 1 << 31  # An episode is known by `candidate * _SEEDS + seed`.
+_SEEDS = 1 << 31  # The code of an episode is `candidate * _SEEDS + seed`.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,16 +31,16 @@ class FinishConfig:
 
   Attributes:
     strategy: `cma_es`, or `sep_cma_es` with a diagonal covariance.
-    parameters: what is searched: `output`, an affine map of the policy's raw outputs (A^2 + A
-      numbers, which need few episodes); the `last` layer; or `all` layers.
-    population_size: N.
-    num_generations: of the search; may be raised later.
+    parameters: the parameters to search: `output`, an affine map of the policy's raw outputs
+      (A^2 + A numbers, which need few episodes); the `last` layer; or `all` layers.
+    population_size: N, candidates per generation.
+    num_generations: number of generations; it may be raised later.
     initial_scale: standard deviation of the first generation, in units of the root mean square of
-      each layer's own weights (`output`: of a gain of 1).
-    num_seeds: S, real episodes of a candidate, on the same seeds for all of a generation.
+      each layer's weights (`output`: of a gain of 1).
+    num_seeds: S, real episodes per candidate; all candidates of a generation share the seeds.
     first_share: share of the seeds after which the worse half of the candidates stops; 1 for never.
     validate_every: generations between two validations.
-    validation_episodes: of each contender, always on the same seeds.
+    validation_episodes: episodes per validated candidate, always on the same seeds.
   """
 
   strategy: str = "cma_es"
@@ -77,21 +77,21 @@ class FinishConfig:
     return self.population_size * self.num_first_seeds + kept * others
 
   def make_strategy(self) -> CMAES:
-    """Makes the search over a `SearchSpace`."""
+    """Returns the search over a `SearchSpace`."""
     return make_search(
       self.strategy, num_candidates=self.population_size, initial_scale=self.initial_scale
     )
 
 
-# --- What is searched ----------------------------------------------------------------------------
+# --- Search space --------------------------------------------------------------------------------
 
 
 class SearchSpace:
-  """A controller's neighbours as vectors; the vector 0 is the controller itself.
+  """Controllers around a given one as vectors; the vector 0 is the given controller.
 
-  A unit of `last` and `all` is the root mean square of the layer's own weights, so that one scale
-  suits every layer. With `output` the last layer `[W; b]` becomes `[W (I + M); b (I + M) + c]`: the
-  raw outputs are scaled, mixed and shifted.
+  A unit of `last` and `all` is the root mean square of the layer's weights, so that one scale suits
+  every layer. With `output` the last layer `[W; b]` becomes `[W (I + M); b (I + M) + c]`: the raw
+  outputs are scaled, mixed and shifted.
 
   Attributes:
     size: D.
@@ -110,7 +110,14 @@ class SearchSpace:
       self.size = sum(base.size for base in self._bases)
 
   def layers(self, x: np.ndarray) -> list[np.ndarray]:
-    """Returns the searched layers, each `float32[N, inputs + 1, outputs]`, of `x` (`[N, D]`)."""
+    """Computes the searched layers of N controllers.
+
+    Args:
+      x: `[N, D]`.
+
+    Returns:
+      Arrays `float32[N, inputs + 1, outputs]`, one for each searched layer.
+    """
     x = np.asarray(x, np.float64)
     if self._parameters == "output":
       (base,) = self._bases
@@ -126,32 +133,42 @@ class SearchSpace:
     ]
 
   def at(self, x: np.ndarray) -> Network:
-    """Returns the controller at `x` (`[D]`)."""
+    """Makes the controller of one vector.
+
+    Args:
+      x: `[D]`.
+
+    Returns:
+      The `Network`.
+    """
     searched = tuple(layer[0] for layer in self.layers(np.asarray(x)[np.newaxis]))
     return self.network._replace(layers=(*self.network.layers[: self.num_frozen], *searched))
 
 
 def begin(strategy: CMAES, space: SearchSpace, covariance: np.ndarray | None = None) -> CMAESState:
-  """Returns the first state of a search, centred on the controller itself.
+  """Makes the first state of a search, centred on the given controller.
 
   Args:
     strategy: the search.
     space: the space that is searched.
-    covariance: of the search that found the controller in the dream, over its parameters; `[D, D]`
-      or its diagonal `[D]`. The search continues with its shape but not with its size, since the
-      step size of the dream's search does not tell how far the real optimum is.
+    covariance: covariance `[D, D]`, or its diagonal `[D]`, of the search that found the controller
+      in the dream. Its shape is used but not its size, because the step size in the dream does not
+      tell how far the real optimum is. None, or another D, starts from the identity.
+
+  Returns:
+    The state, for one problem (B = 1) in float64.
   """
   if covariance is not None and len(covariance) != space.size:
-    covariance = None  # Of other parameters than are searched now.
+    covariance = None  # It belongs to other parameters.
   origin = tf.zeros([1, space.size], tf.float64)
   return strategy.init(origin, None if covariance is None else covariance[np.newaxis])
 
 
-# --- Many candidates at once ---------------------------------------------------------------------
+# --- Candidates in parallel ----------------------------------------------------------------------
 
 
 class CandidatePolicy(tf.Module):
-  """Candidates of a `SearchSpace`; each row's memory is the number of its candidate.
+  """A `Policy` of many candidates of a `SearchSpace`; a row's memory is its candidate's index.
 
   Shared layers are computed for the whole batch, searched layers by batched products.
   """
@@ -162,22 +179,27 @@ class CandidatePolicy(tf.Module):
     frozen = space.network.layers[: space.num_frozen]
     self._frozen = [tf.constant(layer) for layer in frozen]
     self._loc, self._matrix = (tf.constant(x, tf.float32) for x in space.network[:2])
-    # The number of candidates may change without another trace.
+    # The unknown first dimension lets the number of candidates change without retracing.
     self._layers = [
       tf.Variable(layer, trainable=False, shape=[None, *layer.shape[1:]])
       for layer in space.layers(np.zeros([1, space.size]))
     ]
 
   def become(self, x: np.ndarray) -> None:
-    """Replaces the candidates by those at `x` (`[N, D]`)."""
+    """Replaces the candidates.
+
+    Args:
+      x: vectors of the new candidates, `[N, D]`.
+    """
     for variable, layer in zip(self._layers, self._space.layers(x), strict=True):
       variable.assign(layer)
 
   def initial_memory(self, batch_size):
+    """Returns candidate 0 for every row, `int32[B]`. See `Policy.initial_memory`."""
     return tf.zeros([batch_size], tf.int32)
 
   def act(self, state, memory, seed=None, explore: bool = False):
-    """Returns actions `float32[B, A]` and `memory`, the candidate of each row, `int32[B]`."""
+    """Returns `float32[B, A]` and the unchanged `memory`, `int32[B]`. See `Policy.act`."""
     x = tf.linalg.matmul(self._world_model.features(state) - self._loc, self._matrix)
     for layer in self._frozen:
       x = tf.nn.silu(tf.linalg.matmul(x, layer[:-1]) + layer[-1])
@@ -189,10 +211,10 @@ class CandidatePolicy(tf.Module):
 
 
 class CandidateActor:
-  """Drives rows of environments, each with the candidate of its episode."""
+  """An `Actor` for rows of environments, each with the candidate of its episode."""
 
   def __init__(self, agent: Agent):
-    """Makes an actor of an agent whose policy is a `CandidatePolicy`."""
+    """Makes an actor from an agent whose policy is a `CandidatePolicy`."""
     self._agent, self._state = agent, None
 
     @tf.function
@@ -203,26 +225,29 @@ class CandidateActor:
     self._act = act
 
   def begin(self, rows: int) -> None:
+    """Starts `rows` rows. See `Actor.begin`."""
     self._state = self._agent.initial_state(rows)
     self._steps = np.zeros(rows, np.int64)
 
   def act(self, observation, is_first, seeds, infos=None) -> np.ndarray:
+    """Acts; `seeds` are codes of candidates and seeds. See `Actor.act`."""
     candidate, seeds = np.divmod(seeds, _SEEDS)
     self._steps = np.where(is_first, 0, self._steps + 1)
     action, self._state = self._act(
       tf.nest.map_structure(tf.constant, observation),
       self._state,
       tf.constant(is_first),
-      tf.constant(step_seeds(seeds, self._steps)),  # Noise that does not depend on the candidate.
+      tf.constant(step_seeds(seeds, self._steps)),  # The same noise for all candidates.
       tf.constant(candidate, tf.int32),
     )
     return action.numpy()
 
 
 class CandidatePool(EnvPool):
-  """Environments that are reset with the seed alone, without the candidate's number."""
+  """An `EnvPool` that resets environments with the seed of an episode's code."""
 
   def reset(self, row: int, seed: int) -> None:
+    """Resets with `seed % _SEEDS`. See `EnvPool.reset`."""
     super().reset(row, seed % _SEEDS)
 
 
@@ -238,14 +263,13 @@ def race(
   """Plays all candidates on the first seeds, and the better half of them on the others.
 
   The early stop does not bias the selection, because candidates are compared on equal seeds only.
-  The better half is chosen by means over the same first seeds. It is ranked by means over the same
-  S seeds. The others rank below it, by the same first seeds. Seeds are new in every generation and
-  exchangeable, so no candidate gains by suiting the first ones. CMA-ES uses ranks only, and gives
-  the worse half little weight. Episodes are never cut short: one that goes badly may recover, and
-  its return would not be the official one.
+  The better half is chosen by means over the first seeds and ranked by means over all S seeds. The
+  other candidates rank below it, by the first seeds. Seeds are new in every generation, so no
+  candidate gains by suiting the first ones. CMA-ES uses only ranks and gives the worse half little
+  weight. Episodes are never stopped early, because that would change the official return.
 
   Args:
-    play_fn: maps candidates (n indices) and seeds (m of them) to returns `[n, m]`.
+    play_fn: maps n candidate indices and m seeds to returns `[n, m]`.
     num_candidates: N.
     seeds: S of them.
     num_first: number of first seeds; with S all candidates play all seeds.
@@ -264,7 +288,11 @@ def race(
 
 
 def fitness(returns: np.ndarray) -> np.ndarray:
-  """Returns the ranks of candidates in the result of `race`, `float64[N]`: N - 1 is the best."""
+  """Returns the ranks of candidates, `float64[N]`: N - 1 is the best.
+
+  Args:
+    returns: the result of `race`, `float64[N, S]`.
+  """
   finished = ~np.isnan(returns[:, -1])
   order = np.lexsort((np.nanmean(returns, axis=1), finished))
   ranks = np.empty(len(returns))
@@ -273,14 +301,14 @@ def fitness(returns: np.ndarray) -> np.ndarray:
 
 
 class Generation(NamedTuple):
-  """What one generation reports.
+  """The results of one generation.
 
   Attributes:
     best: `float64[D]`, the candidate that ranked first.
-    best_return: its mean return over S episodes; biased upwards, since it was chosen by them.
-    mean_return: of all candidates over the first seeds.
+    best_return: its mean return over S episodes, which the selection biases upwards.
+    mean_return: mean return of all candidates over the first seeds.
     std_return: standard deviation of the single episodes of `mean_return`.
-    num_episodes: played.
+    num_episodes: number of episodes that were played.
   """
 
   best: np.ndarray
@@ -291,7 +319,7 @@ class Generation(NamedTuple):
 
 
 class RealES:
-  """A search whose candidates play the real environment, a whole generation in one stream.
+  """A search whose candidates play the real environment, many episodes in parallel.
 
   Every candidate plays the same seeds, with the same noise in the agent (common random numbers).
   """
@@ -315,7 +343,14 @@ class RealES:
     seeds: Sequence[int],
     on_episode: Callable[[Any], None] | None = None,
   ) -> np.ndarray:
-    """Official returns `float64[N, S]` of candidates `x` (`[N, D]`) on the same seeds."""
+    """Returns the official returns of candidates on the same seeds, `float64[N, S]`.
+
+    Args:
+      pool: official environments.
+      x: vectors of the candidates, `[N, D]`.
+      seeds: S seeds.
+      on_episode: called with each episode's summary as it ends; None for no call.
+    """
     self._policy.become(x)
     codes = [index * _SEEDS + seed for seed in seeds for index in range(len(x))]
     found = {}
@@ -333,14 +368,17 @@ class RealES:
     seed: tf.Tensor,
     on_episode: Callable[[Any], None] | None = None,
   ) -> tuple[CMAESState, Generation]:
-    """Asks for candidates, plays them, and tells their ranks.
+    """Runs one generation: asks for candidates, plays them, and tells their ranks.
 
     Args:
       pool: official environments.
-      state: of the search, for one problem (B = 1).
+      state: state of the search, for one problem (B = 1).
       seeds: S seeds, new ones in every generation.
-      seed: `int32[2]`, of the candidates.
-      on_episode: called with each episode's summary as it ends.
+      seed: `int32[2]`, for the candidates.
+      on_episode: called with each episode's summary as it ends; None for no call.
+
+    Returns:
+      The next state of the search, and a `Generation`.
     """
     x = self._strategy.ask(state, seed)
     candidates = x.numpy()[0]

@@ -1,8 +1,8 @@
 """Encoders and decoders of observations: convolutions for images, dense layers for vectors.
 
-Every function here reads an `ObservationSpec`. The networks take and return one tensor for each
-part, in order (the bare tensor if there is one part): images `float32` in [0, 1], vectors in the
-standardised units of `VectorScaler`.
+An `ObservationSpec` describes the parts of an observation. The networks take and return a list of
+one tensor per part, in order (the tensor itself if there is one part): images are `float32` in
+[0, 1], vectors are in the standardised units of `VectorScaler`.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ IMAGE_SIZES = (32, 128)
 _PAPER_SIZE = (64, 64)
 # Images of other sizes are reduced to about this height and width.
 _SMALLEST_MAP = 4
-# Standardised inputs are clipped here, so that a number that was constant in the data and later is
-# not cannot dominate all others.
+# Standardised inputs are clipped to this size. Otherwise a number that was constant in the data
+# and changes later would dominate all others.
 _INPUT_BOUND = 20.0
 # `exp` overflows above this.
 _EXP_BOUND = 88.0
@@ -41,13 +41,13 @@ def make_encoder(
   Features of all parts are concatenated and projected by one dense layer.
 
   Args:
-    observation: what is encoded.
-    filters: of the convolutions; see `encode_image`.
+    observation: the specification of the observations.
+    filters: numbers of filters of the convolutions; see `encode_image`.
     vector_units: widths of the dense layers; see `encode_vector`.
     output_size: width of the output.
 
   Returns:
-    A model from the parts to `float32[B, output_size]`.
+    A model that maps the parts to `float32[B, output_size]`.
   """
   inputs = [keras.Input(part.shape) for part in observation.parts]
   features = [
@@ -69,14 +69,14 @@ def make_decoder(
   """Makes the network from a latent to the means of an observation.
 
   Args:
-    observation: what is decoded.
-    encoder_filters: of the encoder; they set the width of an image's first layer.
-    filters: of the transposed convolutions before the last one; see `decode_image`.
+    observation: the specification of the observations.
+    encoder_filters: filters of the encoder; they set the width of an image's first layer.
+    filters: filters of the transposed convolutions except the last; see `decode_image`.
     vector_units: widths of the dense layers; see `decode_vector`.
     latent_size: Z.
 
   Returns:
-    A model from `float32[B, Z]` to the parts.
+    A model that maps `float32[B, Z]` to the parts.
   """
   z = keras.Input((latent_size,))
   outputs = [
@@ -91,13 +91,13 @@ def make_decoder(
 def encode_image(x, filters: Sequence[int]):
   """Encodes an image by convolutions of stride 2 and kernel 4.
 
-  A 64 x 64 image takes the architecture of Ha & Schmidhuber (2018, appendix A.1): four convolutions
-  without padding. Any other size is padded and halved until it is about 4 x 4; the last filter
-  count is repeated if `filters` are too few.
+  For a 64 x 64 image this is the architecture of Ha & Schmidhuber (2018, appendix A.1): four
+  convolutions without padding. An image of any other size is padded and halved until it is about
+  4 x 4; the last filter count is repeated if `filters` are too few.
 
   Args:
     x: a Keras tensor `[B, H, W, C]`.
-    filters: of the convolutions, the first one's first.
+    filters: numbers of filters of the convolutions, first to last.
 
   Returns:
     A Keras tensor `[B, F]`.
@@ -119,8 +119,8 @@ def decode_image(
   Args:
     z: a Keras tensor `[B, Z]`.
     shape: `(H, W, C)`.
-    encoder_filters: of the encoder.
-    filters: of all transposed convolutions but the last, the last one's last.
+    encoder_filters: filters of the encoder, first to last.
+    filters: filters of the transposed convolutions except the last, in order.
 
   Returns:
     A Keras tensor `[B, H, W, C]` in [0, 1].
@@ -150,7 +150,7 @@ def decode_image(
 
 
 def encode_vector(x, units: Sequence[int]):
-  """Encodes a vector by dense layers, beside which the vector itself is a feature.
+  """Encodes a vector by dense layers and concatenates the vector itself.
 
   The direct path lets a low-dimensional state reach the latent exactly.
 
@@ -165,7 +165,7 @@ def encode_vector(x, units: Sequence[int]):
 
 
 def decode_vector(z, size: int, units: Sequence[int]):
-  """Decodes a vector: a linear function of the latent plus one by dense layers.
+  """Decodes a vector: a linear function of the latent and of dense layers on the latent.
 
   Args:
     z: a Keras tensor `[B, Z]`.
@@ -186,15 +186,15 @@ def _dense_layers(x, units: Sequence[int]):
 
 
 def _num_halvings(size: Sequence[int]) -> int:
-  """How many convolutions of stride 2 reduce an image to about 4 x 4."""
+  """Returns how many convolutions of stride 2 reduce an image to about 4 x 4."""
   return max(1, round(math.log2(math.sqrt(math.prod(size)) / _SMALLEST_MAP)))
 
 
 class VectorScaler(keras.layers.Layer):
-  """Maps vectors in the environment's units to standardised ones and back, by data statistics.
+  """Maps vectors between the environment's units and standardised units.
 
-  Standardised is `(symlog(x) - loc) / scale`. The statistics are weights that are not trained, so
-  they are saved with the model.
+  A standardised vector is `(symlog(x) - loc) / scale`. The statistics `loc` and `scale` are
+  non-trainable weights, so they are saved with the model.
 
   References:
     Hafner et al. 2023, arXiv:2301.04104 (symlog of vector observations).
@@ -204,6 +204,12 @@ class VectorScaler(keras.layers.Layer):
   """
 
   def __init__(self, size: int, name: str = "vector_scaler"):
+    """Initializes the scaler with mean 0 and scale 1.
+
+    Args:
+      size: D.
+      name: the name of the layer.
+    """
     super().__init__(name=name)
     constant = keras.initializers.Constant
     self.loc = self.add_weight(
@@ -215,26 +221,40 @@ class VectorScaler(keras.layers.Layer):
     self.built = True
 
   def standardise(self, x: tf.Tensor) -> tf.Tensor:
-    """Returns `float32[..., D]` in standardised units, within 20 of zero."""
+    """Converts vectors to standardised units.
+
+    Args:
+      x: `float32[..., D]` in the environment's units.
+
+    Returns:
+      `float32[..., D]`, clipped to [-20, 20].
+    """
     scaled = (symlog(x) - self.loc) / self.scale
     return tf.clip_by_value(scaled, -_INPUT_BOUND, _INPUT_BOUND)
 
   def restore(self, x: tf.Tensor) -> tf.Tensor:
-    """Returns `float32[..., D]` in the environment's units; the inverse of `standardise`."""
+    """Converts vectors to the environment's units; the inverse of `standardise`.
+
+    Args:
+      x: `float32[..., D]` in standardised units.
+
+    Returns:
+      `float32[..., D]`; the argument of `symexp` is clipped to [-88, 88] to prevent overflow.
+    """
     return symexp(tf.clip_by_value(x * self.scale + self.loc, -_EXP_BOUND, _EXP_BOUND))
 
 
 def set_statistics(scalers: Sequence[VectorScaler], values: Iterable[Sequence[np.ndarray]]) -> None:
-  """Sets scalers from data.
+  """Sets the statistics of scalers from data.
 
-  Rows that are not finite are left out. The scale of a number that never changes is 1.
+  Rows that are not finite are left out. A number that never changes gets a scale of 1.
 
   Args:
     scalers: one for each vector of an observation.
     values: for each batch, an array `[..., D]` for each scaler.
 
   Raises:
-    ValueError: if there is no finite row.
+    ValueError: if a scaler has no finite row.
   """
   sums = [np.zeros((2, scaler.loc.shape[0])) for scaler in scalers]
   counts = [0] * len(scalers)
@@ -256,7 +276,14 @@ def set_statistics(scalers: Sequence[VectorScaler], values: Iterable[Sequence[np
 
 
 def check_parts(spec: ObservationSpec) -> None:
-  """Raises `ValueError` for an observation that cannot be encoded."""
+  """Checks that the images of an observation can be encoded.
+
+  Args:
+    spec: the specification of the observation.
+
+  Raises:
+    ValueError: if a side of an image is outside the range `IMAGE_SIZES`, in pixels.
+  """
   smallest, largest = IMAGE_SIZES
   for part in spec.images:
     if not all(smallest <= length <= largest for length in part.shape[:2]):
@@ -270,11 +297,14 @@ def part_values(spec: ObservationSpec, observation: Nest) -> list[tf.Tensor]:
   """Returns the parts of an observation in order, checked against its specification.
 
   Args:
-    spec: what the observation must be.
+    spec: the specification of the observation.
     observation: an array or a dict of arrays, with any leading dimensions.
 
+  Returns:
+    One tensor `[..., *part.shape]` for each part.
+
   Raises:
-    ValueError: if a part is missing or has another shape or kind of numbers.
+    ValueError: if a part is missing, or has the wrong shape or kind of dtype.
   """
   if isinstance(observation, dict) == spec.is_array:
     wanted = "one array" if spec.is_array else f"a dict of {[part.name for part in spec.parts]}"
@@ -299,5 +329,12 @@ def _label(part: ObservationPart) -> str:
 
 
 def one_or_all(values: list):
-  """The only value of a list of one, else the list."""
+  """Returns the only element of a list of one element, and any other list unchanged.
+
+  Args:
+    values: a list.
+
+  Returns:
+    `values[0]` or `values`.
+  """
   return values[0] if len(values) == 1 else values

@@ -1,4 +1,4 @@
-"""Several MDN-RNNs as one world model, whose disagreement says how little it knows."""
+"""An ensemble of MDN-RNNs as one world model, whose disagreement measures its uncertainty."""
 
 from __future__ import annotations
 
@@ -17,12 +17,19 @@ from wm_tf.models.vae import VAE
 
 
 def dynamics_class(config: MDNRNNConfig) -> type[LatentDynamics]:
-  """Returns the class that a configuration describes: one MDN-RNN, or an ensemble."""
+  """Returns the class of a configuration: `MDNRNN`, or `Ensemble` for more than one member.
+
+  Args:
+    config: only `ensemble_size` is read.
+
+  Returns:
+    The subclass of `LatentDynamics`.
+  """
   return MDNRNN if config.ensemble_size == 1 else Ensemble
 
 
 class EnsembleState(NamedTuple):
-  """`z` the latent of the current observation, shared by all; `h`, `c` each member's summary."""
+  """`z` is the latent that all members share; `h` and `c` are each member's LSTM state."""
 
   z: tf.Tensor  # float32[B, Z]
   h: tf.Tensor  # float32[B, M, U]
@@ -32,17 +39,17 @@ class EnsembleState(NamedTuple):
 class Ensemble(LatentDynamics):
   """M = `config.ensemble_size` MDN-RNNs that see the same data and learn independently.
 
-  Members differ in their initial weights and in the posterior samples that they learn from. Each
-  step of a dream follows one of them, drawn at random (at temperature 0 their mean); the reward and
-  the discount are means over members.
+  Members differ in their initial weights and in the posterior samples that they are trained on.
+  Each imagined step follows one member, drawn at random (their mean at temperature 0). The reward
+  and the discount are means over members.
 
-  The disagreement of a step is the standard deviation over members of the mean that each predicts:
-  of the latent, in standard deviations of the data's, root mean squared over dimensions; plus that
-  of the reward, in standard deviations of the data's. It has no unit.
+  The disagreement of a step is the sum of two standard deviations over members: that of the mean
+  latent (root mean square over dimensions) and that of the mean reward. Each is divided by the
+  standard deviation of the data, so the disagreement has no unit.
 
   Attributes:
     reward_scale: standard deviation of the data's rewards, `float32[]`.
-    usual_disagreement: 0.9 quantile of the disagreement about the data's steps, `float32[]`; 0
+    usual_disagreement: 0.9 quantile of the disagreement on the data's steps, `float32[]`; 0
       until `disagreement.calibrate` has measured it.
 
   References:
@@ -89,23 +96,33 @@ class Ensemble(LatentDynamics):
     self.reward_scale.assign(max(rewards.std(), 1e-3))
 
   def initial_state(self, batch_size) -> EnsembleState:
+    """Returns a state of zeros. See `WorldModel.initial_state`."""
     hidden = tf.zeros([batch_size, self.config.ensemble_size, self.config.hidden_size])
     return EnsembleState(z=tf.zeros([batch_size, self.latent_size]), h=hidden, c=hidden)
 
   def features(self, state: EnsembleState) -> tf.Tensor:
-    """Returns `[standardised z, h of every member]`, `float32[..., Z + M U]`."""
+    """Returns `[standardised z, h of every member]`, `float32[..., Z + M U]`.
+
+    See `WorldModel.features`.
+    """
     flat = tf.concat([tf.shape(state.h)[:-2], [self.feature_size - self.latent_size]], axis=0)
     return tf.concat([self.standardise(state.z), tf.reshape(state.h, flat)], axis=-1)
 
   def observe(self, state, prev_action, observation, is_first, seed=None) -> EnsembleState:
-    """As `WorldModel.observe`; deterministic (the posterior's mean), so `seed` is not used."""
+    """Steps every LSTM and takes `z` from the VAE's posterior mean; `seed` is not used.
+
+    See `WorldModel.observe`.
+    """
     h, c, _ = self.step(state, prev_action)
     h, c = (tf.where(is_first[:, tf.newaxis, tf.newaxis], 0.0, _swap(x)) for x in (h, c))
     loc, _ = self.posterior(observation)
     return EnsembleState(z=loc, h=h, c=c)
 
   def draw_noise(self, batch_size, num_steps, seed):
-    """As `MDNRNN.draw_noise`; and uniform numbers `float32[B, num_steps, 1]` that pick members."""
+    """Draws the noise of `MDNRNN.draw_noise`, and `float32[B, num_steps, 1]` that picks members.
+
+    See `WorldModel.draw_noise`.
+    """
     choice_seed, normal_seed, member_seed = rng.split(seed, 3)
     shape = [batch_size, num_steps, self.latent_size]
     return (
@@ -115,6 +132,10 @@ class Ensemble(LatentDynamics):
     )
 
   def imagine_with_noise(self, state, action, noise, temperature=1.0) -> Prediction:
+    """Steps every LSTM and samples from one member's mixture.
+
+    See `WorldModel.imagine_with_noise`.
+    """
     choice, normal, member = noise
     h, c, seen = self.step(state, action)
     samples = self.mixture.sample(seen, choice, normal, temperature)
@@ -122,6 +143,7 @@ class Ensemble(LatentDynamics):
     return self.prediction(state, sample, h, c, self.mixture.mean(seen))
 
   def imaginer(self):
+    """Returns the step of `kernels/ensemble_step.py`. See `WorldModel.imaginer`."""
     return make_ensemble_step(self)
 
   def step(self, state: EnsembleState, action: tf.Tensor):
@@ -132,18 +154,21 @@ class Ensemble(LatentDynamics):
       action: `float32[B, A]`.
 
     Returns:
-      The next `h` and `c`, `float32[M, B, U]`, and what the mixtures see, `float32[M, B, ...]`.
+      The next `h` and `c`, each `float32[M, B, U]`, and the mixtures' inputs, `float32[M, B, ...]`.
     """
     inputs = self._for_each(self.inputs(state.z, action))
     h, c = self.lstm.step(inputs, _swap(state.h), _swap(state.c))
     return h, c, self.mixture_inputs(h, inputs)
 
   def member_shares(self, member: tf.Tensor, temperature=1.0) -> tf.Tensor:
-    """Returns how much each member counts in a sample, `float32[M, B]`.
+    """Computes the weight of each member in a sample.
 
     Args:
-      member: uniform `float32[B, 1]`, picks one member.
-      temperature: scalar or `float32[B]`; at 0 all members count the same.
+      member: uniform `float32[B, 1]` in [0, 1) that picks one member.
+      temperature: scalar or `float32[B]`; at 0 all members have equal weights.
+
+    Returns:
+      `float32[M, B]`, one-hot over members or `1 / M`.
     """
     num_members = self.config.ensemble_size
     index = tf.minimum(tf.cast(member[:, 0] * num_members, tf.int32), num_members - 1)
@@ -151,13 +176,17 @@ class Ensemble(LatentDynamics):
     return tf.where(temperature > 0.0, tf.one_hot(index, num_members, axis=0), 1.0 / num_members)
 
   def prediction(self, state, sample, h, c, mean) -> Prediction:
-    """Returns the `Prediction` of one step.
+    """Makes the `Prediction` of one step.
 
     Args:
-      state: before it, of B rows.
-      sample: of the mixture that is followed, `float32[B, Z]`.
-      h, c: of the members after it, `float32[M, B, U]`.
-      mean: of each member's mixture, `float32[M, B, Z]`.
+      state: the state before the step, of B rows.
+      sample: the sample of the mixture that is followed, `float32[B, Z]`.
+      h: the members' next LSTM outputs, `float32[M, B, U]`.
+      c: the members' next LSTM cells, `float32[M, B, U]`.
+      mean: the mean of each member's mixture, `float32[M, B, Z]`.
+
+    Returns:
+      The `Prediction` of B rows.
     """
     reward = self.reward.mean(self.reward.network(h))
     return Prediction(
@@ -168,7 +197,7 @@ class Ensemble(LatentDynamics):
     )
 
   def loss(self, batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """As `MDNRNN.loss`: the sum of the members' losses, and means of their metrics."""
+    """Computes the sum of the members' losses and the means of their metrics. See `MDNRNN.loss`."""
     loc, log_scale = self.posterior(batch.observation)
     z = self._for_each(loc)
     if self.config.sample_latents:
@@ -177,18 +206,18 @@ class Ensemble(LatentDynamics):
     return prediction_loss(self, z, self.inputs(z[:, :, :-1], action), batch)
 
   def _for_each(self, x: tf.Tensor) -> tf.Tensor:
-    """`[...]` to `[M, ...]`."""
+    """Repeats `[...]` for every member, `[M, ...]`."""
     return tf.tile(x[tf.newaxis], [self.config.ensemble_size] + [1] * x.shape.rank)
 
   def _disagreement(self, mean: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
-    """`float32[B]` of the members' predictions `[M, B, Z]` and `[M, B]`; see the class."""
+    """Returns `float32[B]` from the members' latents `[M, B, Z]` and rewards `[M, B]`."""
     unit = self.change_scale / self.latent_scale if self.config.predict_change else 1.0
     variance = tf.reduce_mean(tf.math.reduce_variance(mean * unit, axis=0), axis=-1)
     reward_variance = tf.math.reduce_variance(reward / self.reward_scale, axis=0)
-    # Where members agree exactly, the root has no gradient.
+    # The gradient of the root is infinite where members agree exactly.
     return tf.sqrt(variance + 1e-12) + tf.sqrt(reward_variance + 1e-12)
 
 
 def _swap(x: tf.Tensor) -> tf.Tensor:
-  """`[B, M, U]` to `[M, B, U]`, and back."""
+  """Transposes `[B, M, U]` to `[M, B, U]`, or back."""
   return tf.transpose(x, [1, 0, 2])

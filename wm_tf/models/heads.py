@@ -1,7 +1,7 @@
-"""What a dynamics predicts from its hidden state: the next latent, the reward, the termination.
+"""The heads of a dynamics model: they map its hidden state to next latent, reward and termination.
 
-With `num_members` = M a head is M heads side by side with weights of their own; hidden states and
-outputs then have a leading M.
+With `num_members` = M a head consists of M heads with separate weights. Hidden states and outputs
+then have a leading dimension M.
 """
 
 from __future__ import annotations
@@ -16,12 +16,18 @@ from wm_tf.models.kernels.stacked import make_dense
 
 MIXTURE_KINDS = ("per_dimension", "joint")
 NUM_SYMEXP_BINS = 101
-# How far beyond the outermost bins rewards may lie, relative to the bin: rounding of sums.
+# Tolerance for rewards beyond the outermost bins, relative to the bin; it allows for rounding.
 _TOLERANCE = 1e-4
 
 
 def soft_bound(x: tf.Tensor, low: float, high: float) -> tf.Tensor:
-  """Squeezes `x` smoothly into (low, high), so that a gradient remains at the bounds."""
+  """Returns `x` mapped smoothly into (low, high), so that the gradient does not vanish.
+
+  Args:
+    x: `float32[...]`.
+    low: the lower bound.
+    high: the upper bound.
+  """
   x = high - tf.math.softplus(high - x)
   return low + tf.math.softplus(x - low)
 
@@ -29,9 +35,9 @@ def soft_bound(x: tf.Tensor, low: float, high: float) -> tf.Tensor:
 class MixtureHead(keras.layers.Layer):
   """A mixture density over Z outputs.
 
-  `per_dimension` is the paper's: every dimension has a mixture of its own of K normals. `joint` is
-  one mixture of K diagonal Gaussians over all dimensions. They are different densities: the first
-  has Z x K weights, the second K.
+  `per_dimension` is the paper's density: each dimension has its own mixture of K normals, with
+  Z x K weights in total. `joint` is one mixture of K diagonal Gaussians over all dimensions, with K
+  weights.
 
   `wm_tf.models.kernels.mixture` computes the same numbers faster.
 
@@ -61,14 +67,14 @@ class MixtureHead(keras.layers.Layer):
     self.built = True
 
   def parameters(self, h: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns the mixture's parameters.
+    """Computes the mixture's parameters.
 
     Args:
       h: hidden states `float32[..., U]`.
 
     Returns:
-      `(logits, loc, log_scale)`. `loc` and `log_scale` are `[..., Z, K]`; `logits` too, or
-      `[..., 1, K]` for a joint mixture.
+      `(logits, loc, log_scale)`, each `float32[..., Z, K]`; the logits of a joint mixture are
+      `float32[..., 1, K]`.
     """
     lead = tf.shape(h)[:-1]
     logits, loc, unbounded = (
@@ -78,7 +84,11 @@ class MixtureHead(keras.layers.Layer):
     return logits, loc, soft_bound(unbounded, *mixture.LOG_SCALE_BOUNDS)
 
   def distribution(self, h: tf.Tensor) -> tfd.Distribution:
-    """Returns the density; `log_prob(x[..., Z])` is `[..., Z]` per dimension or `[...]` joint."""
+    """Returns the density; `log_prob(x[..., Z])` is `[..., Z]` per dimension or `[...]` joint.
+
+    Args:
+      h: hidden states `float32[..., U]`.
+    """
     logits, loc, log_scale = self.parameters(h)
     if self.kind == "per_dimension":
       return tfd.MixtureSameFamily(
@@ -90,36 +100,37 @@ class MixtureHead(keras.layers.Layer):
     return tfd.MixtureSameFamily(tfd.Categorical(logits=logits[..., 0, :]), components)
 
   def nll(self, h: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-    """Returns the negative log-likelihood in nats, summed over dimensions.
+    """Returns the negative log-likelihood in nats, summed over dimensions, `float32[...]`.
 
-    `-sum(distribution(h).log_prob(target))`, for mixtures per dimension by a kernel.
+    This is `-sum(distribution(h).log_prob(target))`. A kernel computes it per dimension.
 
     Args:
-      h: `float32[..., U]`.
+      h: hidden states `float32[..., U]`.
       target: `float32[..., Z]`.
-
-    Returns:
-      `float32[...]`.
     """
     if self.kind == "joint":
       return -self.distribution(h).log_prob(target)
     return mixture.head_nll(self, h, target)
 
   def mean(self, h: tf.Tensor) -> tf.Tensor:
-    """Returns the mean of the mixture, `float32[..., Z]`."""
+    """Returns the mean of the mixture, `float32[..., Z]`.
+
+    Args:
+      h: hidden states `float32[..., U]`.
+    """
     logits, loc, _ = self.parameters(h)
     return tf.reduce_sum(tf.nn.softmax(logits) * loc, axis=-1)
 
   def sample(self, h: tf.Tensor, choice: tf.Tensor, noise: tf.Tensor, temperature) -> tf.Tensor:
-    """Samples from given noise; the same noise gives the same sample.
+    """Samples from the mixture with given noise.
 
     Args:
-      h: `float32[..., B, U]`.
+      h: hidden states `float32[..., B, U]`.
       choice: uniform `float32[B, Z]` in [0, 1) that picks the component by its cumulative weight
-        (a joint mixture reads the first column).
+        (a joint mixture uses the first column).
       noise: standard normal `float32[B, Z]`.
       temperature: scalar or `float32[B]`. Logits are divided by it and variances multiplied by it
-        (Ha & Schmidhuber 2018, appendix A.2); towards 0 the sample is the heaviest component's loc.
+        (Ha & Schmidhuber 2018, appendix A.2); at 0 the sample is the loc of the heaviest component.
 
     Returns:
       `float32[..., B, Z]`.
@@ -129,8 +140,8 @@ class MixtureHead(keras.layers.Layer):
     if self.kind == "joint":
       choice = choice[:, :1]
     weights = tf.nn.softmax(logits / temperature[..., tf.newaxis])
-    # The component is the number of cumulative weights below the draw. The last one is left out:
-    # rounding can leave it below the draw.
+    # The component is the number of cumulative weights below the draw. The last weight is left out
+    # because rounding can make it smaller than the draw.
     below = tf.cumsum(weights, axis=-1)[..., :-1] <= choice[..., tf.newaxis]
     component = tf.one_hot(tf.reduce_sum(tf.cast(below, tf.int32), axis=-1), self.num_mixtures)
     picked_loc = tf.reduce_sum(component * loc, axis=-1)
@@ -139,11 +150,18 @@ class MixtureHead(keras.layers.Layer):
 
 
 class RewardRangeError(ValueError):
-  """Rewards of the data cannot be represented by a reward head."""
+  """A reward head cannot represent the rewards of the data."""
 
 
 def check_reward_bins(bins) -> np.ndarray:
-  """Returns `float32[num_bins]`, or raises ValueError."""
+  """Returns the reward values of a reward head as `float32[num_bins]`.
+
+  Args:
+    bins: a sequence of numbers.
+
+  Raises:
+    ValueError: if `bins` are not two or more increasing numbers.
+  """
   bins = np.asarray(bins, np.float32)
   if bins.ndim != 1 or len(bins) < 2 or not np.all(np.diff(bins) > 0):
     raise ValueError(f"reward_bins must be two or more increasing numbers, got {bins.tolist()}.")
@@ -151,9 +169,9 @@ def check_reward_bins(bins) -> np.ndarray:
 
 
 class RewardHead(keras.layers.Layer):
-  """A distribution over the reward of a step: a categorical over given reward values.
+  """A categorical distribution over given values of the reward of a step.
 
-  A target between two values is spread over them so that its mean is exact (the two-hot of
+  A target between two values becomes weights of the two whose mean is the target (the two-hot of
   Bellemare et al. 2017, arXiv:1707.06887, equation 7, with a point mass).
   """
 
@@ -196,25 +214,23 @@ class RewardHead(keras.layers.Layer):
       )
 
   def adapt(self, rewards) -> None:
-    """Prepares the head for the rewards of the data it will be trained on.
-
-    Args:
-      rewards: numbers of any shape.
-
-    Raises:
-      RewardRangeError: as `check_rewards`.
-    """
+    """Checks the rewards of the training data. See `check_rewards`."""
     self.check_rewards(rewards)
 
   def mean(self, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the expected reward, `float32[...]`, of what `network` answers."""
+    """Returns the expected reward, `float32[...]`.
+
+    Args:
+      logits: outputs of `network`, `float32[..., num_bins]`.
+    """
     weights = _exponentials(logits)
     return tf.reduce_sum(weights * self.bins, axis=-1) / tf.reduce_sum(weights, axis=-1)
 
   def two_hot(self, reward: tf.Tensor) -> tf.Tensor:
-    """Returns weights `float32[..., num_bins]` whose mean is `reward`, clipped to the bins' range.
+    """Returns weights of the bins whose mean is the reward, `float32[..., num_bins]`.
 
-    `adapt` has refused data beyond it.
+    Args:
+      reward: `float32[...]`, clipped to the range of the bins; `adapt` refuses data beyond it.
     """
     reward = tf.clip_by_value(reward, self.bins[0], self.bins[-1])
     num_bins = self.bins.shape[0]
@@ -225,19 +241,24 @@ class RewardHead(keras.layers.Layer):
     return (1.0 - weight) * tf.one_hot(above - 1, num_bins) + weight * tf.one_hot(above, num_bins)
 
   def loss(self, logits: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
-    """Returns the cross-entropy in nats, `float32[...]`."""
+    """Returns the cross-entropy in nats, `float32[...]`.
+
+    Args:
+      logits: outputs of `network`, `float32[..., num_bins]`.
+      reward: real rewards `float32[...]`.
+    """
     return tf.nn.softmax_cross_entropy_with_logits(self.two_hot(reward), logits)
 
 
 class SymexpRewardHead(RewardHead):
-  """A categorical over values that are spaced exponentially, for rewards of any scale.
+  """A categorical over exponentially spaced values, for rewards of any scale.
 
-  The bins are `symexp(linspace(-symlog(limit), symlog(limit), 101))`. The output layer begins at
-  zero, so that the mean of a head that was not trained is zero.
+  The bins are `symexp(linspace(-symlog(limit), symlog(limit), 101))`. The output layer is
+  initialized to zero, so the mean of an untrained head is zero.
 
-  Bins far from zero are dangerous for the mean: a probability of 1e-4 at the outermost one of a
-  limit of 22025 adds 2.2. So the mean is taken over the bins that span the rewards of the data,
-  symmetrically around zero. The loss is over all bins.
+  Bins far from zero make the mean inaccurate: a probability of 1e-4 at the outermost bin of a
+  limit of 22025 adds 2.2. The mean is therefore taken over the bins that span the rewards of the
+  data, symmetrically around zero. The loss is over all bins.
 
   References:
     Hafner et al. 2023, arXiv:2301.04104, section "Robust predictions" (symexp two-hot).
@@ -271,12 +292,12 @@ class SymexpRewardHead(RewardHead):
     )
 
   def adapt(self, rewards) -> None:
-    """As `RewardHead.adapt`; sets `data_limit`."""
+    """Checks the rewards and sets `data_limit`. See `RewardHead.adapt`."""
     super().adapt(rewards)
     self.data_limit.assign(np.abs(np.asarray(rewards, np.float32)).max(initial=0.0))
 
   def mean(self, logits: tf.Tensor) -> tf.Tensor:
-    """Returns the expected reward, `float32[...]`, given that it lies within the data's range."""
+    """Computes the expected reward within the range of the data. See `RewardHead.mean`."""
     num_positive = NUM_SYMEXP_BINS // 2
     size = np.abs(self.bins.numpy())
     # A bin belongs to the range if its neighbour towards zero lies within it.
@@ -293,17 +314,24 @@ class SymexpRewardHead(RewardHead):
 def make_reward_head(
   bins, limit: float, input_size: int, hidden_size: int, num_members: int | None = None
 ) -> RewardHead:
-  """Makes the head of a configuration: over given `bins`, or symexp two-hot if they are None."""
+  """Returns a `RewardHead` over given values, or a `SymexpRewardHead` if `bins` are None.
+
+  Args:
+    bins: increasing reward values; None for symexp two-hot.
+    limit: the largest absolute reward of symexp two-hot; not used with `bins`.
+    input_size: width of the hidden states.
+    hidden_size: width of the hidden layer; 0 for none.
+    num_members: M; None for a single head without the leading dimension.
+  """
   if bins is None:
     return SymexpRewardHead(limit, input_size, hidden_size, num_members)
   return RewardHead(bins, input_size, hidden_size, num_members)
 
 
 def _exponentials(logits: tf.Tensor) -> tf.Tensor:
-  """The numerators of a softmax, `float32[..., K]`.
+  """Returns the numerators of a softmax, `float32[..., K]`.
 
-  Written out: as an operation of its own the softmax takes longer, for the few rows of a dream,
-  than the rest of a step together.
+  For the few rows of an imagined step, `tf.nn.softmax` takes longer than the rest of the step.
   """
   return tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
 
@@ -311,10 +339,10 @@ def _exponentials(logits: tf.Tensor) -> tf.Tensor:
 class TerminationHead(keras.layers.Layer):
   """The probability that a step ends the episode.
 
-  Terminations are rare, so positives are weighted (`positive_weight`, 10 in the paper's Doom
-  experiment). The weight inflates the odds by the same factor, which `discount` takes out again,
-  so that what the dream uses is a probability. What `network` answers are log-odds of an end under
-  the weighted loss, `float32[..., 1]`.
+  Terminations are rare, so the loss weights them (`positive_weight`, 10 in the paper's Doom
+  experiment). The weight multiplies the odds by the same factor; `discount` divides by it to return
+  a calibrated probability. The outputs of `network` are log-odds of termination under the weighted
+  loss, `float32[..., 1]`.
   """
 
   def __init__(
@@ -333,18 +361,27 @@ class TerminationHead(keras.layers.Layer):
     self.built = True
 
   def discount(self, logits: tf.Tensor) -> tf.Tensor:
-    """Returns `1 - P(terminal)`, `float32[...]`."""
+    """Returns `1 - P(terminal)`, `float32[...]`.
+
+    Args:
+      logits: outputs of `network`, `float32[..., 1]`.
+    """
     return tf.sigmoid(float(np.log(self.positive_weight)) - logits[..., 0])
 
   def loss(self, logits: tf.Tensor, discount: tf.Tensor) -> tf.Tensor:
-    """Returns the weighted binary cross-entropy in nats against a real `discount` of 0 or 1."""
+    """Returns the weighted binary cross-entropy in nats, `float32[...]`.
+
+    Args:
+      logits: outputs of `network`, `float32[..., 1]`.
+      discount: real discounts, `float32[...]` of 0 (terminal) or 1.
+    """
     return tf.nn.weighted_cross_entropy_with_logits(
       1.0 - discount, logits[..., 0], self.positive_weight
     )
 
 
 class HeadNetwork(keras.layers.Layer):
-  """A dense layer, after a hidden one if `hidden_size` is not 0; for inputs of any rank."""
+  """A dense layer, after a hidden layer if `hidden_size` is not 0; for inputs of any rank."""
 
   def __init__(self, output_size: int, input_size: int, hidden_size: int, num_members: int | None):
     super().__init__(name="network")
@@ -355,4 +392,5 @@ class HeadNetwork(keras.layers.Layer):
     self.built = True
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
+    """Maps `float32[..., U]` to `float32[..., output_size]`. See `keras.Layer.call`."""
     return self.output_layer(self.hidden(x) if self.hidden else x)

@@ -1,4 +1,4 @@
-"""What the world models on a VAE's latents share: posteriors, standardisation, statistics."""
+"""The base class of world models on a VAE's latents: posteriors, standardisation, statistics."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from wm_tf.models.heads import MIXTURE_KINDS, check_reward_bins
 from wm_tf.models.vae import VAE
 from wm_tf.models.world_model import WorldModel
 
-# A dreamed latent is held within this many standard deviations of the data: beyond it neither the
-# decoder nor the recurrent network has been trained, and controllers find such states.
+# Imagined latents are clipped to this many standard deviations around the data's mean. Beyond it
+# neither the decoder nor the LSTM has been trained, and controllers exploit such states.
 _LATENT_BOUND = 5.0
 
 
@@ -27,21 +27,22 @@ class MDNRNNConfig:
 
   Attributes:
     hidden_size: LSTM units (the paper: 256 for CarRacing, 512 for Doom).
-    num_mixtures: K.
+    num_mixtures: K, the number of mixture components.
     mixture_kind: `per_dimension` (the paper) or `joint`; see `MixtureHead`.
-    skip_connection: whether the mixture also sees the latent and the action directly, not only
-      through the LSTM, whose memory is then free for what cannot be seen in them.
+    skip_connection: whether the mixture also takes the latent and the action as inputs, so that
+      the LSTM need not pass them on.
     predict_change: whether the mixture is over the change of the latent rather than the latent.
-    sample_latents: whether training sequences are samples of the VAE's posterior (the paper) or
-      its means.
+    sample_latents: whether training sequences are samples of the VAE's posterior (the paper)
+      rather than its means.
     reward_bins: increasing reward values, per decision, of a fixed reward distribution; None for
       symexp two-hot, which suits rewards of any scale.
     reward_limit: the largest absolute reward that symexp two-hot represents.
-    reward_weight, termination_weight: weights of the two losses beside the latents' nats per
-      dimension.
-    termination_positive_weight: how much more a terminal step counts than another.
+    reward_weight, termination_weight: weights of the two losses, relative to the latents' loss in
+      nats per dimension.
+    termination_positive_weight: weight of a terminal step in the termination loss; other steps
+      have weight 1.
     head_hidden_size: width of a hidden layer in the reward and termination heads; 0 for none.
-    ensemble_size: how many of these there are, side by side: `MDNRNN` is one, `Ensemble` more.
+    ensemble_size: M, the number of members; 1 for an `MDNRNN`, more for an `Ensemble`.
   """
 
   hidden_size: int = 256
@@ -72,9 +73,9 @@ class LatentDynamics(WorldModel):
   Its state has a field `z`, `float32[B, Z]`, and its features begin with the standardised `z`.
 
   Attributes:
-    vae: encodes and decodes observations; it is not trained further.
+    vae: encodes and decodes observations; its weights are frozen.
     latent_loc, latent_scale: mean and standard deviation of the data's latents, `float32[Z]`.
-    change_scale: standard deviation of their change in a step.
+    change_scale: root mean square of their change in one step, `float32[Z]`.
   """
 
   def __init__(
@@ -85,6 +86,11 @@ class LatentDynamics(WorldModel):
     num_choices: tuple[int, ...],
     name: str,
   ):
+    """Initializes the VAE and the statistics; see `MDNRNN` for the arguments.
+
+    Raises:
+      ValueError: if `num_choices` do not add up to `action_size`.
+    """
     super().__init__(name=name)
     if num_choices and sum(num_choices) != action_size:
       raise ValueError(f"num_choices {num_choices} must add up to action_size {action_size}.")
@@ -107,7 +113,14 @@ class LatentDynamics(WorldModel):
     )
 
   def check_rewards(self, rewards) -> None:
-    """Raises `RewardRangeError` if the reward head cannot represent rewards of any shape."""
+    """Checks that the reward head can represent rewards.
+
+    Args:
+      rewards: numbers of any shape.
+
+    Raises:
+      RewardRangeError: if a reward is not finite or lies outside the range of the head.
+    """
     self.reward.check_rewards(rewards)
 
   def adapt(self, batches) -> None:
@@ -119,8 +132,8 @@ class LatentDynamics(WorldModel):
       batches: an iterable of `Batch`.
 
     Raises:
-      ValueError: if there are no two observations in a row.
-      RewardRangeError: if a reward lies outside the range of the reward head.
+      ValueError: if there are no two consecutive finite observations.
+      RewardRangeError: if a reward is not finite or lies outside the range of the reward head.
     """
     count = changes = 0.0
     sums, rewards = np.zeros((3, self.latent_size)), []
@@ -151,33 +164,45 @@ class LatentDynamics(WorldModel):
     self.reward.adapt(rewards)
 
   def decode(self, state) -> Nest:
+    """Decodes `state.z` with the VAE. See `WorldModel.decode`."""
     return self.vae.decode(state.z)
 
   def only_centred_features(self) -> np.ndarray:
+    """Returns true for the first Z features. See `WorldModel.only_centred_features`."""
     return np.arange(self.feature_size) < self.latent_size
 
   def diagnostic_latent(self, state) -> tf.Tensor:
+    """Returns `z / latent_scale`, `float32[..., Z]`. See `WorldModel.diagnostic_latent`."""
     return state.z / self.latent_scale
 
   def embed(self, observation: Nest) -> Embedded:
-    """Returns the VAE's posteriors, `loc` and `log_scale` concatenated: `float32[..., 2 Z]`."""
+    """Computes the VAE's posteriors, `loc` and `log_scale` concatenated, `float32[..., 2 Z]`.
+
+    See `WorldModel.embed`.
+    """
     if isinstance(observation, Embedded):
       return observation
     return Embedded(tf.concat(self.posterior(observation), axis=-1))
 
   def encode_outputs(self, observation: Nest) -> dict[str, tf.Tensor]:
-    """Returns the VAE's posterior, `loc` and `scale` `float32[B, Z]`."""
+    """Returns `loc` and `scale` of the VAE's posterior, each `float32[B, Z]`.
+
+    See `WorldModel.encode_outputs`.
+    """
     loc, log_scale = self.posterior(observation)
     return {"loc": loc, "scale": tf.exp(log_scale)}
 
   def posterior(self, observation: Nest) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the VAE's posterior of observations.
+    """Computes the VAE's posterior of observations.
 
     Args:
       observation: with any leading dimensions, or `Embedded`.
 
     Returns:
       `(loc, log_scale)`, each `float32[..., Z]`.
+
+    Raises:
+      ValueError: if `observation` does not match `vae.observation`.
     """
     if isinstance(observation, Embedded):
       return tuple(tf.split(observation.value, 2, axis=-1))
@@ -189,21 +214,46 @@ class LatentDynamics(WorldModel):
     return tuple(tf.reshape(x, shape) for x in self.vae.encode(spec.pack(rows)))
 
   def standardise(self, z: tf.Tensor) -> tf.Tensor:
-    """Returns latents `float32[..., Z]` in standard deviations of the data's."""
+    """Standardises latents: `(z - latent_loc) / latent_scale`.
+
+    Args:
+      z: latents `float32[..., Z]`.
+
+    Returns:
+      `float32[..., Z]`.
+    """
     return (z - self.latent_loc) / self.latent_scale
 
   def inputs(self, z: tf.Tensor, action: tf.Tensor) -> tf.Tensor:
-    """Returns what the LSTM sees, `float32[..., Z + A]`."""
+    """Concatenates the inputs of the LSTM: the standardised latent and the action.
+
+    Args:
+      z: latents `float32[..., Z]`.
+      action: `float32[..., A]`.
+
+    Returns:
+      `float32[..., Z + A]`.
+    """
     return tf.concat([self.standardise(z), action], axis=-1)
 
   def mixture_inputs(self, h: tf.Tensor, inputs: tf.Tensor) -> tf.Tensor:
-    """Returns what the mixture sees of the LSTM's `h` and of its inputs."""
+    """Concatenates the inputs of the mixture head.
+
+    Args:
+      h: the LSTM's output `float32[..., U]`.
+      inputs: the LSTM's inputs `float32[..., Z + A]`.
+
+    Returns:
+      `[h, inputs]`, `float32[..., U + Z + A]`; `h` alone without `config.skip_connection`.
+    """
     return tf.concat([h, inputs], axis=-1) if self.config.skip_connection else h
 
   def mover(self) -> Callable[[tf.Tensor, tf.Tensor], tf.Tensor]:
-    """Returns a function from `z` and a sample of the mixture to the next `z`, `float32[B, Z]`.
+    """Makes the function that applies a sample of the mixture to a latent.
 
-    The next latent is held within the range of the data.
+    Returns:
+      A function from `z` and a sample, each `float32[B, Z]`, to the next `z`, `float32[B, Z]`. The
+      next latent is clipped to 5 standard deviations around the data's mean.
     """
     loc, scale = tf.convert_to_tensor(self.latent_loc), tf.convert_to_tensor(self.latent_scale)
     change_scale = tf.convert_to_tensor(self.change_scale)

@@ -1,4 +1,4 @@
-"""The MDN-RNN of World Models: an LSTM and a mixture density over the next latent of a VAE."""
+"""The MDN-RNN of World Models: an LSTM with a mixture density over a VAE's next latent."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _DEFAULTS = MDNRNNConfig()
 
 
 class MDNRNNState(NamedTuple):
-  """`z` the latent of the current observation; `h`, `c` the LSTM's summary of all before it."""
+  """`z` is the latent of the current observation; `h` and `c` are the LSTM's state before it."""
 
   z: tf.Tensor  # float32[B, Z]
   h: tf.Tensor  # float32[B, U]
@@ -28,12 +28,12 @@ class MDNRNNState(NamedTuple):
 class MDNRNN(LatentDynamics):
   """`z_{t+1} ~ P(. | z_t, a_t, h_t)` with an LSTM and a mixture density head.
 
-  As a state-space model it is one whose posterior ignores the recurrent state: `observe` steps the
-  LSTM with the last latent and action, then takes `z` from the VAE.
+  Its posterior of `z` does not depend on the recurrent state: `observe` steps the LSTM with the
+  previous latent and action, then takes `z` from the VAE.
 
-  `imagine_with_noise` is the readable form of a step. Rollouts take `imaginer`, which computes the
-  same with the weights laid out for speed (`kernels/dream_step.py`). The LSTM over sequences and
-  the mixture's log-likelihood are kernels too; tests hold each equal to the readable form.
+  `imagine_with_noise` is the reference implementation of a step. Rollouts use `imaginer`, which
+  computes the same step faster (`kernels/dream_step.py`). The LSTM over sequences and the
+  mixture's log-likelihood are kernels too. Tests check that each kernel equals its reference.
 
   References:
     Ha & Schmidhuber 2018, arXiv:1803.10122, section 3.2 and appendix A.2.
@@ -47,14 +47,14 @@ class MDNRNN(LatentDynamics):
     num_choices: tuple[int, ...] = (),
     name: str = "mdn_rnn",
   ):
-    """Makes a model with new weights.
+    """Initializes the model with new weights.
 
     Args:
       vae: a trained VAE.
       action_size: A.
       config: sizes and loss weights; its `ensemble_size` is not used.
       num_choices: groups of a categorical action; empty if actions are continuous.
-      name: Keras' name.
+      name: the name of the Keras model.
     """
     super().__init__(vae, action_size, config, num_choices, name)
     self.feature_size = self.latent_size + config.hidden_size
@@ -76,15 +76,19 @@ class MDNRNN(LatentDynamics):
     self.built = True
 
   def initial_state(self, batch_size) -> MDNRNNState:
+    """Returns a state of zeros. See `WorldModel.initial_state`."""
     hidden = tf.zeros([batch_size, self.config.hidden_size])
     return MDNRNNState(z=tf.zeros([batch_size, self.latent_size]), h=hidden, c=hidden)
 
   def features(self, state: MDNRNNState) -> tf.Tensor:
-    """Returns `[standardised z, h]`, `float32[..., Z + U]`."""
+    """Returns `[standardised z, h]`, `float32[..., Z + U]`. See `WorldModel.features`."""
     return tf.concat([self.standardise(state.z), state.h], axis=-1)
 
   def observe(self, state, prev_action, observation, is_first, seed=None) -> MDNRNNState:
-    """As `WorldModel.observe`; deterministic (the posterior's mean), so `seed` is not used."""
+    """Steps the LSTM and takes `z` from the VAE's posterior mean; `seed` is not used.
+
+    See `WorldModel.observe`.
+    """
     h, c = self.lstm.step(self.inputs(state.z, prev_action), state.h, state.c)
     # `where` rather than a product with 0, which would keep a NaN.
     h, c = (tf.where(is_first[:, tf.newaxis], 0.0, x) for x in (h, c))
@@ -92,12 +96,16 @@ class MDNRNN(LatentDynamics):
     return MDNRNNState(z=loc, h=h, c=c)
 
   def draw_noise(self, batch_size, num_steps, seed):
-    """Returns uniform and standard normal numbers, each `float32[B, num_steps, Z]`."""
+    """Draws uniform and standard normal numbers, each `float32[B, num_steps, Z]`.
+
+    See `WorldModel.draw_noise`.
+    """
     choice_seed, normal_seed = rng.split(seed, 2)
     shape = [batch_size, num_steps, self.latent_size]
     return rng.uniform(shape, choice_seed), rng.normal(shape, normal_seed)
 
   def imagine_with_noise(self, state, action, noise, temperature=1.0) -> Prediction:
+    """Steps the LSTM and samples the next latent. See `WorldModel.imagine_with_noise`."""
     inputs = self.inputs(state.z, action)
     h, c = self.lstm.step(inputs, state.h, state.c)
     sample = self.mixture.sample(self.mixture_inputs(h, inputs), *noise, temperature)
@@ -107,10 +115,20 @@ class MDNRNN(LatentDynamics):
     )
 
   def imaginer(self):
+    """Returns the step of `kernels/dream_step.py`. See `WorldModel.imaginer`."""
     return make_dream_step(self)
 
   def prediction(self, state, reward_logits, termination_logits) -> Prediction:
-    """Returns the `Prediction` of a next state and of what both heads' networks answered."""
+    """Makes a `Prediction` from the next state and the outputs of both heads' networks.
+
+    Args:
+      state: the next `MDNRNNState`, of B rows.
+      reward_logits: `float32[B, num_bins]`.
+      termination_logits: `float32[B, 1]`.
+
+    Returns:
+      The `Prediction` of B rows; its disagreement is 0.
+    """
     return Prediction(
       state=state,
       reward=self.reward.mean(reward_logits),
@@ -119,16 +137,17 @@ class MDNRNN(LatentDynamics):
     )
 
   def loss(self, batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """Teacher-forced loss over a batch of sequences.
+    """Computes the teacher-forced loss of a batch of sequences.
 
     Args:
-      batch: arrival-aligned, of observations or `Embedded`.
+      batch: sequences in arrival alignment, of observations or `Embedded`.
       seed: `int32[2]` for the posterior samples.
 
     Returns:
-      The loss (nats per latent dimension + weighted reward and termination terms) and metrics.
-      `nll_per_dimension` is in nats of the standardised latent (a standard normal has 1.419),
-      so that it can be compared whether or not the change is predicted.
+      The scalar loss (nats per latent dimension + weighted reward and termination terms) and
+      scalar metrics: `nll_per_dimension`, `reward_loss` and `termination_loss`.
+      `nll_per_dimension` is in nats of the standardised latent (a standard normal has 1.419), with
+      or without `predict_change`.
     """
     loc, log_scale = self.posterior(batch.observation)
     z = loc
@@ -138,16 +157,16 @@ class MDNRNN(LatentDynamics):
 
 
 def prediction_loss(model: LatentDynamics, z: tf.Tensor, inputs: tf.Tensor, batch: Batch):
-  """The loss of predicting each latent, reward and termination from what came before.
+  """Computes the loss of predicting the next latent, reward and termination of each step.
 
   Args:
-    model: an `MDNRNN`, or an `Ensemble` of M.
+    model: an `MDNRNN`, or an `Ensemble` of M members.
     z: latents `float32[B, T, Z]`; `[M, B, T, Z]` of an ensemble.
     inputs: of the LSTM, `float32[..., T - 1, Z + A]`.
     batch: rewards, discounts and the mask of B sequences.
 
   Returns:
-    The scalar loss, of an ensemble the sum of the members', and metrics, of an ensemble their mean.
+    The scalar loss, summed over the members of an ensemble, and scalar metrics, averaged over them.
   """
   config, h = model.config, model.lstm(inputs)
   if config.predict_change:

@@ -1,4 +1,4 @@
-"""A logarithm for numbers of any size and sign, and its inverse."""
+"""The symmetric logarithm of Hafner et al. 2023, and its inverse."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import tensorflow as tf
 
 
 def symlog(x: tf.Tensor) -> tf.Tensor:
-  """Returns `sign(x) log(1 + |x|)`: about x near 0, logarithmic far from it.
+  """Computes `sign(x) log(1 + |x|)`, which is close to `x` near 0 and logarithmic far from it.
+
+  Args:
+    x: `float32[...]`.
+
+  Returns:
+    `float32[...]`.
 
   References:
     Hafner et al. 2023, arXiv:2301.04104, equation 9.
@@ -15,5 +21,12 @@ def symlog(x: tf.Tensor) -> tf.Tensor:
 
 
 def symexp(x: tf.Tensor) -> tf.Tensor:
-  """Returns `sign(x) (exp(|x|) - 1)`, the inverse of `symlog`."""
+  """Computes `sign(x) (exp(|x|) - 1)`, the inverse of `symlog`.
+
+  Args:
+    x: `float32[...]`.
+
+  Returns:
+    `float32[...]`.
+  """
   return tf.sign(x) * tf.math.expm1(tf.abs(x))

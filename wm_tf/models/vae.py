@@ -21,15 +21,15 @@ class VAEConfig:
   """Sizes and loss of a `VAE`. The defaults are the paper's (Ha & Schmidhuber 2018, appendix A.1).
 
   Attributes:
-    latent_size: Z, the largest that is used; see `VAE.latent_size`.
+    latent_size: upper bound of Z, the number of latent dimensions; see `VAE.latent_size`.
     encoder_filters: filters of the stride-2, kernel-4 convolutions.
     decoder_filters: filters of the stride-2 transposed convolutions before the last one.
     vector_units: widths of the dense layers that encode and decode vectors.
     beta: weight of the KL term (Higgins et al. 2017); 1 is the evidence lower bound.
     free_nats: nats per latent dimension below which the KL is not penalised further:
       `max(KL, free_nats * Z)` over the sum of dimensions, as the paper does with 0.5.
-    row_weights: `(first_row, end_row, weight)` triples; these rows of an image's squared error
-      count `weight` times, for small things that matter such as an instrument bar.
+    row_weights: `(first_row, end_row, weight)` triples. The squared error of these image rows is
+      multiplied by `weight`; use it for small but important details such as an instrument bar.
     vector_scale: standard deviation of the likelihood of vectors, in standard deviations of the
       data. A decoded sample of the posterior has about this error, see `VAE`.
   """
@@ -58,7 +58,14 @@ class VAEConfig:
         )
 
   def check_observation(self, observation: ObservationSpec) -> None:
-    """Raises `ValueError` if a `VAE` of this configuration cannot take an observation."""
+    """Checks that a `VAE` of this configuration can encode an observation.
+
+    Args:
+      observation: the specification of the observation.
+
+    Raises:
+      ValueError: if an image has an unsupported size, or `row_weights` do not fit the images.
+    """
     encoders.check_parts(observation)
     if self.row_weights and not observation.images:
       raise ValueError("vae.row_weights weigh rows of an image, and the observation has none.")
@@ -72,7 +79,14 @@ class VAEConfig:
 
 
 def to_float(frames: tf.Tensor) -> tf.Tensor:
-  """Converts `uint8` frames to `float32` in [0, 1]."""
+  """Converts `uint8` frames to `float32` in [0, 1].
+
+  Args:
+    frames: `uint8[...]`.
+
+  Returns:
+    `float32[...]`.
+  """
   return tf.cast(frames, tf.float32) * (1.0 / 255.0)
 
 
@@ -84,17 +98,17 @@ class VAE(keras.Model):
   units: `sum(error^2) / (2 S^2)`. S sets the precision that passes through the latent. For a linear
   model of data of unit variance the bound has its optimum where a decoded sample of the posterior
   has mean squared error S^2 and a decoded posterior mean S^4 (Lucas et al. 2019, arXiv:1911.02469,
-  section 3), for `log(1 / S)` nats per dimension. A unit-variance likelihood, which is usual for
-  images, would keep no dimension at all.
+  section 3), at a cost of `log(1 / S)` nats per dimension. With a unit-variance likelihood, which
+  is usual for images, the optimum would use no latent dimension.
 
   References:
     Ha & Schmidhuber 2018, arXiv:1803.10122, section 3.1 and appendix A.1.
     Kingma & Welling 2014, arXiv:1312.6114, equation 10 (the bound and its KL in closed form).
 
   Attributes:
-    observation: the specification of what is encoded.
-    latent_size: Z. It is `config.latent_size` if there are images; for vectors alone, of D numbers
-      in total, no more than `max(4, 2 D)`: latents that carry nothing are noise to a dynamics.
+    observation: the specification of the observations that are encoded.
+    latent_size: Z. Equals `config.latent_size` if there are images. For vectors alone, of D numbers
+      in total, it is at most `max(4, 2 D)`: unused latents are noise to a dynamics model.
   """
 
   def __init__(
@@ -103,6 +117,16 @@ class VAE(keras.Model):
     observation: ObservationSpec = _PAPER_OBSERVATION,
     name: str = "vae",
   ):
+    """Initializes the model with new weights.
+
+    Args:
+      config: sizes and loss.
+      observation: the specification of the observations.
+      name: the name of the Keras model.
+
+    Raises:
+      ValueError: see `VAEConfig.check_observation`.
+    """
     super().__init__(name=name)
     del self.loss  # Keras' attribute for `compile`, which would hide the method.
     config.check_observation(observation)
@@ -127,7 +151,7 @@ class VAE(keras.Model):
   def adapt(self, batches: Iterable[Nest]) -> None:
     """Sets the statistics that vectors are standardised with; does nothing for images alone.
 
-    To be called once, before the first fit.
+    Call this once, before the first fit.
 
     Args:
       batches: observations, with any leading dimensions.
@@ -139,23 +163,26 @@ class VAE(keras.Model):
       encoders.set_statistics(self.scalers, map(self._vectors, batches))
 
   def encode(self, observation: Nest) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the posterior of observations.
+    """Computes the posterior of observations.
 
     Args:
       observation: of B rows, such as `uint8[B, 64, 64, 3]`.
 
     Returns:
-      `(loc, log_scale)`, each `float32[B, Z]`.
+      `(loc, log_scale)`, each `float32[B, Z]`; `log_scale` is clipped to [-7, 2].
 
     Raises:
-      ValueError: if it is not what `self.observation` says.
+      ValueError: if `observation` does not match `self.observation`.
     """
     inputs = encoders.one_or_all(self._standardised(observation))
     loc, log_scale = tf.split(self.encoder(inputs), 2, axis=-1)
     return loc, tf.clip_by_value(log_scale, -7.0, 2.0)
 
   def decode(self, z: tf.Tensor) -> Nest:
-    """Returns the mean observations of latents `float32[B, Z]`.
+    """Computes the mean observations of latents.
+
+    Args:
+      z: latents `float32[B, Z]`.
 
     Returns:
       A nest like an observation: images `float32[B, H, W, C]` in [0, 1], vectors `float32[B, D]`
@@ -167,21 +194,28 @@ class VAE(keras.Model):
     return self.observation.pack(means)
 
   def call(self, observation: Nest) -> Nest:
-    """Reconstructs observations through the posterior mean."""
+    """Reconstructs observations through the posterior mean.
+
+    Args:
+      observation: of B rows, see `encode`.
+
+    Returns:
+      The mean observations, see `decode`.
+    """
     return self.decode(self.encode(observation)[0])
 
   def loss(self, observation: Nest, seed: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """Returns the negative log-likelihood plus the weighted KL, averaged over observations.
+    """Computes the negative log-likelihood plus the weighted KL, averaged over observations.
 
     Args:
       observation: of B rows.
       seed: `int32[2]` for the posterior sample.
 
     Returns:
-      The scalar loss and metrics: `sse`, squared error summed over images, unweighted;
-      `vector_mse`, squared error per number of the vectors in standardised units (1 minus it is
-      their R^2); `kl`, nats per observation; `active_dimensions`, the number of latents with more
-      than 0.1 nat of KL on average. Of `sse` and `vector_mse`, those that there are.
+      The scalar loss and scalar metrics by name. `sse`: squared error summed over images,
+      unweighted, if there are images. `vector_mse`: mean squared error of the vectors in
+      standardised units (1 minus their R^2), if there are vectors. `kl`: nats per observation.
+      `active_dimensions`: the number of latents with a mean KL above 0.1 nat.
     """
     loc, log_scale = self.encode(observation)
     z = loc + tf.exp(log_scale) * rng.normal(tf.shape(loc), seed)
@@ -196,16 +230,19 @@ class VAE(keras.Model):
     }
 
   def reconstruction_errors(self, observation: Nest, z: tf.Tensor) -> dict[str, tf.Tensor]:
-    """Returns `sse` and `vector_mse`, each `float32[B]`, as `loss` defines them, of given latents.
+    """Computes the reconstruction errors of given latents, one for each observation.
 
     Args:
       observation: of B rows.
-      z: `float32[B, Z]`.
+      z: latents `float32[B, Z]`.
+
+    Returns:
+      `sse` and `vector_mse` as `loss` defines them, each `float32[B]`.
     """
     return self._likelihood(self._standardised(observation), self._means(z))[1]
 
   def _likelihood(self, targets: list[tf.Tensor], means: list[tf.Tensor]):
-    """The negative log-likelihood but for a constant, `float32[B]`, and `reconstruction_errors`."""
+    """Returns the negative log-likelihood up to a constant, `float32[B]`, and the errors."""
     nll, sse, vector_error, num_numbers = 0.0, 0.0, 0.0, 0
     for part, target, mean in zip(self.observation.parts, targets, means, strict=True):
       squared = tf.square(mean - target)
@@ -230,7 +267,7 @@ class VAE(keras.Model):
     return tf.reshape(tf.constant(weights, tf.float32), [1, height, 1, 1])
 
   def _standardised(self, observation: Nest) -> list[tf.Tensor]:
-    """The parts of an observation as the encoder takes them."""
+    """Returns the parts of an observation in the encoder's units."""
     scalers, values = iter(self.scalers), encoders.part_values(self.observation, observation)
     return [
       to_float(value) if part.kind == "image" else next(scalers).standardise(value)
@@ -238,7 +275,7 @@ class VAE(keras.Model):
     ]
 
   def _means(self, z: tf.Tensor) -> list[tf.Tensor]:
-    """The parts as the decoder answers them."""
+    """Returns the decoder's outputs as a list, one for each part."""
     means = self.decoder(z)
     return list(means) if isinstance(means, (list, tuple)) else [means]
 
@@ -249,7 +286,14 @@ class VAE(keras.Model):
 
 
 def kl_to_standard_normal(loc: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:
-  """Returns KL(N(loc, scale) || N(0, 1)) per dimension, in nats.
+  """Computes KL(N(loc, scale) || N(0, 1)) per dimension, in nats.
+
+  Args:
+    loc: means `float32[...]`.
+    log_scale: logarithms of the standard deviations, `float32[...]`.
+
+  Returns:
+    `float32[...]`.
 
   References:
     Kingma & Welling 2014, arXiv:1312.6114, appendix B.

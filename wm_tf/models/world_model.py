@@ -1,4 +1,4 @@
-"""The seam between a learned dynamics and everything that uses it."""
+"""The interface between a learned dynamics model and the code that uses it."""
 
 from __future__ import annotations
 
@@ -13,19 +13,26 @@ from wm_tf.core import Batch, Embedded, Nest, Prediction
 
 
 def to_uint8(frames: tf.Tensor) -> tf.Tensor:
-  """Converts decoded frames `float32` to `uint8`; values outside [0, 1] are clipped."""
+  """Converts decoded frames to `uint8`.
+
+  Args:
+    frames: `float32[...]`; values outside [0, 1] are clipped.
+
+  Returns:
+    `uint8[...]`.
+  """
   return tf.cast(tf.round(255.0 * tf.clip_by_value(frames, 0.0, 1.0)), tf.uint8)
 
 
 class WorldModel(keras.Model):
   """A state-space model of an environment with an opaque state.
 
-  `observe` is the posterior: it sees an observation. `imagine` is the prior: it sees only an
-  action. Policies, planners, learners, evaluation and export use nothing but the methods and
-  attributes of this class, so a family of dynamics is one subclass.
+  `observe` computes the posterior, given an observation. `imagine` computes the prior, given only
+  an action. Policies, planners, learners, evaluation and export use only the methods and
+  attributes of this class, so a new kind of dynamics is one subclass.
 
-  An observation is what `ObservationSpec` says: one array, or a dict of arrays by name. Methods
-  that take one also take an `Embedded`. The two are told apart by type.
+  `ObservationSpec` describes an observation: one array, or a dict of arrays by name. Methods that
+  take an observation also take an `Embedded` and tell the two apart by type.
 
   Attributes:
     latent_size: Z.
@@ -43,31 +50,49 @@ class WorldModel(keras.Model):
   usual_disagreement: Any = 0.0
 
   def __init__(self, name: str):
+    """Initializes the Keras model.
+
+    Args:
+      name: the name of the Keras model.
+    """
     super().__init__(name=name)
     del self.loss  # Keras' attribute for `compile`, which would hide the method.
 
   def initial_state(self, batch_size) -> Nest:
-    """Returns the state before anything was observed.
+    """Returns the state before the first observation.
 
     Args:
       batch_size: B, an int or a scalar tensor.
+
+    Returns:
+      A state of B rows.
     """
     raise NotImplementedError
 
   def features(self, state: Nest) -> tf.Tensor:
-    """Returns what a policy sees of a state, `float32[..., F]`."""
+    """Returns the features of a state that policies take as inputs.
+
+    Args:
+      state: with any leading dimensions.
+
+    Returns:
+      `float32[..., F]`.
+    """
     raise NotImplementedError
 
   def only_centred_features(self) -> np.ndarray:
-    """Returns which features have been scaled by the model, `bool[F]`.
+    """Returns which features the model has already scaled.
 
-    A policy that standardises its inputs subtracts the mean of these and does not divide by their
-    standard deviation.
+    A policy that standardises its inputs subtracts the mean of these features and does not divide
+    them by their standard deviation.
+
+    Returns:
+      `bool[F]`.
     """
     return np.zeros(self.feature_size, bool)
 
   def diagnostic_latent(self, state: Nest) -> tf.Tensor:
-    """Returns the latents in standardised units that open-loop errors are measured on.
+    """Returns the latents, in standardised units, that open-loop errors are measured on.
 
     Args:
       state: with any leading dimensions.
@@ -78,7 +103,7 @@ class WorldModel(keras.Model):
     raise NotImplementedError
 
   def decode(self, state: Nest) -> Nest:
-    """Returns the mean observation of a state.
+    """Computes the mean observation of a state.
 
     Args:
       state: of B rows.
@@ -90,20 +115,20 @@ class WorldModel(keras.Model):
     raise NotImplementedError
 
   def embed(self, observation: Nest) -> Embedded:
-    """Computes what `observe` and `loss` need of observations.
+    """Precomputes the part of `observe` and `loss` that depends on observations alone.
 
     Args:
       observation: with any leading dimensions, such as [B] or [B, T].
 
     Returns:
-      `Embedded` with a `float32[..., E]`. An `Embedded` is returned as it is.
+      An `Embedded` that holds `float32[..., E]`. An `Embedded` argument is returned unchanged.
     """
     raise NotImplementedError
 
   def observe(
     self, state: Nest, prev_action: tf.Tensor, observation: Nest, is_first: tf.Tensor, seed
   ) -> Nest:
-    """Moves the state along a real step.
+    """Updates the state with one real step.
 
     Args:
       state: of B rows.
@@ -118,21 +143,21 @@ class WorldModel(keras.Model):
     raise NotImplementedError
 
   def encode_outputs(self, observation: Nest) -> dict[str, tf.Tensor]:
-    """What the signature `encode` of an exported model answers.
+    """Computes the outputs of an exported model's signature `encode`.
 
     Args:
-      observation: `[B, ...]`.
+      observation: of B rows.
 
     Returns:
-      Tensors `[B, ...]` by name; empty for a model that has no encoder worth exporting.
+      Tensors `[B, ...]` by name; empty for a model without an encoder to export.
     """
     return {}
 
   def draw_noise(self, batch_size, num_steps, seed) -> Nest:
-    """Draws all the noise of `num_steps` imagined steps.
+    """Draws the noise of `num_steps` imagined steps.
 
-    Drawing it before a rollout lets many candidates share it, which lowers the variance of their
-    comparison and saves most of the cost of random numbers.
+    If candidates share noise that was drawn before the rollout, their comparison has less variance
+    and fewer random numbers are drawn.
 
     Args:
       batch_size: B, an int or a scalar tensor.
@@ -147,34 +172,44 @@ class WorldModel(keras.Model):
   def imagine_with_noise(
     self, state: Nest, action: tf.Tensor, noise: Nest, temperature: Any = 1.0
   ) -> Prediction:
-    """Does what `imagine` does, with given noise.
+    """Predicts one imagined step from given noise; see `imagine`.
 
     Args:
       state: of B rows.
       action: `float32[B, A]`.
       noise: one step of `draw_noise`, a nest of `float32[B, ...]`.
       temperature: scalar or `float32[B]`.
+
+    Returns:
+      The `Prediction` of B rows.
     """
     raise NotImplementedError
 
   def imaginer(self) -> Callable[..., Prediction]:
-    """Returns a function that computes `imagine_with_noise`, prepared for many steps.
+    """Returns a function that computes `imagine_with_noise`, optimised for many steps.
 
-    A rollout calls this once before its loop. The function holds the weights as they are now.
+    A rollout calls this once before its loop.
+
+    Returns:
+      A function with the arguments and result of `imagine_with_noise`. It may hold a copy of the
+      current weights, so it must not be used after an update of the weights.
     """
     return self.imagine_with_noise
 
   def imagine(
     self, state: Nest, action: tf.Tensor, seed: tf.Tensor, temperature: Any = 1.0
   ) -> Prediction:
-    """Moves the state along an imagined step.
+    """Predicts one imagined step.
 
     Args:
       state: of B rows.
       action: `float32[B, A]`, in [-1, 1] or one-hot.
       seed: `int32[2]`, or `int32[B, 2]` with one seed per row.
-      temperature: scalar or `float32[B]`; 0 is the most likely future, above 1 a more uncertain
-        one (Ha & Schmidhuber 2018, section 4.3).
+      temperature: scalar or `float32[B]`; 0 gives the most likely future, above 1 a more
+        uncertain one (Ha & Schmidhuber 2018, section 4.3).
+
+    Returns:
+      The `Prediction` of B rows.
     """
     noise = self.draw_noise(tf.shape(action)[0], 1, seed)
     return self.imagine_with_noise(
@@ -182,9 +217,24 @@ class WorldModel(keras.Model):
     )
 
   def unfamiliarity(self, disagreement: tf.Tensor) -> tf.Tensor:
-    """Returns how far a `Prediction`'s disagreement is above the usual; penalties use this."""
+    """Returns how far disagreement exceeds `usual_disagreement`; penalties are based on it.
+
+    Args:
+      disagreement: `float32[...]`, of a `Prediction`.
+
+    Returns:
+      `max(0, disagreement - usual_disagreement)`, `float32[...]`.
+    """
     return tf.nn.relu(disagreement - self.usual_disagreement)
 
   def loss(self, batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-    """Returns the scalar training loss and named scalar metrics."""
+    """Computes the training loss.
+
+    Args:
+      batch: sequences in arrival alignment, of observations or `Embedded`.
+      seed: `int32[2]`.
+
+    Returns:
+      The scalar loss and scalar metrics by name.
+    """
     raise NotImplementedError

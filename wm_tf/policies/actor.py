@@ -30,7 +30,7 @@ class FeatureNetwork(tf.Module):
       feature_size: F.
       hidden_sizes: widths of the hidden layers.
       output_size: width of the output.
-      seed: of the initial weights.
+      seed: seed of the initial weights.
       name: module name.
     """
     super().__init__(name=name)
@@ -52,12 +52,12 @@ class FeatureNetwork(tf.Module):
     return [weight for layer in self.layers for weight in layer.trainable_weights]
 
   def state(self) -> dict[str, tf.Variable]:
-    """Returns every variable by name, as a checkpoint stores them."""
+    """Returns all variables by name, as a checkpoint stores them."""
     weights = {f"weights_{i}": weight.value for i, weight in enumerate(self.weights)}
     return {"loc": self.loc, "scale": self.scale, **weights}
 
   def standardise(self, features: np.ndarray, only_centred: np.ndarray) -> None:
-    """Fits `loc` and `scale` to real features.
+    """Sets `loc` and `scale` from real features.
 
     Args:
       features: `float32[M, F]`.
@@ -71,7 +71,14 @@ class FeatureNetwork(tf.Module):
     self.scale.assign(scale.astype(np.float32))
 
   def __call__(self, features: tf.Tensor) -> tf.Tensor:
-    """Maps `float32[..., F]` to `float32[..., output_size]`."""
+    """Computes the outputs.
+
+    Args:
+      features: `float32[..., F]`.
+
+    Returns:
+      `float32[..., output_size]`.
+    """
     x = (features - self.loc) / self.scale
     for layer in self.layers:
       x = layer(x)
@@ -82,7 +89,7 @@ class Actor(tf.Module):
   """A policy that acts on a world model's features.
 
   A continuous action is `tanh(network(features))`. For categorical actions the network computes
-  logits: the action is the most likely choice of each group, or a sample when exploring.
+  logits. The action is the most likely choice of each group, or a sample if `explore` is true.
   """
 
   def __init__(
@@ -93,7 +100,7 @@ class Actor(tf.Module):
     Args:
       world_model: gives the features and the kind of action.
       hidden_sizes: widths of the hidden layers.
-      seed: of the initial weights.
+      seed: seed of the initial weights.
       name: module name.
     """
     super().__init__(name=name)
@@ -103,7 +110,7 @@ class Actor(tf.Module):
     )
 
   def initial_memory(self, batch_size):
-    """Returns `()`: an actor has no memory."""
+    """Returns `()`, because an actor has no memory. See `Policy.initial_memory`."""
     return ()
 
   def act(self, state, memory, seed=None, explore: bool = False):
@@ -112,8 +119,8 @@ class Actor(tf.Module):
     Args:
       state: the world model's state of B rows.
       memory: `()`.
-      seed: `int32[2]` or `int32[B, 2]`; used only to sample.
-      explore: whether categorical actions are sampled rather than the most likely ones.
+      seed: `int32[2]` or `int32[B, 2]`; used only to sample; None otherwise.
+      explore: whether to sample categorical actions instead of taking the most likely ones.
 
     Returns:
       `(action float32[B, A], memory)`.
@@ -126,12 +133,12 @@ class Actor(tf.Module):
 
 
 class Critic(tf.Module):
-  """Estimates the discounted return that the actor it was trained with obtains from a state.
+  """Estimates the discounted return that its actor obtains from a state.
 
   Attributes:
     network: predicts the return times `reward_scale`.
     reward_scale: a constant, or a variable `float32[]` that is derived from data.
-    discount: of the predicted returns; a planner that uses the critic must discount alike.
+    discount: discount of the predicted returns; a planner with this critic must use the same one.
   """
 
   def __init__(
@@ -148,15 +155,15 @@ class Critic(tf.Module):
     Args:
       world_model: gives the features.
       hidden_sizes: widths of the hidden layers.
-      reward_scale: factor from rewards to what the network predicts; None if it is derived from
-        data later, and 1 until then.
+      reward_scale: factor on returns in the network's output; None for a variable, initially 1,
+        that is derived from data later.
       discount: factor per decision.
-      seed: of the initial weights.
+      seed: seed of the initial weights.
       name: module name.
     """
     super().__init__(name=name)
     self._world_model, self.discount = world_model, discount
-    # A constant stays one in exported graphs, and out of the files of what was learned.
+    # A constant remains a constant in exported graphs and is not stored in checkpoints.
     self.reward_scale = (
       tf.Variable(1.0, trainable=False, name="reward_scale")
       if reward_scale is None
@@ -165,11 +172,18 @@ class Critic(tf.Module):
     self.network = FeatureNetwork(world_model.feature_size, hidden_sizes, 1, seed)
 
   def state(self) -> dict[str, tf.Variable]:
-    """Returns every variable by name: the network's, and `reward_scale` if it is derived."""
+    """Returns all variables by name: those of the network, and `reward_scale` if it is derived."""
     derived = isinstance(self.reward_scale, tf.Variable)
     return self.network.state() | ({"reward_scale": self.reward_scale} if derived else {})
 
   def value(self, state: Nest) -> tf.Tensor:
-    """Returns the expected discounted return in units of reward, `float32[B]`."""
+    """Computes the expected discounted return in units of reward.
+
+    Args:
+      state: the world model's state of B rows.
+
+    Returns:
+      `float32[B]`.
+    """
     features = self._world_model.features(state)
     return self.network(features)[..., 0] / self.reward_scale

@@ -1,7 +1,7 @@
-"""Actors that explore: what plays the environment before there is a controller, and beside it.
+"""Actors that explore: they collect data before there is a controller, and along with it.
 
-All are `wm_tf.data.collect.Actor`s. Every random number comes from the seed of the episode that it
-is drawn for, so an episode is the same whichever row plays it, and when.
+Each class is a `wm_tf.data.play.Actor`. All random numbers of an episode come from its seed, so an
+episode does not depend on the row that plays it or on the order of episodes.
 
 Continuous actions are `float32[A]` in [-1, 1]. Categorical actions are one-hot vectors for each of
 `num_choices` groups, one group after another, with A the sum of `num_choices`.
@@ -19,27 +19,33 @@ import numpy as np
 
 
 class _OpenLoop:
-  """Plays, in each episode, a sequence of actions that does not depend on observations."""
+  """Plays a sequence of actions that does not depend on observations."""
 
   def __init__(self, action_size: int, num_choices: Sequence[int] = ()):
-    """Describes the actions.
+    """Initializes the actor.
 
     Args:
       action_size: A.
-      num_choices: of each group of a categorical action; empty for continuous actions.
+      num_choices: choices in each group of a categorical action; empty for continuous actions.
     """
     if num_choices and sum(num_choices) != action_size:
       raise ValueError(f"{action_size} numbers are not groups of {tuple(num_choices)} choices.")
     self.action_size, self.num_choices = action_size, tuple(num_choices)
 
   def actions(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
-    """Yields the endless actions `[A]` of one episode."""
+    """Yields the endless actions of one episode, each `[A]`.
+
+    Args:
+      rng: the random numbers of the episode.
+    """
     raise NotImplementedError
 
   def begin(self, rows: int) -> None:
+    """Starts `rows` rows. See `Actor.begin`."""
     self._sequences: list[Any] = [None] * rows
 
   def act(self, observation, is_first, seeds, infos) -> np.ndarray:
+    """Returns the next action of every row; observations are not used. See `Actor.act`."""
     for row in np.flatnonzero(is_first):
       self._sequences[row] = self.actions(_rng(self, seeds[row]))
     return np.clip([next(sequence) for sequence in self._sequences], -1, 1).astype(np.float32)
@@ -49,6 +55,7 @@ class Uniform(_OpenLoop):
   """Draws a uniform action at each decision."""
 
   def actions(self, rng):
+    """Yields independent uniform actions. See `_OpenLoop.actions`."""
     while True:
       yield _uniform(rng, self.action_size, self.num_choices)
 
@@ -61,10 +68,18 @@ class Held(_OpenLoop):
   """
 
   def __init__(self, action_size: int, max_decisions: int = 10, num_choices: Sequence[int] = ()):
+    """Initializes the actor.
+
+    Args:
+      action_size: A.
+      max_decisions: the largest number of decisions that an action is held for.
+      num_choices: choices in each group of a categorical action; empty for continuous actions.
+    """
     super().__init__(action_size, num_choices)
     self.max_decisions = max_decisions
 
   def actions(self, rng):
+    """Yields uniform actions that are held. See `_OpenLoop.actions`."""
     while True:
       yield from _held(rng, self.action_size, self.max_decisions, self.num_choices)
 
@@ -73,10 +88,10 @@ class Brownian(_OpenLoop):
   """An Ornstein-Uhlenbeck process, clipped to [-1, 1], or a sticky choice.
 
   Before clipping, a continuous action has mean `mean` and standard deviation `scale` at every
-  decision, and correlation `exp(-theta k)` with the action k decisions before.
+  decision, and correlation `exp(-theta k)` with the action k decisions earlier.
 
-  Each group of a categorical action keeps its choice with probability `exp(-theta)` at a decision,
-  and else draws a uniform one; `scale` and `mean` are not used.
+  Each group of a categorical action keeps its choice with probability `exp(-theta)` at a decision.
+  Otherwise it draws a uniform choice. `scale` and `mean` are not used.
   """
 
   def __init__(
@@ -87,10 +102,20 @@ class Brownian(_OpenLoop):
     mean: float | Sequence[float] = 0.0,
     num_choices: Sequence[int] = (),
   ):
+    """Initializes the actor.
+
+    Args:
+      action_size: A.
+      scale: standard deviation.
+      theta: rate at which the correlation decays, per decision.
+      mean: mean; one number, or one for each dimension.
+      num_choices: choices in each group of a categorical action; empty for continuous actions.
+    """
     super().__init__(action_size, num_choices)
     self.scale, self.theta, self.mean = scale, theta, mean
 
   def actions(self, rng):
+    """Yields correlated actions. See `_OpenLoop.actions`."""
     keep = math.exp(-self.theta)
     if self.num_choices:
       action = _uniform(rng, self.action_size, self.num_choices)
@@ -102,40 +127,52 @@ class Brownian(_OpenLoop):
 
 
 class _Disturbed:
-  """Another actor, whose actions are disturbed by a random sequence drawn for each episode."""
+  """Another actor whose actions are disturbed by a random sequence for each episode."""
 
   def __init__(self, actor, num_choices: Sequence[int] = ()):
     self._actor, self._num_choices = actor, tuple(num_choices)
 
   def disturbances(self, rng: np.random.Generator, action_size: int) -> Iterator[Any]:
-    """Yields what disturbs the actions of one episode, endlessly."""
+    """Yields the endless disturbances of one episode.
+
+    Args:
+      rng: the random numbers of the episode.
+      action_size: A.
+    """
     raise NotImplementedError
 
   def disturb(self, action: np.ndarray, disturbance: Any) -> np.ndarray:
-    """Returns the action `[A]` that is taken instead of `action`."""
+    """Returns the disturbed action, `[A]`.
+
+    Args:
+      action: the action of the other actor, `[A]`.
+      disturbance: one result of `disturbances`.
+    """
     raise NotImplementedError
 
   def begin(self, rows: int) -> None:
+    """Starts `rows` rows of both actors. See `Actor.begin`."""
     self._actor = _begun(self._actor, rows)
     self._sequences: list[Any] = [None] * rows
 
   def act(self, observation, is_first, seeds, infos) -> np.ndarray:
+    """Returns the disturbed actions of the other actor. See `Actor.act`."""
     meant = np.asarray(self._actor.act(observation, is_first, seeds, infos))
     for row in np.flatnonzero(is_first):
       self._sequences[row] = self.disturbances(_rng(self, seeds[row]), meant.shape[1])
     pairs = zip(meant, self._sequences, strict=True)
     action = np.stack([self.disturb(row, next(sequence)) for row, sequence in pairs])
     action = action.astype(np.float32)
-    if hasattr(self._actor, "took"):  # An agent's state holds the action that was taken.
+    if hasattr(self._actor, "took"):  # The state of an agent contains the action taken.
       self._actor.took(action)
     return action
 
 
 class Noisy(_Disturbed):
-  """Another actor's actions plus correlated noise, or with random choices.
+  """Adds correlated noise, or random choices, to another actor's actions.
 
-  The noise on continuous actions is that of `Brownian` around zero, with standard deviation `scale`
-  and `correlation` between a decision and the next; the sum is clipped to [-1, 1].
+  The noise on continuous actions is that of `Brownian` with mean zero, standard deviation `scale`
+  and `correlation` between successive decisions. The sum is clipped to [-1, 1].
 
   Each group of a categorical action is replaced by a uniform choice with probability `scale`
   (epsilon-greedy); `correlation` is not used.
@@ -148,16 +185,16 @@ class Noisy(_Disturbed):
     correlation: float = 0.8,
     num_choices: Sequence[int] = (),
   ):
-    """Disturbs `actor`.
+    """Initializes the actor.
 
     Args:
-      actor: any.
-      scale: see above; one number, or one for each dimension of a continuous action.
-      correlation: of continuous noise.
-      num_choices: of each group of a categorical action; empty for continuous actions.
+      actor: the actor whose actions are disturbed.
+      scale: see the class; one number, or one for each dimension of a continuous action.
+      correlation: correlation of continuous noise between successive decisions.
+      num_choices: choices in each group of a categorical action; empty for continuous actions.
 
     Raises:
-      ValueError: if `scale` is not a probability although actions are categorical.
+      ValueError: if actions are categorical and `scale` is not a probability.
     """
     super().__init__(actor, num_choices)
     if num_choices and not (np.ndim(scale) == 0 and 0.0 <= scale <= 1.0):
@@ -167,6 +204,7 @@ class Noisy(_Disturbed):
     self._scale, self._correlation = scale, correlation
 
   def disturbances(self, rng, action_size):
+    """Yields noise `[A]`, or one-hot groups and groups of zeros. See `_Disturbed.disturbances`."""
     if not self._num_choices:
       yield from _correlated(rng, (action_size,), self._scale, self._correlation)
     nothing = np.zeros(action_size)
@@ -174,9 +212,10 @@ class Noisy(_Disturbed):
       yield _replace_groups(rng, nothing, self._scale, self._num_choices)
 
   def disturb(self, action, disturbance):
+    """Adds the noise, or replaces groups. See `_Disturbed.disturb`."""
     if not self._num_choices:
       return np.clip(action + disturbance, -1, 1)
-    # A group of zeros replaces nothing.
+    # A group of zeros keeps the action's group.
     replaced = np.repeat(
       [group.any() for group in _groups(disturbance, self._num_choices)], self._num_choices
     )
@@ -184,20 +223,20 @@ class Noisy(_Disturbed):
 
 
 class Interrupted(_Disturbed):
-  """Another actor, sometimes interrupted by a uniform action for a few decisions.
+  """Interrupts another actor by a uniform action for a few decisions.
 
-  Data then also show what unusual actions do in the states that the actor reaches, and how the
-  actor recovers.
+  The data then also show the effects of unusual actions in the states that the actor reaches, and
+  how the actor recovers.
   """
 
   def __init__(self, actor, rate: float, max_decisions: int = 8, num_choices: Sequence[int] = ()):
-    """Interrupts `actor`.
+    """Initializes the actor.
 
     Args:
-      actor: any.
-      rate: probability that an interruption begins at a decision outside of one.
+      actor: the actor that is interrupted.
+      rate: probability that an interruption begins at a decision, outside of interruptions.
       max_decisions: an interruption takes the same action for 1 to `max_decisions` decisions.
-      num_choices: of each group of a categorical action; empty for continuous actions.
+      num_choices: choices in each group of a categorical action; empty for continuous actions.
 
     Raises:
       ValueError: if `rate` is not a probability.
@@ -208,7 +247,7 @@ class Interrupted(_Disturbed):
     self._rate, self._max_decisions = rate, max_decisions
 
   def disturbances(self, rng, action_size):
-    """Yields an action for each decision of an interruption, and None outside."""
+    """Yields actions of interruptions, and None outside of them. See `_Disturbed.disturbances`."""
     while True:
       if rng.random() < self._rate:
         yield from _held(rng, action_size, self._max_decisions, self._num_choices)
@@ -216,23 +255,26 @@ class Interrupted(_Disturbed):
         yield None
 
   def disturb(self, action, disturbance):
+    """Returns the interruption's action if there is one. See `_Disturbed.disturb`."""
     return action if disturbance is None else disturbance
 
 
 class Scripted:
-  """An environment's scripted policy (`wm_tf.envs.make_heuristic`), a fresh copy in each episode.
+  """An environment's scripted policy (`wm_tf.envs.make_heuristic`), copied for each episode.
 
-  It may read the simulator (`info["privileged"]`), so reports print its share of the data beside
-  what was learned from it.
+  It may read the simulator (`info["privileged"]`), so reports state its share of the data together
+  with the results.
   """
 
   def __init__(self, heuristic):
     self._heuristic = heuristic
 
   def begin(self, rows: int) -> None:
+    """Starts `rows` rows. See `Actor.begin`."""
     self._rows: list[Any] = [None] * rows
 
   def act(self, observation, is_first, seeds, infos) -> np.ndarray:
+    """Returns the actions of the scripted policy. See `Actor.act`."""
     for row in np.flatnonzero(is_first):
       self._rows[row] = copy.deepcopy(self._heuristic), _rng(self, seeds[row])
     actions = [
@@ -249,14 +291,14 @@ class Mixture:
   """
 
   def __init__(self, actors: Mapping[str, Any], weights: Mapping[str, float] | None = None):
-    """Mixes actors.
+    """Initializes the mixture.
 
     Args:
-      actors: by name.
+      actors: actors by name.
       weights: relative probabilities by name; equal ones if None.
 
     Raises:
-      ValueError: if the names differ, or the weights are no probabilities.
+      ValueError: if the names differ, a weight is negative, or no weight is positive.
     """
     weights = weights or dict.fromkeys(actors, 1.0)
     if set(weights) != set(actors) or not sum(weights.values()) > 0 or min(weights.values()) < 0:
@@ -267,19 +309,25 @@ class Mixture:
     self._weights = np.array([weights[name] for name in self._actors], np.float64)
 
   def choice(self, seed: int) -> str:
-    """Returns the name of the actor that plays the episode of this seed."""
+    """Returns the name of the actor that plays an episode.
+
+    Args:
+      seed: the seed of the episode.
+    """
     p = self._weights / self._weights.sum()
     return str(_rng(self, seed).choice(list(self._actors), p=p))
 
   def begin(self, rows: int) -> None:
+    """Starts `rows` rows of every actor. See `Actor.begin`."""
     self._actors = {name: _begun(actor, rows) for name, actor in self._actors.items()}
     self._chosen = np.full(rows, "", object)
 
   def act(self, observation, is_first, seeds, infos) -> np.ndarray:
+    """Returns the actions of each row's actor. See `Actor.act`."""
     for row in np.flatnonzero(is_first):
       self._chosen[row] = self.choice(seeds[row])
-    # An actor gets all rows, so that its batch keeps its size; rows of other actors are marked as
-    # the beginning of an episode at each decision. An actor without a row is not asked.
+    # An actor gets all rows, so that its batch size is constant. Rows of other actors are marked as
+    # the beginning of an episode at each decision. An actor without a row is not called.
     actions = {
       name: self._actors[name].act(observation, is_first | (self._chosen != name), seeds, infos)
       for name in dict.fromkeys(self._chosen)
@@ -288,7 +336,7 @@ class Mixture:
 
 
 def _rng(actor, seed) -> np.random.Generator:
-  """Returns the random numbers of an episode; different ones for each kind of actor."""
+  """Returns the random generator of an episode, which also depends on the actor's class."""
   return np.random.default_rng([int(seed), zlib.crc32(type(actor).__name__.encode())])
 
 
@@ -319,7 +367,7 @@ def _uniform(rng: np.random.Generator, size: int, num_choices: Sequence[int]) ->
 def _replace_groups(
   rng: np.random.Generator, action: np.ndarray, probability: float, num_choices: Sequence[int]
 ) -> np.ndarray:
-  """Returns a copy in which each group became a uniform choice with the given probability."""
+  """Returns a copy in which each group is replaced by a uniform choice with a given probability."""
   groups = []
   for group, size in zip(_groups(action, num_choices), num_choices, strict=True):
     replace, choice = rng.random() < probability, rng.integers(size)

@@ -12,9 +12,9 @@ from wm_tf.models.world_model import WorldModel
 class LinearController(tf.Module):
   """`action = tanh(W [basis(features), 1])`, or the largest of these logits in each group.
 
-  The basis is a fixed affine map `(features - loc) @ matrix`, fitted to real features by
-  `fit_basis`. It whitens the recurrent state, so that one search step size suits every parameter,
-  and can keep only the leading principal components, so that a full covariance can be learned in
+  The basis is a fixed affine map `(features - loc) @ matrix` that `fit_basis` fits to real
+  features. It whitens the recurrent state, so that one search step size suits every parameter. It
+  can keep only the leading principal components, so that a search can learn a full covariance in
   few generations. The controller is linear in the features.
 
   Attributes:
@@ -48,11 +48,18 @@ class LinearController(tf.Module):
     return (self.basis_size + 1) * self.action_size
 
   def basis(self, features: tf.Tensor) -> tf.Tensor:
-    """Maps `float32[..., F]` to `float32[..., G]`."""
+    """Maps features to the basis.
+
+    Args:
+      features: `float32[..., F]`.
+
+    Returns:
+      `float32[..., G]`.
+    """
     return tf.linalg.matmul(features - self.loc, self.matrix)
 
   def folded(self, parameters: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns many controllers as linear maps of the features themselves.
+    """Computes the linear maps from features to outputs of N controllers.
 
     Args:
       parameters: `float32[N, D]`.
@@ -65,7 +72,7 @@ class LinearController(tf.Module):
     return weights, rows[:, -1:] - tf.linalg.matmul(self.loc[tf.newaxis], weights)
 
   def actions(self, parameters: tf.Tensor, features: tf.Tensor) -> tf.Tensor:
-    """Computes the actions of many controllers.
+    """Computes the actions of N controllers.
 
     Args:
       parameters: `float32[N, D]`.
@@ -77,17 +84,28 @@ class LinearController(tf.Module):
     return self.actions_of(self.folded(parameters), features)
 
   def actions_of(self, folded: tuple[tf.Tensor, tf.Tensor], features: tf.Tensor) -> tf.Tensor:
-    """Does what `actions` does, with the result of `folded`."""
+    """Computes the actions of N controllers from the result of `folded`.
+
+    Args:
+      folded: weights `float32[N, F, A]` and biases `float32[N, 1, A]`.
+      features: `float32[N, R, F]`.
+
+    Returns:
+      `float32[N, R, A]`, in [-1, 1] or one-hot.
+    """
     weights, bias = folded
     raw = tf.linalg.matmul(features, weights) + bias
     return actions.greedy(raw, self._world_model.num_choices)
 
   def initial_memory(self, batch_size):
-    """Returns `()`: the controller has no memory."""
+    """Returns `()`, because the controller has no memory. See `Policy.initial_memory`."""
     return ()
 
   def act(self, state, memory, seed=None, explore: bool = False):
-    """Returns `(action float32[B, A], memory)`; `seed` and `explore` are not used."""
+    """Returns `(action float32[B, A], memory)`; `seed` and `explore` are not used.
+
+    See `Policy.act`.
+    """
     features = self._world_model.features(state)
     return self.actions(self.parameters[tf.newaxis], features[tf.newaxis])[0], memory
 
@@ -97,15 +115,15 @@ def fit_basis(features: np.ndarray, only_centred: np.ndarray, num_components: in
 
   Args:
     features: `float32[M, F]`.
-    only_centred: `bool[F]`, the Z columns that the model has scaled already; see
-      `WorldModel.only_centred_features`. Their mean is subtracted and they are kept as they are.
-      Dividing by the spread of posterior means would amplify the latents that an encoder does not
-      use into noise that the dream has and reality has not.
-    num_components: leading principal components of the other columns that are kept, whitened; if
-      None, all other columns are kept and standardised one by one.
+    only_centred: `bool[F]`, the Z columns that the model has already scaled; see
+      `WorldModel.only_centred_features`. The basis subtracts their mean and does not scale them.
+      Dividing by the spread of posterior means would amplify latents that the encoder does not use,
+      which are noise in the dream but not in reality.
+    num_components: number of leading principal components of the other columns that are kept,
+      whitened; if None, all other columns are kept and standardised separately.
 
   Returns:
-    `(loc float32[F], matrix float32[F, G])` with G = Z + num_components, or F.
+    `(loc float32[F], matrix float32[F, G])` with G = Z + num_components; G = F if that is None.
 
   Raises:
     ValueError: if a feature is not finite, or there are fewer rows or columns than components.

@@ -1,4 +1,4 @@
-"""Trained controllers as plain layers of numbers that can be varied, searched and stacked."""
+"""Trained controllers as layers of arrays that can be perturbed, searched and stacked."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.actor import Actor
 from wm_tf.policies.linear import LinearController
 
-# The layers of a `Network` whose first one sees the features themselves.
+# The layers of a `Network` whose first layer takes the features themselves.
 Layers = tuple[np.ndarray, ...]
 
 
 class Network(NamedTuple):
-  """A controller as numbers: layers with `silu` between them, on mapped features.
+  """A controller as arrays: layers with `silu` between them, on mapped features.
 
-  An action is the `tanh` of the last layer, or its largest number in each group of choices.
+  An action is the `tanh` of the last layer's output, or its largest number in each group.
 
   Attributes:
-    loc, matrix: `float32[F]` and `[F, G]`: the first layer sees `(features - loc) @ matrix`, whose
-      columns have about equal variance.
-    layers: weights `float32[inputs + 1, outputs]`, the bias in the last row.
+    loc, matrix: `float32[F]` and `float32[F, G]`: the input of the first layer is
+      `(features - loc) @ matrix`, whose columns have about equal variance.
+    layers: weights `float32[inputs + 1, outputs]`, with the bias in the last row.
   """
 
   loc: np.ndarray
@@ -35,10 +35,16 @@ class Network(NamedTuple):
 
   @classmethod
   def of(cls, policy: Policy) -> Network:
-    """Reads the numbers of a `LinearController` or an `Actor`.
+    """Makes a `Network` from the weights of a policy.
+
+    Args:
+      policy: a `LinearController` or an `Actor`.
+
+    Returns:
+      The network.
 
     Raises:
-      ValueError: if the policy is something else.
+      ValueError: for any other policy.
     """
     if isinstance(policy, LinearController):
       weights = policy.parameters.numpy().reshape(policy.basis_size + 1, policy.action_size)
@@ -52,7 +58,11 @@ class Network(NamedTuple):
     )
 
   def fold(self) -> Layers:
-    """Returns the same controller as layers on the features themselves."""
+    """Returns the layers of an equal controller that takes the features themselves.
+
+    Returns:
+      Arrays `float32[inputs + 1, outputs]`; the first layer has F inputs.
+    """
     first = self.layers[0].astype(np.float64)
     weights = self.matrix @ first[:-1]
     folded = np.vstack([weights, first[-1] - self.loc @ weights])
@@ -66,11 +76,11 @@ def controller_actions(
 
   Args:
     layers: the stacked layers of N controllers, each `float32[N, inputs + 1, outputs]`.
-    features: `float32[N, R, F]`.
-    num_choices: of each group of a categorical action; empty for continuous actions.
+    features: `float32[N, R, F]`, R rows for each controller.
+    num_choices: choices in each group of a categorical action; empty for continuous actions.
 
   Returns:
-    `float32[N, R, A]`.
+    `float32[N, R, A]`, in [-1, 1] or one-hot.
   """
   x = features
   for index, layer in enumerate(layers):
@@ -82,30 +92,43 @@ class LayersPolicy(tf.Module):
   """A policy whose layers can be replaced, so that many controllers share one compiled graph."""
 
   def __init__(self, world_model: WorldModel, layers: Layers, name: str = "layers_policy"):
+    """Initializes the policy.
+
+    Args:
+      world_model: gives the features and the kind of action.
+      layers: the first layers, each `float32[inputs + 1, outputs]`.
+      name: module name.
+    """
     super().__init__(name=name)
     self._world_model = world_model
     self._layers = [tf.Variable(layer[np.newaxis], trainable=False) for layer in layers]
 
   def become(self, layers: Layers) -> None:
-    """Replaces the layers by those of another controller of the same sizes."""
+    """Replaces the layers.
+
+    Args:
+      layers: layers of the same sizes, each `float32[inputs + 1, outputs]`.
+    """
     for variable, layer in zip(self._layers, layers, strict=True):
       variable.assign(layer[np.newaxis])
 
   def initial_memory(self, batch_size):
+    """Returns `()`. See `Policy.initial_memory`."""
     return ()
 
   def act(self, state, memory, seed=None, explore: bool = False):
+    """Computes the layers' actions; `seed` and `explore` are not used. See `Policy.act`."""
     features = self._world_model.features(state)
     num_choices = self._world_model.num_choices
     return controller_actions(self._layers, features[tf.newaxis], num_choices)[0], memory
 
 
 def become(policy: Policy, network: Network) -> None:
-  """Assigns layers to the policy that they were read from.
+  """Assigns layers to a policy.
 
   Args:
     policy: a `LinearController` or an `Actor`.
-    network: has the sizes of `Network.of(policy)`.
+    network: has the sizes of `Network.of(policy)`; its `loc` and `matrix` are not used.
   """
   if isinstance(policy, LinearController):
     policy.parameters.assign(network.layers[0].reshape(-1))

@@ -1,4 +1,4 @@
-"""Model-predictive control: search action sequences in the dream, take the first action, repeat."""
+"""Model-predictive control: search action sequences in the world model, take the first action."""
 
 from __future__ import annotations
 
@@ -25,21 +25,21 @@ class PlannerConfig:
   Attributes:
     optimiser: a search of `wm_tf.search.named`, such as `cem` or `mppi`, or `random_shooting` (CEM
       with one iteration).
-    horizon: H, decisions looked ahead.
+    horizon: H, decisions per plan.
     num_candidates: N action sequences per iteration, including the last plan and the proposal.
-    num_iterations: refinements per decision.
-    num_elites: sequences that CEM refits to.
+    num_iterations: iterations of the search per decision.
+    num_elites: number of sequences that CEM refits its distribution to.
     initial_scale: standard deviation of the first candidates around the warm start; for categorical
       actions, the share of the first candidates' choices that are uniform.
-    correlation: of the candidates' noise from one decision to the next (AR(1)).
+    correlation: correlation of the candidates' noise between successive decisions (AR(1)).
     num_particles: dreams per candidate; candidates share their noise.
-    temperature: of the dream that is planned in.
+    temperature: temperature of the dream.
     discount: factor per decision.
-    disagreement_penalty: cost of each unit of disagreement above the usual, summed over the plan,
-      in units of return; see `WorldModel.unfamiliarity`.
-    answer: the plan that is followed: the `best` of all candidates, which in the dreams that chose
-      it is never worse than the proposal, or the `mean` of the final search distribution (its most
-      likely plan for categorical actions), which depends less on the noise of those dreams.
+    disagreement_penalty: penalty for each unit of disagreement above `usual_disagreement`, summed
+      over the plan, in units of return; see `WorldModel.unfamiliarity`.
+    answer: which plan to follow. `best` is the best candidate; its imagined return is at least that
+      of the proposal. `mean` is the mean of the final search distribution (the most likely plan for
+      categorical actions), which depends less on the noise of the dreams.
   """
 
   optimiser: str = "cem"
@@ -65,13 +65,16 @@ class PlannerConfig:
 
     Args:
       action_size: A.
-      num_choices: of each group of a categorical action; empty for actions in [-1, 1].
+      num_choices: choices in each group of a categorical action; empty for actions in [-1, 1].
+
+    Returns:
+      The search.
 
     Raises:
       ValueError: if the fields contradict each other.
     """
     name = "cem" if self.optimiser == "random_shooting" else self.optimiser
-    # MPPI keeps its scale; the lower bound and the momentum are CEM's.
+    # MPPI does not adapt its scale, so the lower bound and the momentum are for CEM only.
     refitted = dict(min_scale=0.05, momentum=0.1) if name != "mppi" else {}
     return make_search(
       name,
@@ -87,11 +90,11 @@ class PlannerConfig:
 
 
 class Planner(tf.Module):
-  """MPC over any world model: a `Policy` whose memory is the plan.
+  """Model-predictive control with any world model: a `Policy` whose memory is the plan.
 
   The search of every decision starts from the last plan, shifted by one step, or from the actions
-  that `proposal` takes in the dream. Both are candidates themselves, so in the model the best plan
-  is never worse than either. Plans of categorical actions are one-hot.
+  that `proposal` takes in the dream. Both are also candidates, so the imagined return of the best
+  plan is at least theirs. Plans of categorical actions are one-hot.
 
   References:
     Hafner et al. 2019, "Learning Latent Dynamics for Planning from Pixels", arXiv:1811.04551,
@@ -110,17 +113,18 @@ class Planner(tf.Module):
     """Makes a planner.
 
     Args:
-      world_model: any.
+      world_model: the world model.
       config: see `PlannerConfig`.
-      proposal: a policy without memory, such as the evolved controller.
-      critic: estimates the return after the last planned step; its discount replaces the
-        configuration's.
-      fixed: whether the model's weights stay as they are now. They are then prepared once, here,
-        and are constants in an exported planner.
+      proposal: a policy without memory, such as the evolved controller; None for none.
+      critic: estimates the return after the last planned step; its discount replaces
+        `config.discount`. None for no estimate.
+      fixed: whether the model's weights do not change any more. The planner then optimises the
+        imagined step once, here, and the weights are constants in an exported planner.
       name: module name.
 
     Raises:
-      ValueError: if the last plan and the proposal leave no candidate to be drawn.
+      ValueError: if `num_candidates` is not above the number of warm starts: the last plan and
+        the proposal.
     """
     super().__init__(name=name)
     num_starts = 1 if proposal is None else 2
@@ -135,20 +139,23 @@ class Planner(tf.Module):
     self._imagine_with_noise = world_model.imaginer() if fixed else None
 
   def initial_memory(self, batch_size):
-    """Returns an empty plan, zeros `float32[B, H, A]`."""
+    """Returns an empty plan, zeros `float32[B, H, A]`. See `Policy.initial_memory`."""
     return tf.zeros([batch_size, self.config.horizon, self._world_model.action_size])
 
   def act(self, state, memory, seed, explore: bool = False):
-    """Returns the first action `float32[B, A]` of a plan, and the plan `float32[B, H, A]`."""
+    """Plans; returns the first action `float32[B, A]` and the plan `float32[B, H, A]`.
+
+    `explore` is not used. See `Policy.act`.
+    """
     plan, _ = self.plan(state, memory, seed)
     return plan[:, 0], plan
 
   def plan(self, state, memory, seed) -> tuple[tf.Tensor, tf.Tensor]:
-    """Plans.
+    """Searches a plan.
 
     Args:
       state: the world model's state of B rows.
-      memory: the last plan `float32[B, H, A]`, or zeros.
+      memory: the last plan `float32[B, H, A]`, or zeros for none.
       seed: `int32[2]` or `int32[B, 2]`.
 
     Returns:
@@ -169,9 +176,9 @@ class Planner(tf.Module):
     if self._proposal is not None:
       start = flat(self._propose(state, noise_seed, imagine_with_noise))
       starts.insert(0, start)
-    # They replace some of the candidates that are drawn.
+    # The warm starts replace the first candidates that the search draws.
     extra = tf.stack(starts, axis=1)
-    # The same noise in every iteration, so that plans of different iterations are comparable.
+    # All iterations use the same noise, so that their plans are comparable.
     noise = self._draw_noise(state, noise_seed)
 
     def iteration(i, search):
@@ -232,7 +239,7 @@ class Planner(tf.Module):
     return tf.transpose(tf.reduce_mean(total, axis=1))
 
   def _propose(self, state, seed, imagine_with_noise) -> tf.Tensor:
-    """Returns the actions `float32[B, H, A]` that the proposal takes in a dream of its own."""
+    """Returns the actions `float32[B, H, A]` that the proposal takes in a separate dream."""
     model, config = self._world_model, self.config
     noise = model.draw_noise(tf.shape(tf.nest.flatten(state)[0])[0], config.horizon, seed)
     actions = []

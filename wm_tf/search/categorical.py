@@ -1,8 +1,8 @@
 """CEM and MPPI over plans of categorical actions.
 
-A plan is H actions, each G one-hot groups of choices, flattened to D = H * A numbers with A the sum
-of `num_choices`. The search distribution is an independent categorical one for each group of each
-action.
+A plan is H actions, each of which consists of G one-hot groups of choices. It is flattened to
+D = H * A numbers with A the sum of `num_choices`. The search distribution is an independent
+categorical distribution for each group of each action.
 """
 
 from __future__ import annotations
@@ -19,9 +19,11 @@ from wm_tf.search.mppi import exponential_weights
 
 
 class CategoricalState(NamedTuple):
-  """Attributes:
-  mean: `[B, D]`, the probability of each choice; each group sums to 1.
-  best: see `strategy.Best`; its `x` is one-hot.
+  """The state of a categorical search.
+
+  Attributes:
+    mean: `[B, D]`, the probability of each choice; each group sums to 1.
+    best: see `strategy.Best`; its `x` is one-hot.
   """
 
   mean: tf.Tensor
@@ -30,17 +32,17 @@ class CategoricalState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class _CategoricalSearch:
-  """What categorical CEM and MPPI share.
+  """The base of categorical CEM and MPPI.
 
   Attributes:
     num_candidates: N, drawn per generation.
-    num_choices: of each of an action's G groups.
+    num_choices: number of choices in each of an action's G groups.
     initial_scale: share of the first generation's probability that is spread evenly over all
-      choices, in (0, 1]; the rest is on the plan that the search starts from. Larger values are 1.
+      choices, in (0, 1]; the rest is on the initial plan. Values above 1 count as 1.
     min_scale: the same share in every later generation, so that no choice becomes impossible.
     momentum: share of the old probabilities that is kept, in [0, 1).
-    correlation: of the noise of successive actions of a plan (AR(1)), in [0, 1). Where successive
-      actions have equal probabilities, correlated noise repeats choices.
+    correlation: correlation of the noise of successive actions of a plan (AR(1)), in [0, 1).
+      Correlated noise repeats choices if successive actions have equal probabilities.
   """
 
   num_candidates: int = 64
@@ -70,8 +72,14 @@ class _CategoricalSearch:
     """Starts a search.
 
     Args:
-      mean: `[B, D]`, a plan of one-hot groups, or probabilities. A group of zeros stands for an
-        unknown choice and starts from the uniform distribution.
+      mean: `[B, D]`, a plan of one-hot groups, or probabilities. A group of zeros starts from the
+        uniform distribution.
+
+    Returns:
+      The first state.
+
+    Raises:
+      ValueError: if D is not a multiple of A.
     """
     mean = strategy.as_mean(mean)
     if mean.shape[1] % self.action_size:
@@ -89,7 +97,7 @@ class _CategoricalSearch:
     return CategoricalState(mean, strategy.first_best(self._mode(mean)))
 
   def ask(self, state: CategoricalState, seed) -> tf.Tensor:
-    """Returns N one-hot plans per row, `[B, N, D]`."""
+    """Returns N one-hot plans per row, `[B, N, D]`. See `Strategy.ask`."""
     mean, num = state.mean, self.num_candidates
     num_groups = mean.shape[1] // self.action_size * len(self.num_choices)
     noise = strategy.normal(seed, tf.shape(mean)[0], (num, num_groups), mean.dtype)
@@ -99,6 +107,7 @@ class _CategoricalSearch:
     return tf.ensure_shape(x, (mean.shape[0], num, mean.shape[1]))
 
   def tell(self, state: CategoricalState, x, fitness) -> CategoricalState:
+    """Refits the probabilities. See `Strategy.tell`."""
     x, fitness = strategy.validate_tell_args(state, x, fitness)
     mean, valid = self._refit(x, fitness)
     mean = self.momentum * state.mean + (1.0 - self.momentum) * mean
@@ -108,14 +117,15 @@ class _CategoricalSearch:
     return strategy.select(tf.reduce_any(valid > 0, -1), new, state)
 
   def mean(self, state: CategoricalState) -> tf.Tensor:
-    """Returns the most likely plan, one-hot `[B, D]`."""
+    """Returns the most likely plan, one-hot `[B, D]`. See `Strategy.mean`."""
     return self._mode(state.mean)
 
   def best(self, state: CategoricalState) -> strategy.Best:
+    """Returns `state.best`. See `Strategy.best`."""
     return state.best
 
   def _refit(self, x, fitness) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the probabilities `[B, D]` that candidates suggest, and which of them counted."""
+    """Returns new probabilities `[B, D]`, and the validity `[B, n]` of the candidates used."""
     raise NotImplementedError
 
   def _per_action(self, fn, x):
@@ -124,7 +134,7 @@ class _CategoricalSearch:
     return actions.by_group(fn, x, self.num_choices * num_actions)
 
   def _spread(self, probability, share: float):
-    """Mixes probabilities with the uniform distribution, in the given share."""
+    """Mixes probabilities with the uniform distribution, whose share is `share`."""
     return self._per_action(
       lambda group: (1.0 - share) * group + share / group.shape[-1], probability
     )
@@ -154,7 +164,7 @@ class _CategoricalSearch:
 
 
 def _choose(probability, uniform, size: int):
-  """Returns one-hot `[..., size]` of the choice whose interval of the CDF holds `uniform`."""
+  """Returns one-hot `[..., size]` of the choice whose interval of the CDF contains `uniform`."""
   edges = tf.cumsum(probability, axis=-1)[..., :-1]
   index = tf.reduce_sum(tf.cast(uniform[..., tf.newaxis] >= edges, tf.int32), axis=-1)
   return tf.one_hot(index, size, dtype=probability.dtype)
@@ -168,7 +178,7 @@ class CategoricalCEM(_CategoricalSearch):
   p <- (1 - e) (m p + (1 - m) frequency(E)) + e uniform. Failed candidates are not elites.
 
   Attributes:
-    num_elites: candidates that the probabilities are refitted to.
+    num_elites: number of best candidates that the probabilities are refitted to.
 
   References:
     De Boer et al. 2005, "A tutorial on the cross-entropy method", section 4.

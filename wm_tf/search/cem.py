@@ -1,4 +1,4 @@
-"""The cross-entropy method, and random shooting, which is one iteration of it."""
+"""The cross-entropy method. One iteration of it is random shooting."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from wm_tf.search import strategy
 
 
 class CEMState(NamedTuple):
-  """Attributes:
-  mean: `[B, D]`.
-  scale: `[B, D]`, standard deviation per dimension.
-  elites: `[B, K, D]`, the elites that the next generation evaluates again; K may be 0.
-  elite_fitness: `[B, K]`; -inf where there is no elite yet.
-  best: see `strategy.Best`.
+  """The state of `CEM`.
+
+  Attributes:
+    mean: `[B, D]`.
+    scale: `[B, D]`, standard deviation per dimension.
+    elites: `[B, K, D]`, the elites that the next generation evaluates again; K may be 0.
+    elite_fitness: `[B, K]`; -inf where there is no elite yet.
+    best: see `strategy.Best`.
   """
 
   mean: tf.Tensor
@@ -29,17 +31,18 @@ class CEMState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class CEM(strategy.MeanAndBest):
-  """Refits a diagonal Gaussian to the top candidates of each generation.
-
-  Rubinstein 1999, "The cross-entropy method for combinatorial and continuous optimization"; De Boer
-  et al. 2005, "A tutorial on the cross-entropy method", section 5 for the smoothed update. As a
-  planner: Hafner et al. 2019 (PlaNet), algorithm 2. Kept elites and noise correlated over time:
-  Pinneri et al. 2020 (iCEM).
+  """Refits a diagonal Gaussian to the best candidates of each generation.
 
   With elites E (`num_elites` of them) and m = `momentum`:
   mean <- m mean + (1 - m) mean(E), scale <- max(m scale + (1 - m) std(E), min_scale).
-  The std is the population's (divided by the number of elites); failed candidates are not elites,
-  and with fewer than two successes the scale stays.
+  The std is that of the population (divided by the number of elites). Failed candidates are not
+  elites. With fewer than two successes the scale does not change.
+
+  References:
+    Rubinstein 1999, "The cross-entropy method for combinatorial and continuous optimization".
+    De Boer et al. 2005, "A tutorial on the cross-entropy method", section 5 (smoothed update).
+    Hafner et al. 2019 (PlaNet), algorithm 2 (as a planner).
+    Pinneri et al. 2020 (iCEM) (kept elites, noise correlated over time).
 
   Attributes:
     num_candidates: N, evaluated per generation.
@@ -47,10 +50,10 @@ class CEM(strategy.MeanAndBest):
     initial_scale: standard deviation of the first generation.
     min_scale: lower bound of the standard deviation.
     momentum: share of the old mean and scale that is kept, in [0, 1).
-    bounds: candidates are clipped into `(low, high)`; None leaves them.
+    bounds: `(low, high)` that candidates are clipped to; None for no clipping.
     num_kept_elites: number of elites that the next generation evaluates again.
-    antithetic: draw noise in pairs of opposite sign; needs an even `num_candidates`.
-    correlation: of the noise of successive decisions of a plan (AR(1)), in [0, 1).
+    antithetic: whether to draw noise in pairs of opposite sign; needs an even `num_candidates`.
+    correlation: correlation of the noise of successive decisions of a plan (AR(1)), in [0, 1).
     action_size: A, for `correlation`: D is a plan of H actions, D = H * A.
   """
 
@@ -83,6 +86,9 @@ class CEM(strategy.MeanAndBest):
     Args:
       mean: `[B, D]`.
       scale: standard deviation, broadcast to `[B, D]`; `initial_scale` if None.
+
+    Returns:
+      The first state.
     """
     mean = strategy.as_mean(mean)
     lead, kept = tf.shape(mean)[0], self.num_kept_elites
@@ -97,15 +103,17 @@ class CEM(strategy.MeanAndBest):
     )
 
   def ask(self, state: CEMState, seed) -> tf.Tensor:
+    """Returns candidates of the Gaussian, and kept elites first. See `Strategy.ask`."""
     x = strategy.sample(self, state.mean, state.scale, seed)
     if not self.num_kept_elites:
       return x
-    # Before the first `tell` there are no elites, and ordinary candidates take their places.
+    # Before the first `tell` there are no elites, so ordinary candidates replace them.
     kept = tf.math.is_finite(state.elite_fitness)[..., tf.newaxis]
     again = tf.where(kept, state.elites, x[:, : self.num_kept_elites])
     return tf.concat([again, x[:, self.num_kept_elites :]], 1)
 
   def tell(self, state: CEMState, x, fitness) -> CEMState:
+    """Refits the Gaussian to the elites. See `Strategy.tell`."""
     x, fitness = strategy.validate_tell_args(state, x, fitness)
     elites, elite_fitness, valid = strategy.top_k(x, fitness, self.num_elites)
     valid = valid[..., tf.newaxis]

@@ -12,10 +12,12 @@ from wm_tf.search import strategy
 
 
 class MPPIState(NamedTuple):
-  """Attributes:
-  mean: `[B, D]`.
-  scale: `[B, D]`, standard deviation per dimension.
-  best: see `strategy.Best`.
+  """The state of `MPPI`.
+
+  Attributes:
+    mean: `[B, D]`.
+    scale: `[B, D]`, standard deviation per dimension.
+    best: see `strategy.Best`.
   """
 
   mean: tf.Tensor
@@ -27,25 +29,28 @@ class MPPIState(NamedTuple):
 class MPPI(strategy.MeanAndBest):
   """Moves the mean to the average of all candidates, weighted by exp(fitness / temperature).
 
-  Williams et al. 2017, "Information theoretic MPC for model-based reinforcement learning",
-  algorithm 2: with S = fitness - control_cost * sum_d mean_d (x_d - mean_d) / scale_d^2,
-  w = softmax(S / temperature) and mean <- sum_n w_n x_n. Weighted scale: Hansen et al. 2022
-  (TD-MPC), equation 4. Failed candidates weigh nothing.
+  With S = fitness - control_cost * sum_d mean_d (x_d - mean_d) / scale_d^2,
+  w = softmax(S / temperature) and mean <- sum_n w_n x_n. Failed candidates have weight 0.
+
+  References:
+    Williams et al. 2017, "Information theoretic MPC for model-based reinforcement learning",
+    algorithm 2.
+    Hansen et al. 2022 (TD-MPC), equation 4 (weighted scale).
 
   Attributes:
     num_candidates: N, drawn per generation.
     initial_scale: standard deviation of the candidates around the mean.
-    temperature: lambda; a small one gives the best candidate all the weight, a large one equal
-      weights.
+    temperature: lambda. A small value gives the best candidate all the weight; a large one gives
+      all candidates equal weights.
     normalize: whether the temperature is in standard deviations of the generation's fitness, which
       makes it independent of the scale of the fitness.
     control_cost: gamma, the weight of the cost of moving the mean away from 0.
-    adapt_scale: whether the scale is refitted to the weighted candidates; else it is constant.
+    adapt_scale: whether the scale is refitted to the weighted candidates; constant if false.
     min_scale: lower bound of an adapted scale.
     momentum: share of the old mean (and adapted scale) that is kept, in [0, 1).
-    bounds: candidates are clipped into `(low, high)`; None leaves them.
-    antithetic: draw noise in pairs of opposite sign; needs an even `num_candidates`.
-    correlation: of the noise of successive decisions of a plan (AR(1)), in [0, 1).
+    bounds: `(low, high)` that candidates are clipped to; None for no clipping.
+    antithetic: whether to draw noise in pairs of opposite sign; needs an even `num_candidates`.
+    correlation: correlation of the noise of successive decisions of a plan (AR(1)), in [0, 1).
     action_size: A, for `correlation`: D is a plan of H actions, D = H * A.
   """
 
@@ -73,15 +78,20 @@ class MPPI(strategy.MeanAndBest):
     Args:
       mean: `[B, D]`.
       scale: standard deviation, broadcast to `[B, D]`; `initial_scale` if None.
+
+    Returns:
+      The first state.
     """
     mean = strategy.as_mean(mean)
     scale = strategy.as_scale(self.initial_scale if scale is None else scale, mean)
     return MPPIState(mean=mean, scale=scale, best=strategy.first_best(mean))
 
   def ask(self, state: MPPIState, seed) -> tf.Tensor:
+    """Returns candidates of the Gaussian. See `Strategy.ask`."""
     return strategy.sample(self, state.mean, state.scale, seed)
 
   def tell(self, state: MPPIState, x, fitness) -> MPPIState:
+    """Moves the mean, and the scale with `adapt_scale`. See `Strategy.tell`."""
     x, fitness = strategy.validate_tell_args(state, x, fitness)
     valid = strategy.success(fitness)
     weights = self.weights(state, x, fitness)
@@ -99,7 +109,16 @@ class MPPI(strategy.MeanAndBest):
     return strategy.select(tf.reduce_any(valid > 0, -1), new, state)
 
   def weights(self, state: MPPIState, x, fitness) -> tf.Tensor:
-    """Returns the weights `[B, N]` of the candidates: they sum to 1, and are 0 for failures."""
+    """Computes the weights of candidates.
+
+    Args:
+      state: the current state.
+      x: candidates `[B, N, D]`.
+      fitness: `[B, N]`.
+
+    Returns:
+      `[B, N]`; rows sum to 1, and failed candidates have weight 0.
+    """
     x, fitness = strategy.validate_tell_args(state, x, fitness)
     valid = strategy.success(fitness)
     score = tf.where(valid > 0, fitness, tf.zeros([], x.dtype))
@@ -111,7 +130,7 @@ class MPPI(strategy.MeanAndBest):
 
 
 def exponential_weights(score, valid, temperature: float, normalize: bool) -> tf.Tensor:
-  """Returns the softmax of `score / temperature` over the candidates that succeeded.
+  """Computes the softmax of `score / temperature` over the candidates that succeeded.
 
   Args:
     score: `[B, N]`, finite.
@@ -120,7 +139,7 @@ def exponential_weights(score, valid, temperature: float, normalize: bool) -> tf
     normalize: whether the temperature is in standard deviations of each row's score.
 
   Returns:
-    `[B, N]`; rows sum to 1, failures weigh 0.
+    `[B, N]`; rows sum to 1, and failed candidates have weight 0.
   """
   temperature = tf.constant(temperature, score.dtype)
   if normalize:

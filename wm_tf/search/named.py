@@ -1,6 +1,6 @@
 """Searches by name: `controller.strategy`, `planner.optimiser` and `finish.strategy`.
 
-Another search is a `Strategy` and one registration:
+To add a search, write a `Strategy` and register it:
 
     SEARCHES.register("mine", Search(MySearch, uses=("controller",)))
 """
@@ -28,8 +28,8 @@ class Search(NamedTuple):
 
   Attributes:
     make: makes a `Strategy` over vectors of real numbers; a dataclass or a partial of one.
-    uses: of `USES`. A planner's search takes `bounds` and `action_size`; the finish needs the state
-      of CMA-ES.
+    uses: a subset of `USES`. A planner's search has the fields `bounds` and `action_size`. The
+      finish needs the state of CMA-ES.
     make_categorical: makes a `Strategy` over plans of categorical actions; None if there is none.
   """
 
@@ -49,7 +49,14 @@ SEARCHES.register("mppi", Search(MPPI, ("planner",), CategoricalMPPI))
 
 
 def search_names(use: str) -> tuple[str, ...]:
-  """Returns the names of the searches for one of `USES`."""
+  """Lists the searches for one use.
+
+  Args:
+    use: one of `USES`.
+
+  Returns:
+    Their names.
+  """
   return tuple(name for name in SEARCHES.names() if use in SEARCHES.get(name).uses)
 
 
@@ -58,12 +65,12 @@ def check_search(config: Any, field: str, use: str, others: tuple[str, ...] = ()
 
   Args:
     config: a dataclass.
-    field: of `config`.
-    use: of `USES`; also the group that messages put before the field.
-    others: names that are allowed too.
+    field: the name of a field of `config`.
+    use: one of `USES`; error messages put it before the field.
+    others: further names that are allowed.
 
   Raises:
-    ValueError: if it does not; the message has the nearest known names.
+    ValueError: if the field names no such search; the message has the nearest known names.
   """
   known = (*search_names(use), *others)
   value = getattr(config, field)
@@ -75,10 +82,13 @@ def make_search(name: str, *, num_choices: tuple[int, ...] = (), **options: Any)
   """Makes a search.
 
   Args:
-    name: of `SEARCHES`.
-    num_choices: of each group of a plan's categorical actions; empty for real numbers.
-    **options: fields of the search. Fields that this kind of search does not have are left out, so
-      that one set of options describes any kind.
+    name: a name in `SEARCHES`.
+    num_choices: choices in each group of a plan's categorical actions; empty for real numbers.
+    **options: fields of the search. Fields that this kind of search does not have are ignored, so
+      that one set of options suits any kind.
+
+  Returns:
+    The search.
 
   Raises:
     ValueError: for an unknown name, a search without a categorical form, or a bad option.

@@ -11,12 +11,14 @@ from wm_tf.search import strategy
 
 
 class OpenESState(NamedTuple):
-  """Attributes:
-  mean: `[B, D]`.
-  scale: `[B]`, standard deviation of the noise.
-  moment1, moment2: `[B, D]`, Adam's running means of the gradient and of its square.
-  generation: `int32[B]`, generations told so far.
-  best: see `strategy.Best`.
+  """The state of `OpenES`.
+
+  Attributes:
+    mean: `[B, D]`.
+    scale: `[B]`, standard deviation of the noise.
+    moment1, moment2: `[B, D]`, Adam's running means of the gradient and of its square.
+    generation: `int32[B]`, number of generations so far.
+    best: see `strategy.Best`.
   """
 
   mean: tf.Tensor
@@ -29,21 +31,24 @@ class OpenESState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class OpenES(strategy.MeanAndBest):
-  """Climbs the gradient of the expected ranked fitness of N(mean, scale^2 I) with Adam.
+  """Maximises the expected ranked fitness of N(mean, scale^2 I) by gradient ascent with Adam.
 
-  Salimans et al. 2017, "Evolution strategies as a scalable alternative to reinforcement learning",
-  algorithm 1 with its antithetic noise, rank shaping, Adam and weight decay: with ranks r in
-  [-0.5, 0.5] and noise e_n = (x_n - mean) / scale, g = sum_n r_n e_n / (N scale). Adam: Kingma & Ba
-  2015. A failed candidate ranks last, so that the mean moves away from it.
+  With ranks r in [-0.5, 0.5] and noise e_n = (x_n - mean) / scale, the gradient is
+  g = sum_n r_n e_n / (N scale). A failed candidate ranks last, so the mean moves away from it.
+
+  References:
+    Salimans et al. 2017, "Evolution strategies as a scalable alternative to reinforcement
+    learning", algorithm 1, with its antithetic noise, rank shaping, Adam and weight decay.
+    Kingma & Ba 2015 (Adam).
 
   Attributes:
-    num_candidates: N, even: half of them mirror the others.
+    num_candidates: N, even: half of the candidates mirror the others.
     initial_scale: standard deviation of the noise.
-    scale_decay: its factor from one generation to the next.
-    min_scale: its lower bound.
-    learning_rate: Adam's, in units of x.
-    learning_rate_decay: its factor from one generation to the next.
-    beta1, beta2, epsilon: Adam's.
+    scale_decay: factor on the standard deviation per generation.
+    min_scale: lower bound of the standard deviation.
+    learning_rate: learning rate of Adam, in units of x.
+    learning_rate_decay: factor on the learning rate per generation.
+    beta1, beta2, epsilon: parameters of Adam.
     weight_decay: share of the mean that is subtracted from the gradient.
   """
 
@@ -66,6 +71,7 @@ class OpenES(strategy.MeanAndBest):
         raise ValueError(f"{name} must be positive; got {getattr(self, name)}.")
 
   def init(self, mean) -> OpenESState:
+    """Returns the state of a new search. See `Strategy.init`."""
     mean = strategy.as_mean(mean)
     rows = tf.shape(mean)[:1]
     return OpenESState(
@@ -78,6 +84,7 @@ class OpenES(strategy.MeanAndBest):
     )
 
   def ask(self, state: OpenESState, seed) -> tf.Tensor:
+    """Returns candidates in mirrored pairs. See `Strategy.ask`."""
     mean, size = state.mean, state.mean.shape[1]
 
     def draw(num):
@@ -88,6 +95,7 @@ class OpenES(strategy.MeanAndBest):
     return tf.ensure_shape(x, (mean.shape[0], self.num_candidates, size))
 
   def tell(self, state: OpenESState, x, fitness) -> OpenESState:
+    """Takes one step of Adam. See `Strategy.tell`."""
     x, fitness = strategy.validate_tell_args(state, x, fitness)
     gradient = self.gradient(state, x, fitness) - self.weight_decay * state.mean
     generation = state.generation + 1
@@ -109,7 +117,16 @@ class OpenES(strategy.MeanAndBest):
     return strategy.select(tf.reduce_any(strategy.success(fitness) > 0, -1), new, state)
 
   def gradient(self, state: OpenESState, x, fitness) -> tf.Tensor:
-    """Returns the estimated gradient `[B, D]` of the ranked fitness at the mean."""
+    """Estimates the gradient of the ranked fitness at the mean.
+
+    Args:
+      state: the current state.
+      x: candidates `[B, N, D]`.
+      fitness: `[B, N]`.
+
+    Returns:
+      `[B, D]`.
+    """
     x, fitness = strategy.validate_tell_args(state, x, fitness)
     scale = state.scale[:, tf.newaxis, tf.newaxis]
     noise = (x - state.mean[:, tf.newaxis]) / scale

@@ -1,7 +1,7 @@
-"""The seam that every optimiser of this package implements, and what they share.
+"""The interface of every optimiser of this package, and functions that the optimisers share.
 
-A strategy searches B independent problems side by side. It is a frozen configuration with methods;
-what it has learned is a state that its methods take and return:
+A strategy searches B independent problems in parallel. It is a frozen configuration with methods.
+Its methods take and return a state, which holds all that the search has learned:
 
     state = strategy.init(mean)                     # mean [B, D]
     for seed in seeds:
@@ -9,14 +9,14 @@ what it has learned is a state that its methods take and return:
       state = strategy.tell(state, x, fitness(x))   # fitness [B, N], larger is better
     strategy.mean(state), strategy.best(state)
 
-`maximize` is that loop as one `tf.while_loop`. A state is a NamedTuple of tensors whose first
-dimension is B and whose dtype is that of `mean`, so it may be carried by `tf.function`,
-`tf.while_loop`, XLA, a checkpoint (as variables) or a SavedModel.
+`maximize` runs this loop in one `tf.while_loop`. A state is a NamedTuple of tensors whose first
+dimension is B and whose dtype is that of `mean`. It can be passed through `tf.function`,
+`tf.while_loop` and XLA, and stored in a checkpoint (as variables) or a SavedModel.
 
-Fitness is maximised. A candidate whose fitness is NaN, -inf or +inf has *failed*, and so has one
-that is not finite itself: it ranks below all others, and is never `best` and never an elite. (+inf
-means that a simulation overflowed.) A generation in which all of a row's candidates failed does not
-change that row's state.
+Fitness is maximised. A candidate has *failed* if its fitness is NaN, -inf or +inf (a simulation
+overflowed), or if the candidate itself is not finite. A failed candidate ranks below all others and
+is never `best` and never an elite. If all candidates of a row failed, the row's state does not
+change.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ State = Any  # A NamedTuple of tensors [B, ...], opaque outside its strategy.
 
 
 class Best(NamedTuple):
-  """The best candidate that a search has seen, per row.
+  """The best candidate so far, per row.
 
   Attributes:
     x: `[B, D]`; the initial mean until a candidate succeeds.
@@ -45,39 +45,57 @@ class Best(NamedTuple):
 
 
 class Strategy(Protocol):
-  """An ask/tell optimiser over B independent problems. The module docstring has the loop."""
+  """An ask/tell optimiser over B independent problems; see the module for the loop."""
 
   def init(self, mean) -> State:
-    """Returns the state of a search that starts around `mean` (`[B, D]`, D static)."""
+    """Returns the state of a new search.
+
+    Args:
+      mean: where the search starts, `[B, D]` with static D.
+    """
 
   def ask(self, state: State, seed) -> tf.Tensor:
     """Returns N candidates per row, `[B, N, D]`.
 
     Args:
       state: the current state.
-      seed: `int32[2]`, or `int32[B, 2]`, with which row b depends on `seed[b]` alone.
+      seed: `int32[2]`; or `int32[B, 2]`, so that row b depends only on `seed[b]`.
     """
 
   def tell(self, state: State, x, fitness) -> State:
-    """Returns the state after learning that candidates `x` (`[B, N, D]`) have `fitness` (`[B, N]`).
+    """Returns the state after the fitness of candidates is known.
 
-    `x` need not be exactly what `ask` returned: the caller may have repaired or replaced some.
+    Args:
+      state: the current state.
+      x: candidates `[B, N, D]`. They may differ from the result of `ask`: the caller may have
+        repaired or replaced some.
+      fitness: `[B, N]`; larger is better.
     """
 
   def mean(self, state: State) -> tf.Tensor:
-    """Returns the centre of the search distribution, `[B, D]`."""
+    """Returns the centre of the search distribution, `[B, D]`.
+
+    Args:
+      state: the current state.
+    """
 
   def best(self, state: State) -> Best:
-    """Returns the best candidate seen so far and its fitness."""
+    """Returns the best candidate so far and its fitness.
+
+    Args:
+      state: the current state.
+    """
 
 
 class MeanAndBest:
-  """Implements `mean` and `best` for a strategy whose state has fields of these names."""
+  """Implements `mean` and `best` for a strategy whose state has fields with these names."""
 
   def mean(self, state: State) -> tf.Tensor:
+    """Returns `state.mean`. See `Strategy.mean`."""
     return state.mean
 
   def best(self, state: State) -> Best:
+    """Returns `state.best`. See `Strategy.best`."""
     return state.best
 
 
@@ -91,9 +109,9 @@ def maximize(
   """Runs `num_iterations` generations from `mean` in one `tf.while_loop`.
 
   Args:
-    strategy: proposes candidates and learns from them.
+    strategy: the strategy.
     fitness_fn: maps `(x [B, N, D], seed)` to fitness `[B, N]`; its seed has the shape of `seed`
-      and is fresh every generation.
+      and differs between generations.
     mean: `[B, D]`, where the search starts.
     seed: `int32[2]`, or `int32[B, 2]` with one seed per row.
     num_iterations: number of generations; an int or a scalar tensor.
@@ -107,7 +125,7 @@ def maximize(
     ask_seed, fitness_seed = rng.split(rng.fold_in(seed, i), 2)
     x = strategy.ask(state, ask_seed)
     new = strategy.tell(state, x, fitness_fn(x, fitness_seed))
-    # A fitness function may lose the static B or N; the loop needs constant shapes.
+    # The loop needs constant shapes, and a fitness function may lose the static B or N.
     return i + 1, tf.nest.map_structure(lambda n, o: tf.ensure_shape(n, o.shape), new, state)
 
   _, state = tf.while_loop(
@@ -117,10 +135,10 @@ def maximize(
 
 
 def normal(seed, batch_size, shape: tuple[int, ...], dtype) -> tf.Tensor:
-  """Returns standard normal noise `[batch_size, *shape]`; XLA draws others from the same seed.
+  """Returns standard normal noise `[batch_size, *shape]`.
 
   Args:
-    seed: `int32[2]`, or `int32[batch_size, 2]`: then row b is what `seed[b]` gives on its own.
+    seed: `int32[2]`; or `int32[batch_size, 2]`, so that row b depends only on `seed[b]`.
     batch_size: B; an int or a scalar tensor.
     shape: the static shape of one row.
     dtype: a float dtype.
@@ -138,7 +156,14 @@ def normal(seed, batch_size, shape: tuple[int, ...], dtype) -> tf.Tensor:
 
 
 def as_seed(seed) -> tf.Tensor:
-  """Checks and returns a seed as a tensor: `int32[2]`, or `int32[B, 2]` with one per row."""
+  """Returns a seed as a tensor `int32[2]`, or `int32[B, 2]` with one seed per row.
+
+  Args:
+    seed: the seed.
+
+  Raises:
+    ValueError: if the seed has another shape.
+  """
   seed = tf.convert_to_tensor(seed, tf.int32)
   if seed.shape.rank not in (1, 2) or seed.shape[-1] not in (2, None):
     raise ValueError(f"seed must be int32[2] or int32[B, 2], one per row; got shape {seed.shape}.")
@@ -146,7 +171,13 @@ def as_seed(seed) -> tf.Tensor:
 
 
 def mirror(noise_fn: Callable[[int], tf.Tensor], num_candidates: int, antithetic: bool):
-  """Calls `noise_fn(N)` for `[B, N, D]`, or with N/2 and appends the negatives if `antithetic`."""
+  """Returns noise `[B, N, D]`, optionally in pairs of opposite sign.
+
+  Args:
+    noise_fn: maps a number n to noise `[B, n, D]`.
+    num_candidates: N; even if antithetic.
+    antithetic: whether the second half is the negative of the first.
+  """
   if not antithetic:
     return noise_fn(num_candidates)
   half = noise_fn(num_candidates // 2)
@@ -154,16 +185,19 @@ def mirror(noise_fn: Callable[[int], tf.Tensor], num_candidates: int, antithetic
 
 
 def correlate(noise, correlation: float, action_size: int):
-  """Turns white noise over a plan into an AR(1) process over its horizon, of the same variance.
+  """Converts white noise over a plan to an AR(1) process over its horizon, of the same variance.
 
   Args:
     noise: `[B, N, D]` standard normal, with D = H * `action_size`, time-major within a row.
-    correlation: between one decision and the next, in [0, 1); 0 returns `noise`.
+    correlation: correlation between successive decisions, in [0, 1); 0 returns `noise`.
     action_size: A.
 
   Returns:
     `[B, N, D]`, standard normal at each step: e_0 = z_0 and
     e_t = correlation * e_{t-1} + sqrt(1 - correlation^2) * z_t.
+
+  Raises:
+    ValueError: if D is not a multiple of `action_size`.
   """
   if not correlation:
     return noise
@@ -174,19 +208,31 @@ def correlate(noise, correlation: float, action_size: int):
   lag = np.arange(horizon)[:, None] - np.arange(horizon)
   mix = np.where(lag >= 0, correlation ** np.abs(lag), 0.0)
   mix[:, 1:] *= np.sqrt(1.0 - correlation**2)
-  # A [D, D] matrix over whole plans: more products than necessary, in one plain operation.
+  # A [D, D] matrix over whole plans takes more products than necessary, but only one operation.
   mix = tf.constant(np.kron(mix, np.eye(action_size)).T, noise.dtype)
   mixed = tf.matmul(tf.reshape(noise, [-1, size]), mix)
   return tf.ensure_shape(tf.reshape(mixed, tf.shape(noise)), noise.shape)
 
 
 def clip(x, bounds: tuple[float, float] | None):
-  """Clips `x` into `bounds`; returns it unchanged if they are None."""
+  """Returns candidates clipped to bounds.
+
+  Args:
+    x: `[..., D]`.
+    bounds: `(low, high)`; None returns `x` unchanged.
+  """
   return x if bounds is None else tf.clip_by_value(x, *bounds)
 
 
 def as_mean(mean) -> tf.Tensor:
-  """Checks and returns the `mean` given to `init` as a float tensor `[B, D]`."""
+  """Returns the `mean` given to `init` as a tensor `[B, D]`.
+
+  Args:
+    mean: `[B, D]`, floats with static D.
+
+  Raises:
+    ValueError: if `mean` has another rank or dtype, or D is not static.
+  """
   mean = tf.convert_to_tensor(mean)
   if mean.shape.rank != 2 or mean.shape[1] is None or not mean.dtype.is_floating:
     raise ValueError(
@@ -197,7 +243,12 @@ def as_mean(mean) -> tf.Tensor:
 
 
 def as_scale(scale, mean) -> tf.Tensor:
-  """Returns `scale`, in the dtype of `mean` (`[B, D]`) and broadcast to its shape."""
+  """Returns a standard deviation, broadcast to the shape `[B, D]` and dtype of a mean.
+
+  Args:
+    scale: a number or tensor that broadcasts to `[B, D]`.
+    mean: `[B, D]`.
+  """
   scale = tf.cast(tf.convert_to_tensor(scale, dtype_hint=mean.dtype), mean.dtype)
   scale = tf.broadcast_to(scale, tf.shape(mean))
   return tf.ensure_shape(scale, mean.shape)
@@ -206,9 +257,17 @@ def as_scale(scale, mean) -> tf.Tensor:
 def validate_tell_args(state, x, fitness) -> tuple[tf.Tensor, tf.Tensor]:
   """Checks the arguments of `tell` and marks the candidates that failed.
 
+  Args:
+    state: the current state; its `mean` is `[B, D]`.
+    x: candidates `[B, N, D]`.
+    fitness: `[B, N]`.
+
   Returns:
-    `x [B, N, D]`, in which candidates that are not finite are replaced by the mean, and
-    `fitness [B, N]`, which is -inf for every failure.
+    `(x [B, N, D], fitness [B, N])` in the dtype of the mean. Candidates that are not finite are
+    replaced by the mean, and the fitness of every failed candidate is -inf.
+
+  Raises:
+    ValueError: if `x` or `fitness` has the wrong rank.
   """
   dtype = state.mean.dtype
   x, fitness = tf.cast(x, dtype), tf.cast(fitness, dtype)
@@ -224,7 +283,11 @@ def validate_tell_args(state, x, fitness) -> tuple[tf.Tensor, tf.Tensor]:
 
 
 def first_best(mean) -> Best:
-  """Returns the `Best` of a search before its first generation."""
+  """Returns the `Best` of a search before its first generation.
+
+  Args:
+    mean: the initial mean, `[B, D]`.
+  """
   return Best(mean, tf.fill(tf.shape(mean)[:1], tf.constant(-np.inf, mean.dtype)))
 
 
@@ -237,25 +300,41 @@ def top_k(x, fitness, k: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     k: at most N.
 
   Returns:
-    `x [B, k, D]`, `fitness [B, k]`, and `valid [B, k]`: 1 for a success and 0 for a failure.
+    `(x [B, k, D], fitness [B, k], valid [B, k])`; `valid` is 1 for a success, 0 for a failure.
   """
   fitness, index = tf.math.top_k(fitness, k)
   return tf.gather(x, index, batch_dims=1), fitness, success(fitness)
 
 
 def success(fitness) -> tf.Tensor:
-  """Returns 1 where a candidate succeeded and 0 where it failed, in the dtype of `fitness`."""
+  """Returns 1 where a candidate succeeded and 0 where it failed, in the dtype of `fitness`.
+
+  Args:
+    fitness: `[...]`, not finite for failed candidates.
+  """
   return tf.cast(tf.math.is_finite(fitness), fitness.dtype)
 
 
 def keep_better(best: Best, x, fitness) -> Best:
-  """Returns the better of `best` and the best candidate, per row; `best` on a tie."""
+  """Returns the better of `best` and the best candidate, per row; `best` on a tie.
+
+  Args:
+    best: the best candidate so far.
+    x: `[B, N, D]`.
+    fitness: `[B, N]`, -inf for failed candidates.
+  """
   x, fitness, _ = top_k(x, fitness, 1)
   return select(fitness[:, 0] > best.fitness, Best(x[:, 0], fitness[:, 0]), best)
 
 
 def select(rows, new, old):
-  """`tf.where` by row over two equal nests of `[B, ...]`: `new` where `rows` (`bool[B]`) holds."""
+  """Returns a nest of `[B, ...]` with rows of `new` where `rows` is true, and of `old` elsewhere.
+
+  Args:
+    rows: `bool[B]`.
+    new: a nest of `[B, ...]`.
+    old: a nest of the same structure and shapes.
+  """
 
   def one(n, o):
     shape = tf.concat([tf.shape(rows), tf.ones([tf.rank(n) - 1], tf.int32)], 0)
@@ -265,9 +344,12 @@ def select(rows, new, old):
 
 
 def centred_ranks(fitness) -> tf.Tensor:
-  """Ranks `[B, N]` fitness evenly into [-0.5, 0.5]; equal fitness shares the mean of its ranks.
+  """Returns ranks `[B, N]`, evenly spaced in [-0.5, 0.5]; ties share the mean of their ranks.
 
-  A generation of equal fitness, or one that failed, therefore ranks 0 everywhere.
+  The ranks are 0 everywhere if all fitness is equal or all candidates failed.
+
+  Args:
+    fitness: `[B, N]`, -inf for failed candidates.
   """
   a, b = fitness[:, :, tf.newaxis], fitness[:, tf.newaxis, :]
   below = tf.reduce_sum(tf.cast(a > b, fitness.dtype), -1)
@@ -277,7 +359,14 @@ def centred_ranks(fitness) -> tf.Tensor:
 
 
 def check_gaussian(config) -> None:
-  """Raises ValueError, naming the field, for settings that CEM and MPPI share."""
+  """Checks the settings that CEM and MPPI share.
+
+  Args:
+    config: a `CEM` or an `MPPI`.
+
+  Raises:
+    ValueError: if a setting is invalid; the message names the field.
+  """
   if config.num_candidates < 1 or (config.antithetic and config.num_candidates % 2):
     raise ValueError(
       f"num_candidates must be positive, and even if antithetic; got {config.num_candidates}."
@@ -290,9 +379,13 @@ def check_gaussian(config) -> None:
 
 
 def sample(config, mean, scale, seed) -> tf.Tensor:
-  """Draws `[B, N, D]` from a diagonal Gaussian as a CEM or MPPI configuration says.
+  """Returns candidates `[B, N, D]` of a diagonal Gaussian, clipped to the bounds.
 
-  `config` has `num_candidates`, `antithetic`, `correlation`, `action_size` and `bounds`.
+  Args:
+    config: has `num_candidates`, `antithetic`, `correlation`, `action_size` and `bounds`.
+    mean: `[B, D]`.
+    scale: standard deviation `[B, D]`.
+    seed: `int32[2]` or `int32[B, 2]`.
   """
   size = mean.shape[1]
 

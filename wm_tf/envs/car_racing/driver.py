@@ -1,4 +1,4 @@
-"""A scripted driver for CarRacing: it steers by the pixels and knows the true speed."""
+"""A scripted driver for CarRacing that sees the pixels and the true speed."""
 
 from __future__ import annotations
 
@@ -13,17 +13,24 @@ _ACROSS, _ALONG = 1000 / 64 / 16.2, 800 / 64 / 16.2
 _FIRST_ROW = _CAR_ROW - 4  # In front of the bonnet.
 _HALF_WINDOW = 9  # Pixels; a little more than half the road's width.
 
-_REACH, _REACH_PER_SPEED = 4.0, 0.25  # It aims this many units, plus seconds, ahead.
+_REACH, _REACH_PER_SPEED = 4.0, 0.25  # Distance of the target point: units, plus seconds.
 _CAUTION = 0.3  # Factor by which a bend ahead lowers the target speed.
 _EASE = 1.5  # Gas reduced per unit of steering, because the driven rear wheels slip in bends.
 _THROTTLE = 0.1  # Pedal per unit of speed below the target speed.
 _HARDEST_BRAKE = 0.6  # Wheels lock at 0.9.
 _LOST_SPEED, _LOST_REACH, _LOST_EASE = 20.0, 12.0, 0.8
-_CRAWL, _CRAWL_GAS = 10.0, 0.4  # Least gas below this speed, whatever the steering.
+_CRAWL, _CRAWL_GAS = 10.0, 0.4  # Below this speed, the smallest gas for any steering.
 
 
 def road_mask(observation: np.ndarray) -> np.ndarray:
-  """Returns `bool[B, 64, 64]`: where frames `uint8[B, 64, 64, 3]` show road, which is mid grey."""
+  """Finds the road, which is mid grey.
+
+  Args:
+    observation: `uint8[B, 64, 64, 3]`.
+
+  Returns:
+    `bool[B, 64, 64]`, true on the road; the instrument panel is false.
+  """
   red, green, blue = np.moveaxis(observation.astype(np.int16), -1, 0)
   grey = (np.abs(green - red) < 20) & (np.abs(green - blue) < 20)
   mask = grey & (green > 70) & (green < 140)
@@ -34,9 +41,10 @@ def road_mask(observation: np.ndarray) -> np.ndarray:
 class CarDriver:
   """Follows the middle of the road. A stateless policy over batches.
 
-  It traces the middle of the road from the car forward, row by row, among the road pixels near the
-  middle of the row before. It steers towards the point of that path that it reaches in a quarter of
-  a second, and slows down for bends. Off the road it drives slowly to the nearest road ahead.
+  The driver traces the middle of the road row by row, starting at the car. In each row it uses the
+  road pixels near the middle of the previous row. It steers towards the point of this path that the
+  car reaches in a quarter of a second, and slows down for bends. Off the road it drives slowly to
+  the nearest road ahead.
   """
 
   def __init__(
@@ -45,12 +53,12 @@ class CarDriver:
     steering_gain: float = 0.7,
     separate_pedals: bool = False,
   ):
-    """Sets the skill.
+    """Initializes the driver.
 
     Args:
       target_speed: speed on a straight, in units per second. A lap of 1000 frames needs a mean of
         about 50; the car itself reaches 100.
-      steering_gain: steering per radian between the car's heading and the point it aims at.
+      steering_gain: steering per radian between the car's heading and the target point.
       separate_pedals: whether actions are (steer, gas, brake) instead of (steer, pedal).
 
     Raises:
@@ -70,12 +78,12 @@ class CarDriver:
     infos: list[dict[str, Any]],
     rng: np.random.Generator | None = None,
   ) -> np.ndarray:
-    """Drives B cars.
+    """Chooses the actions of B cars.
 
     Args:
       observation: `uint8[B, 64, 64, 3]`.
-      infos: the `info` that came with each frame; `info["privileged"]["speed"]` is read.
-      rng: unused; the driver is deterministic.
+      infos: the `info` of each frame; `info["privileged"]["speed"]` is read.
+      rng: not used; the driver is deterministic.
 
     Returns:
       `float32[B, 2]`, or `float32[B, 3]` with `separate_pedals`; in [-1, 1].
@@ -108,7 +116,7 @@ class CarDriver:
       ) from None
 
   def _path(self, road: np.ndarray) -> np.ndarray:
-    """Returns `float64[B, R]`: for each row ahead, how far to the right the road's middle is."""
+    """Returns how far to the right the road's middle is in each row ahead, `float64[B, R]`."""
     columns = np.arange(road.shape[2])
     center = np.full(len(road), _CAR_COLUMN)
     centers = []
@@ -120,7 +128,7 @@ class CarDriver:
     return (np.stack(centers, axis=1) - _CAR_COLUMN) * _ACROSS
 
   def _follow(self, offset: np.ndarray, speed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the angle to the aimed-at point of the path (radians to the right), and the speed."""
+    """Returns the angle to the path's target point (radians to the right) and the target speed."""
     ahead = (_CAR_ROW - _FIRST_ROW + np.arange(offset.shape[1])) * _ALONG
     reach = np.searchsorted(ahead, _REACH + _REACH_PER_SPEED * speed, side="right") - 1
     reach = np.clip(reach, 0, len(ahead) - 1)

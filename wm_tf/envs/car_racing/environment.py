@@ -1,4 +1,4 @@
-"""CarRacing-v3 as agents see it, with the official physics, rewards and pixels."""
+"""CarRacing-v3 for agents, with the official physics, rewards and pixels."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CarRacingOptions:
 
   Attributes:
     action_repeat: frames per decision.
-    frames_to_skip: frames at the start without gas or steering; the camera zooms in during them.
+    frames_to_skip: frames at the start without gas or steering, while the camera zooms in.
     max_steps: frames after which an episode is truncated; 1000 officially.
     random_start: start on a random tile of the seed's track. For training data only: the returns
       are not official.
@@ -43,15 +43,15 @@ class CarRacingOptions:
 
 
 class CarRacing(PixelEnv):
-  """CarRacing-v3; an action is (steer, pedal).
+  """CarRacing-v3 with the action (steer, pedal).
 
-  Steering ranges from -1 (left) to 1 (right). A positive pedal is gas, a negative one the brake;
-  using both at once never helps. The whole 96x96 frame is kept, including the panel that shows
+  Steering ranges from -1 (left) to 1 (right). A positive pedal is gas and a negative one the brake;
+  using both at once never helps. Observations show the whole 96x96 frame, including the panel with
   speed, wheels and steering.
 
-  `info` also has `lap_finished` (set by the official simulator at the end of an episode), and
-  `privileged` has `speed`, `yaw_rate` (radians per second, left positive), `tiles_visited` and
-  `tiles`, the number of tiles of the track.
+  `info` also has `lap_finished` (set by the official simulator at the end of an episode).
+  `privileged` has `speed` (units per second), `yaw_rate` (radians per second, left positive),
+  `tiles_visited` and `tiles`, the number of tiles of the track.
   """
 
   __signature__ = inspect.signature(CarRacingOptions)
@@ -64,7 +64,14 @@ class CarRacing(PixelEnv):
   ACTION_MATRIX: ClassVar[tuple[tuple[int, ...], ...]] = ((1, 0, 0), (0, 1, -1))
 
   def __init__(self, **options):
-    """Builds the simulator; see `CarRacingOptions` for `options`."""
+    """Builds the simulator.
+
+    Args:
+      **options: fields of `CarRacingOptions`.
+
+    Raises:
+      ValueError: if an option is invalid.
+    """
     chosen = CarRacingOptions(**options)
     super().__init__(CarSimulator(chosen.random_start), self.make_spec(**options))
     self._patience = chosen.stop_after_idle_decisions or math.inf
@@ -72,7 +79,14 @@ class CarRacing(PixelEnv):
 
   @classmethod
   def make_spec(cls, **options) -> EnvSpec:
-    """Returns the `spec_` that the constructor sets for the same options."""
+    """Makes the specification without building the simulator.
+
+    Args:
+      **options: fields of `CarRacingOptions`.
+
+    Returns:
+      The `spec_` that the constructor sets for the same options.
+    """
     chosen = CarRacingOptions(**options)
     return EnvSpec(
       name=cls.NAME,
@@ -93,13 +107,22 @@ class CarRacing(PixelEnv):
 
   @classmethod
   def make_heuristic(cls, **options) -> CarDriver:
-    """Returns the scripted driver; see `CarDriver` for `options`."""
+    """Makes the scripted driver.
+
+    Args:
+      **options: arguments of `CarDriver`.
+
+    Returns:
+      The driver.
+    """
     return CarDriver(**options)
 
   def frame(self, observation: None) -> np.ndarray:
+    """Draws the current frame, `uint8[96, 96, 3]`. See `PixelEnv.frame`."""
     return self.env.draw()
 
   def privileged(self) -> dict[str, Any]:
+    """Returns the speed, the yaw rate and the progress. See `AdaptedEnv.privileged`."""
     hull = self.env.car.hull
     return {
       "speed": math.hypot(*hull.linearVelocity),
@@ -109,11 +132,13 @@ class CarRacing(PixelEnv):
     }
 
   def reset(self, *, seed: int | None = None, options: dict | None = None):
+    """Starts an episode. See `AdaptedEnv.reset`."""
     result = super().reset(seed=seed, options=options)
     self._tiles_before, self._idle_decisions = self.env.tile_visited_count, 0
     return result
 
   def cut_short(self) -> bool:
+    """Returns whether the car was idle for too long. See `AdaptedEnv.cut_short`."""
     tiles = self.env.tile_visited_count
     self._idle_decisions = self._idle_decisions + 1 if tiles == self._tiles_before else 0
     self._tiles_before = tiles
@@ -121,7 +146,7 @@ class CarRacing(PixelEnv):
 
 
 class CarRacing3D(CarRacing):
-  """CarRacing-v3 with the simulator's own three actions: steer, gas, brake.
+  """CarRacing-v3 with the simulator's own actions: steer, gas and brake.
 
   Each is in [-1, 1]; gas or brake below 0 counts as 0.
   """
@@ -132,4 +157,5 @@ class CarRacing3D(CarRacing):
 
   @classmethod
   def make_heuristic(cls, **options) -> CarDriver:
+    """Returns the driver with separate pedals. See `CarRacing.make_heuristic`."""
     return CarDriver(**{"separate_pedals": True, **options})

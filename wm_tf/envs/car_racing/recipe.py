@@ -1,14 +1,14 @@
-"""What was tuned for CarRacing: overrides of the configuration for each preset.
+"""Settings tuned for CarRacing: overrides of the configuration for each preset.
 
-Everything that the generic configuration does for any environment is left to it. The measurements
-behind these numbers are in `docs/experiments.md`.
+They contain only what differs from the generic configuration. `docs/experiments.md` has the
+measurements behind these numbers.
 """
 
 from __future__ import annotations
 
 # The scripted driver plays most of the first episodes, in variants `(noise, options)`. With too
-# little noise the model learns that driving goes well whatever the action is; without high speeds
-# dreams are won by full throttle.
+# little noise the model learns that driving succeeds with any action. Without high speeds full
+# throttle wins in dreams.
 _DRIVERS = (
   (0.3, (("target_speed", 45.0),)),
   (0.15, (("target_speed", 45.0),)),
@@ -25,12 +25,12 @@ _EVERY_PRESET = (
   "collect.brownian=0.25",
   "collect.heuristic=0.6",
   f"collect.heuristics={_DRIVERS}",
-  # Half of the training episodes begin elsewhere on the track; a car that stands still is stopped.
+  # Half of the training episodes begin on a random tile. Episodes of an idle car are truncated.
   "collect.random_start=0.5",
   "collect.stop_after_idle_decisions=40",
   # A new tile is worth about 3.5, a frame costs 0.1, leaving the field costs 100.
   "dynamics.reward_bins=(-100.4, -0.4, 3.1, 6.6, 10.1, 13.6)",
-  # Dreams begin where a tile was reached within the last 8 decisions, or (70%) anywhere.
+  # Dreams begin at states where a tile was reached within the last 8 decisions, or (70%) at any.
   "controller.start_window=8",
   "controller.start_anywhere=0.7",
   "controller.actor_critic.reward_scale=0.1",
@@ -45,7 +45,7 @@ _WIDE_DREAMS = (
   "controller.actor_critic.horizon=20",
 )
 
-# The gauges of the panel, in the lowest eight rows, are small and show the car's speed.
+# The gauges in the lowest eight rows are small but show the car's speed, so they weigh more.
 _PANEL = "vae.row_weights=((0, 56, 2.0), (56, 64, 8.0))"
 
 RECIPE: dict[str, tuple[str, ...]] = {

@@ -10,8 +10,8 @@ from gymnasium.envs.box2d import car_racing as official
 from gymnasium.envs.box2d.car_racing import gfxdraw, pygame
 
 _WIDTH, _HEIGHT = official.WINDOW_W, official.WINDOW_H
-# Rows of the instrument panel, at the bottom of the picture. No gauge reaches above it: that takes
-# a wheel at 400 rad/s, and friction limits wheels to about 306 rad/s even on grass.
+# Rows of the instrument panel at the bottom of the picture. No gauge extends above it: a wheel
+# would have to turn at 400 rad/s, and friction limits wheels to about 306 rad/s even on grass.
 _PANEL = _HEIGHT // 8
 # Gymnasium 1.2 truncates the score that is shown, 1.4 rounds it.
 _TRUNCATES = "%04i" in official.CarRacing._render.__code__.co_consts
@@ -31,17 +31,17 @@ def _grass_squares() -> np.ndarray:
 
 @functools.lru_cache(maxsize=2048)
 def _lettering(text: str) -> pygame.Surface:
-  """Returns a picture of the score. Cached as one, because a Font crashes after pygame.quit()."""
+  """Returns an image of the score, cached because a Font crashes after `pygame.quit()`."""
   pygame.font.init()
   font = pygame.font.Font(pygame.font.get_default_font(), 42)
   return font.render(text, True, (255, 255, 255), (0, 0, 0))
 
 
 class CarSimulator(official.CarRacing):
-  """`gymnasium`'s CarRacing whose `step` and `reset` draw nothing; `draw()` gives the frame.
+  """Gymnasium's CarRacing whose `step` and `reset` draw nothing; `draw` returns the frame.
 
-  Physics, rewards and endings are the official code. `draw` returns the same bytes as the official
-  `step`, by the same SDL calls in the same order. It is faster because it
+  Physics, rewards and terminations are the official code. `draw` returns the same bytes as the
+  official `step`, with the same SDL calls in the same order. It is faster because it
 
   - transforms all polygons at once, and draws only those that can touch the picture;
   - shrinks the picture horizontally before flipping it, which moves a tenth of the bytes;
@@ -52,8 +52,8 @@ class CarSimulator(official.CarRacing):
     """Builds the simulator.
 
     Args:
-      random_start: start on a random tile of the track instead of the first. The track is still
-        the seed's, but returns are not official; for training data only.
+      random_start: whether to start on a random tile of the seed's track instead of the first.
+        For training data only: the returns are not official.
     """
     super().__init__(render_mode=None, verbose=False, continuous=True)
     self._random_start = random_start
@@ -80,8 +80,8 @@ class CarSimulator(official.CarRacing):
     return True
 
   def _render(self, mode: str) -> None:
-    """Notes the score that is drawn. The official `step` calls this where it renders the frame."""
-    self._shown_reward = self.reward  # `step` subtracts the cost of the frame after drawing it.
+    """Stores the score to draw. The official `step` calls this where it renders the frame."""
+    self._shown_reward = self.reward  # `step` subtracts the cost of the frame after drawing.
 
   def draw(self) -> np.ndarray:
     """Returns the current official observation, `uint8[96, 96, 3]`."""

@@ -1,10 +1,10 @@
 """Policy gradients in the dream, with TF-Agents: PPO and REINFORCE.
 
 methods.py      settings
-auto_reset.py   dreams side by side, each of which starts again where it ends
-environment.py  the same dreams as an environment of TF-Agents
-agents.py       TF-Agents' agents around our networks
+auto_reset.py   batched dreams, each of which restarts when it ends
+environment.py  the same dreams as a TF-Agents environment
+agents.py       TF-Agents' agents with the networks of this package
 training.py     the learner
 
-Only `environment` and `agents` need TF-Agents, and only when something of them is made.
+Only `environment` and `agents` need TF-Agents, and only when their functions are called.
 """

@@ -1,6 +1,6 @@
-"""TF-Agents' PPO and REINFORCE agents around an actor and a critic of ours.
+"""TF-Agents' PPO and REINFORCE agents for the actor and critic of a `GradientLearner`.
 
-Without TF-Agents this module can be imported, and `make_agent` raises `MissingTFAgentsError`.
+This module can be imported without TF-Agents, but `make_agent` then raises `MissingTFAgentsError`.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class OneHotGroups(tfp.distributions.Distribution):
 
     Args:
       logits: `float32[..., A]`.
-      num_choices: of each group.
-      name: of the distribution.
+      num_choices: number of choices in each group.
+      name: name of the distribution.
     """
     parameters = dict(locals())
     self._num_choices = tuple(num_choices)
@@ -58,10 +58,12 @@ class OneHotGroups(tfp.distributions.Distribution):
 
   @property
   def logits(self):
+    """The logits, `float32[..., A]`."""
     return self._logits
 
   @property
   def num_choices(self) -> tuple[int, ...]:
+    """The number of choices in each group."""
     return self._num_choices
 
   def _event_shape(self):
@@ -107,11 +109,11 @@ def _kl_one_hot_groups(a: OneHotGroups, b: OneHotGroups, name=None):
 
 
 class _FunctionNetwork(Network):
-  """A function of features with its weights, as the kind of network that TF-Agents takes."""
+  """A function of features and its weights as a TF-Agents network."""
 
   def __init__(self, spec, function: Callable, weights: list[tf.Variable], name: str):
     super().__init__(input_tensor_spec=spec, name=name)
-    # Keras 2, whose layer this is, must not track a module of Keras 3: functions hide it.
+    # This is a Keras 2 layer, which must not track a Keras 3 module. Functions hide the module.
     self._function, self._list = function, lambda: list(weights)
 
   @property
@@ -119,6 +121,7 @@ class _FunctionNetwork(Network):
     return self._list()
 
   def call(self, observation, step_type=None, network_state=(), training=False):
+    """Computes the function. See `tf_agents.networks.Network.call`."""
     return self._function(observation), network_state
 
 
@@ -130,6 +133,7 @@ class _Optimizer:
     self.learning_rate = learning_rate  # TF-Agents writes it into summaries.
 
   def apply_gradients(self, gradients_and_variables) -> None:
+    """Applies gradients with the learner's optimisers."""
     gradients = {variable.ref(): gradient for gradient, variable in gradients_and_variables}
     self._learner.apply_gradients(
       *(
@@ -140,18 +144,20 @@ class _Optimizer:
 
 
 class _PPOAgent(PPOKLPenaltyAgent):
-  """Adapts its penalty only when `adapt` is called; `train` would do so after every minibatch."""
+  """A PPO agent that adapts its penalty in `adapt`, not in `train` after every minibatch."""
 
   def update_adaptive_kl_beta(self, kl_divergence):
+    """Does nothing; see the class."""
     return tf.no_op()
 
   def adapt(self, kl_divergence: tf.Tensor) -> None:
+    """Adapts the weight of the penalty to a divergence `float32[]`."""
     super().update_adaptive_kl_beta(kl_divergence)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Hides PPO's warning about every optimiser that is not Keras 2's."""
+  """Hides PPO's warning about optimisers that are not from Keras 2."""
   before = logging.get_verbosity()
   logging.set_verbosity(logging.ERROR)
   try:
@@ -163,17 +169,20 @@ def _quiet() -> Iterator[None]:
 def make_agent(
   method: str, learner, world_model: WorldModel, config: PolicyGradientConfig, distribution_fn
 ):
-  """Makes TF-Agents' agent of a method.
+  """Makes the TF-Agents agent of a method.
 
   Args:
-    method: of `methods.METHODS`.
+    method: one of `methods.METHODS`.
     learner: a `GradientLearner`, whose networks and optimisers the agent uses.
     world_model: describes features and actions.
-    config: a `PPOConfig` for `ppo` and `ppo_clip`.
+    config: a `PPOConfig` for `ppo` and `ppo_clip`, else a `PolicyGradientConfig`.
     distribution_fn: maps features to the distribution of the choice.
 
+  Returns:
+    A `TFAgent`.
+
   Raises:
-    MissingTFAgentsError: without TF-Agents.
+    MissingTFAgentsError: if TF-Agents is not installed.
   """
   require_tf_agents()
   time_step_spec = make_time_step_spec(world_model)
@@ -186,7 +195,7 @@ def make_agent(
     return learner.critic.network(features)[..., 0]
 
   def advantage(returns, value):
-    # Without stop_gradient the critic would learn to make advantages larger.
+    # Without `stop_gradient` the critic would be trained to increase advantages.
     return returns - tf.stop_gradient(value)
 
   actor_network = network(distribution_fn, learner.policy.network.weights, "actor")
@@ -196,7 +205,7 @@ def make_agent(
     time_step_spec=time_step_spec,
     action_spec=TensorSpec([world_model.action_size], tf.float32, "choice"),
     optimizer=_Optimizer(learner, config.actor_learning_rate),
-    # The default is a variable of the whole process.
+    # The default is one variable for the whole process.
     train_step_counter=tf.Variable(0, dtype=tf.int64, trainable=False),
   )
   if method == "reinforce":
@@ -233,23 +242,54 @@ def make_agent(
 
 
 def penalty(agent) -> tf.Variable | None:
-  """Returns the weight of the KL penalty, if the agent has one."""
+  """Returns the weight of the KL penalty, a scalar variable; None if the agent has none.
+
+  Args:
+    agent: a result of `make_agent`.
+  """
   return getattr(agent, "_adaptive_kl_beta", None)
 
 
 def adapt_penalty(agent, kl_divergence: tf.Tensor) -> None:
-  """Adapts the weight of the KL penalty, if the agent has one, to a divergence `float32[]`."""
+  """Adapts the weight of the KL penalty; does nothing if the agent has none.
+
+  Args:
+    agent: a result of `make_agent`.
+    kl_divergence: mean divergence of one update in nats, `float32[]`.
+  """
   if isinstance(agent, _PPOAgent):
     agent.adapt(kl_divergence)
 
 
 def make_time_step(step_type, reward, discount, features):
-  """Returns a `TimeStep` of tensors `[B, T, ...]`."""
+  """Makes a `TimeStep` of TF-Agents.
+
+  Args:
+    step_type: `int32[B, T]`.
+    reward: `float32[B, T]`.
+    discount: `float32[B, T]`.
+    features: `float32[B, T, F]`.
+
+  Returns:
+    The `TimeStep`.
+  """
   return ts.TimeStep(step_type, reward, discount, features)
 
 
 def make_trajectory(time_step, choice, info, next_step_type, reward, discount):
-  """Returns a `Trajectory` of tensors `[B, T, ...]`."""
+  """Makes a `Trajectory` of TF-Agents.
+
+  Args:
+    time_step: the `TimeStep` before each step, of `[B, T, ...]`.
+    choice: the policy's random choice, `float32[B, T, A]`.
+    info: the policy's information, a nest of `[B, T, ...]`; `()` for none.
+    next_step_type: `int32[B, T]`, after each step.
+    reward: `float32[B, T]`, after each step.
+    discount: `float32[B, T]`, after each step.
+
+  Returns:
+    The `Trajectory`.
+  """
   return trajectory.Trajectory(
     step_type=time_step.step_type,
     observation=time_step.observation,

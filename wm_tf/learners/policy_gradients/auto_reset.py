@@ -1,4 +1,4 @@
-"""Dreams side by side, each of which starts again from a real state where it ends."""
+"""Batched dreams, each of which restarts from a real state when it ends."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from wm_tf.imagination import draw_indices
 from wm_tf.models.world_model import WorldModel
 from wm_tf.nests import gather_rows, time_major
 
-# Maps `(features float32[B, F], step int32[])` to the policy's choice and the action that it means,
-# each `float32[B, A]`.
+# Maps `(features float32[B, F], step int32[])` to the policy's random choice and the resulting
+# action, each `float32[B, A]`.
 ChooseFn = Callable[[tf.Tensor, tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
-# The kind of a step in its episode; the numbers are TF-Agents'.
+# The type of a step in its episode, with the values of TF-Agents.
 FIRST, MID, LAST = 0, 1, 2
 
 
 class Dream(NamedTuple):
-  """The present state of B dreams, and the results of the last step.
+  """The current state of B dreams, and the results of the last step.
 
   Attributes:
-    state: the world model's.
+    state: the world model's state.
     age: `int32[B]`, decisions since the dream began.
     step_type: `int32[B]`: FIRST, MID, or LAST, after which another dream begins.
-    reward: `float32[B]`, minus the penalty on disagreement.
+    reward: `float32[B]`, after subtracting the disagreement penalty.
     discount: `float32[B]`; 0 where the dream terminated, 1 also where it reached the horizon.
     disagreement: `float32[B]`.
   """
@@ -42,12 +42,12 @@ class Dream(NamedTuple):
 
 
 class Randomness(NamedTuple):
-  """All random numbers of steps of B dreams: `[B, num_steps, ...]`, or `[B, ...]` of one step.
+  """The random numbers of B dreams: `[B, num_steps, ...]`, or `[B, ...]` for one step.
 
   Attributes:
-    noise: the world model's.
-    survival: `float32` in [0, 1); a dream goes on if it is below the predicted discount.
-    row: `int32`, the real state that a new dream begins from.
+    noise: the world model's noise.
+    survival: `float32` in [0, 1); a dream continues if it is below the predicted discount.
+    row: `int32`, the index of the real state that a new dream begins from.
   """
 
   noise: Nest
@@ -60,7 +60,7 @@ class Rollout(NamedTuple):
 
   Attributes:
     features: `float32[B, T + 1, F]`, before each step and after the last one.
-    step_type, reward, discount, disagreement: `[B, T + 1]`, what came with these features.
+    step_type, reward, discount, disagreement: `[B, T + 1]`, as in the `Dream` of these features.
     choice: `float32[B, T, A]`.
   """
 
@@ -73,11 +73,10 @@ class Rollout(NamedTuple):
 
 
 class Dreams:
-  """B endless dreams: the step after an end begins another one.
+  """B endless dreams: the step after an end begins a new one.
 
-  A dream begins from a real state, and ends with probability 1 - discount at each step, or at the
-  horizon. All methods are functions of their arguments, so they are compiled once, also for weights
-  that change.
+  A dream begins from a real state. At each step it ends with probability 1 - discount, or at the
+  horizon. Methods keep no state, so they are compiled once even if the model's weights change.
   """
 
   def __init__(
@@ -89,14 +88,14 @@ class Dreams:
     temperature: float = 1.0,
     disagreement_penalty: float = 0.0,
   ):
-    """Describes dreams.
+    """Initializes the dreams' settings.
 
     Args:
-      world_model: any.
+      world_model: the world model.
       batch_size: B.
       horizon: largest number of decisions in a dream.
-      temperature: its uncertainty.
-      disagreement_penalty: weight of the ensemble's unfamiliarity in the reward.
+      temperature: temperature of the dream.
+      disagreement_penalty: weight of the ensemble's unfamiliarity, subtracted from the reward.
     """
     self._world_model, self.batch_size, self.horizon = world_model, batch_size, horizon
     self._temperature, self._penalty = temperature, disagreement_penalty
@@ -108,6 +107,9 @@ class Dreams:
       num_starts: M, the number of states that dreams can begin from.
       num_steps: T.
       seed: `int32[2]`.
+
+    Returns:
+      A `Randomness` of `[B, T, ...]`.
     """
     noise_seed, survival_seed, row_seed = rng.split(seed, 3)
     shape = [self.batch_size, num_steps]
@@ -118,7 +120,15 @@ class Dreams:
     )
 
   def begin(self, starts: Nest, row: tf.Tensor) -> Dream:
-    """Begins B dreams from the rows `row` (`int32[B]`) of `starts` (M states)."""
+    """Begins B dreams.
+
+    Args:
+      starts: M states.
+      row: `int32[B]`, the indices of the states to begin from.
+
+    Returns:
+      A `Dream` whose steps are FIRST.
+    """
     zeros = tf.zeros([self.batch_size])
     return Dream(
       state=gather_rows(starts, row),
@@ -130,13 +140,16 @@ class Dreams:
     )
 
   def step(self, dream: Dream, action: tf.Tensor, starts: Nest, randomness: Randomness) -> Dream:
-    """Takes a step; dreams that have ended begin again, and their action is ignored.
+    """Takes one step; dreams that have ended begin again, and their action is ignored.
 
     Args:
-      dream: the present state.
+      dream: the current `Dream`.
       action: `float32[B, A]`; clipped to [-1, 1], or made one-hot.
       starts: M states.
-      randomness: of this step.
+      randomness: a `Randomness` of one step, `[B, ...]`.
+
+    Returns:
+      The next `Dream`.
     """
     num_choices = self._world_model.num_choices
     if num_choices:
@@ -170,7 +183,10 @@ class Dreams:
     Args:
       choose_fn: chooses the actions.
       starts: M states.
-      randomness: of T + 1 steps; the first one's is for the beginning.
+      randomness: a `Randomness` of T + 1 steps, `[B, T + 1, ...]`; the first one begins the dreams.
+
+    Returns:
+      A `Rollout` of T steps.
     """
     randomness = time_major(randomness)
     num_steps = randomness.survival.shape[0] - 1

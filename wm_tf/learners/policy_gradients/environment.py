@@ -1,7 +1,7 @@
-"""The dream as an environment of TF-Agents.
+"""The dream as a TF-Agents environment.
 
-TF-Agents is an extra, `pip install "wm_tf[agents]"`. Without it this module can be imported, and
-making an environment raises `MissingTFAgentsError`.
+TF-Agents is an extra: `pip install "wm_tf[agents]"`. This module can be imported without it, but
+making an environment then raises `MissingTFAgentsError`.
 """
 
 from __future__ import annotations
@@ -25,11 +25,15 @@ else:
 
 
 class MissingTFAgentsError(ImportError):
-  """TF-Agents is needed and not installed."""
+  """TF-Agents is required but not installed."""
 
 
 def require_tf_agents() -> None:
-  """Raises `MissingTFAgentsError`, which says how to install TF-Agents, if it is missing."""
+  """Checks that TF-Agents is installed.
+
+  Raises:
+    MissingTFAgentsError: if it is not; the message tells how to install it.
+  """
   if _missing is not None:
     raise MissingTFAgentsError(
       f'Policy gradients need TF-Agents ({_missing}): pip install "wm_tf[agents]", for Python 3.11 '
@@ -38,15 +42,22 @@ def require_tf_agents() -> None:
 
 
 def make_time_step_spec(world_model: WorldModel) -> ts.TimeStep:
-  """Returns the specification of one step of one dream."""
+  """Makes the specification of one step of one dream.
+
+  Args:
+    world_model: gives the number of features F.
+
+  Returns:
+    A `TimeStep` of specifications, with observations `float32[F]`.
+  """
   return ts.time_step_spec(TensorSpec([world_model.feature_size], tf.float32, "features"))
 
 
 class WorldModelEnvironment(TFEnvironment):
-  """Dreams as a batched TF-Agents environment, all of it TensorFlow.
+  """Dreams as a batched TF-Agents environment that runs in TensorFlow.
 
-  The observations are the world model's features. A dream that terminates ends with discount 0; one
-  that reaches the horizon ends with discount 1, so that bootstrapping can tell them apart.
+  The observations are the world model's features. A dream that terminates ends with discount 0. A
+  dream that reaches the horizon ends with discount 1, so that its return can be bootstrapped.
   Categorical actions are made one-hot: the largest number of each group is chosen.
   """
 
@@ -64,16 +75,16 @@ class WorldModelEnvironment(TFEnvironment):
     """Makes an environment and begins its dreams.
 
     Args:
-      world_model: any.
+      world_model: the world model.
       starts: M >= 1 real states that dreams begin from; see `imagination.sample_states`.
       batch_size: B.
       horizon: largest number of decisions in a dream.
-      temperature: uncertainty of the dreams.
+      temperature: temperature of the dreams.
       disagreement_penalty: weight of the ensemble's unfamiliarity, subtracted from the reward.
-      seed: of all random numbers.
+      seed: seed of all random numbers.
 
     Raises:
-      MissingTFAgentsError: without TF-Agents.
+      MissingTFAgentsError: if TF-Agents is not installed.
       ValueError: if there is no state to start from.
     """
     require_tf_agents()
@@ -98,7 +109,12 @@ class WorldModelEnvironment(TFEnvironment):
     self._begin_all, self._step_all = tf.function(self._begin_all), tf.function(self._step_all)
 
   def render(self) -> tf.Tensor:
-    """Returns the dreams' decoded images, `uint8[B, H, W, C]`, or decoded observations if none."""
+    """Decodes the current states of the dreams.
+
+    Returns:
+      The first image of the observation, `uint8[B, H, W, C]`; the decoded observation if it has no
+      image.
+    """
     state = tf.nest.map_structure(tf.identity, self._dream.state)
     decoded = self._world_model.decode(state)
     images = [x for x in tf.nest.flatten(decoded) if x.shape.rank == 4]

@@ -1,4 +1,4 @@
-"""Settings of the policy gradients."""
+"""Settings of the policy gradient methods."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ METHODS = ("ppo", "ppo_clip", "reinforce")
 
 @dataclasses.dataclass(frozen=True)
 class PolicyGradientConfig(GradientConfig):
-  """As `GradientConfig`, for the gradient of the actor's log-probability."""
+  """Settings of REINFORCE: a `GradientConfig` for gradients of the actor's log-probability."""
 
   num_updates: int = 2000
   horizon: int = 20
 
   def __post_init__(self):
     super().__post_init__()
-    # Without noise no continuous action has a density.
+    # Without noise, continuous actions have no density.
     check_positive(self, "action_noise", "final_action_noise")
 
 
 @dataclasses.dataclass(frozen=True)
 class PPOConfig(PolicyGradientConfig):
-  """As `PolicyGradientConfig`, for several gradient steps on the same dreams.
+  """Settings of PPO, which takes several gradient steps on the same dreams.
 
   Attributes:
-    lambda_: of the generalised advantage estimate.
+    lambda_: lambda of the generalised advantage estimate, in [0, 1].
     num_epochs: passes over all decisions of a batch.
     num_minibatches: gradient steps in each pass.
-    clip_range: bound on the change of a probability that is rewarded (`ppo_clip`).
-    kl_target: divergence in nats of one update that the penalty adapts to (`ppo`).
-    kl_coefficient: initial weight of the penalty (`ppo`).
+    clip_range: largest relative change of a probability that the objective rewards (`ppo_clip`).
+    kl_target: target of the KL divergence of one update, in nats (`ppo`).
+    kl_coefficient: initial weight of the KL penalty (`ppo`).
   """
 
   num_updates: int = 400

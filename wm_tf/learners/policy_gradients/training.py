@@ -1,4 +1,4 @@
-"""A controller that learns by policy gradients of its dreams, with TF-Agents."""
+"""A learner that trains an actor by policy gradients of its dreams, with TF-Agents."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
 
 
 class Update(NamedTuple):
-  """What one update reports, each `float32[]`; see `gradients.Update`.
+  """Metrics of one update, each `float32[]`; see `gradients.Update`.
 
   Attributes:
-    action_noise: standard deviation of the noise on continuous actions, before the tanh.
-    kl_divergence: mean over the decisions, of the actor before and after the update, in nats.
-    disagreement: mean over the decisions.
+    action_noise: standard deviation of the noise on continuous actions, before the tanh; 0 for
+      categorical actions.
+    kl_divergence: mean KL divergence in nats of the actor before and after the update; 0 for
+      `reinforce`.
+    disagreement: mean disagreement of the dreams' steps.
   """
 
   return_mean: tf.Tensor
@@ -47,7 +49,7 @@ class PolicyGradient(GradientLearner):
   terminated: the slow critic estimates the return after it, in PPO's generalised advantages and in
   REINFORCE's returns.
 
-  Training needs TF-Agents. A trained policy acts, and is exported, without it.
+  Training needs TF-Agents. Using or exporting a trained policy does not.
 
   References:
     Schulman et al. 2017, "Proximal Policy Optimization Algorithms", arXiv:1707.06347, equations 7
@@ -70,14 +72,14 @@ class PolicyGradient(GradientLearner):
     """Makes a learner.
 
     Args:
-      method: of `methods.METHODS`.
-      world_model: any.
-      config: how to learn; a `PPOConfig` for `ppo` and `ppo_clip`.
-      seed: of the initial weights.
+      method: one of `methods.METHODS`.
+      world_model: the world model.
+      config: the settings; a `PPOConfig` for `ppo` and `ppo_clip`.
+      seed: seed of the initial weights.
       jit_compile: whether XLA compiles the dreams.
 
     Raises:
-      ValueError: for an unknown method, or a configuration of another one.
+      ValueError: for an unknown method, or the configuration of another method.
     """
     if method not in METHODS:
       raise ValueError(f"method must be one of {', '.join(METHODS)}, not {method!r}.")
@@ -103,11 +105,13 @@ class PolicyGradient(GradientLearner):
 
   @classmethod
   def from_settings(cls, world_model: WorldModel, settings: ControllerConfig, seed: int):
+    """Makes a learner from `settings.reinforce` or `settings.ppo`. See `Learner.from_settings`."""
     config = settings.reinforce if settings.method == "reinforce" else settings.ppo
     return cls(settings.method, world_model, config, seed)
 
   @classmethod
   def check(cls, settings: ControllerConfig, world_model: WorldModel) -> None:
+    """Checks that TF-Agents is installed. See `Learner.check`."""
     from wm_tf.learners.policy_gradients.environment import MissingTFAgentsError, require_tf_agents
 
     try:
@@ -129,6 +133,7 @@ class PolicyGradient(GradientLearner):
     )
 
   def variables(self):
+    """Adds the state of TF-Agents' agent. See `GradientLearner.variables`."""
     found = super().variables()
     del found["actor_optimizer"], found["critic_optimizer"]
     optimizers = (self._actor_optimizer, self._critic_optimizer)
@@ -141,11 +146,13 @@ class PolicyGradient(GradientLearner):
     }
 
   def num_done(self):
+    """Returns the number of updates since `begin`. See `GradientLearner.num_done`."""
     return self._done
 
   def update(self, starts, seed):
+    """Imagines rollouts and trains on them. See `GradientLearner.update`."""
     dream_seed, shuffle_seed = rng.split(seed, 2)
-    _ = self._agent  # Makes its variables outside of functions.
+    _ = self._agent  # Variables must be created outside of `tf.function`s.
     experience, report = self._collect(starts, dream_seed)
     critic_loss, divergence = self._learn(experience, shuffle_seed)
     self._finish()
@@ -154,7 +161,7 @@ class PolicyGradient(GradientLearner):
   # --- The policy -------------------------------------------------------------------------------
 
   def _distribution(self, features):
-    """Returns the distribution of the choice, of any leading dimensions."""
+    """Returns the distribution of the choice for features of any leading dimensions."""
     raw = self.policy.network(features)
     if self._world_model.num_choices:
       return self._make_distribution(logits=raw)
@@ -187,11 +194,11 @@ class PolicyGradient(GradientLearner):
     return rollout, values, self.slow_values(features[:, 1:])
 
   def _dream(self, starts: Nest, seed: tf.Tensor):
-    """Returns a `Trajectory` `[B, T, ...]` to train on, and figures for an `Update`."""
+    """Returns a `Trajectory` `[B, T, ...]` to train on, and metrics for an `Update`."""
     config, model = self._config, self._world_model
     dream_seed, noise_seed = rng.split(seed, 2)
     num_starts = tf.shape(tf.nest.flatten(starts)[0])[0]
-    # Random numbers are drawn outside of XLA, which is several times slower at it.
+    # Random numbers are drawn outside of XLA, where drawing is several times slower.
     randomness = self._dreams.draw(num_starts, config.horizon + 1, dream_seed)
     draw = rng.uniform if model.num_choices else rng.normal
     noise = draw([config.horizon, config.batch_size, model.action_size], noise_seed)
@@ -207,14 +214,14 @@ class PolicyGradient(GradientLearner):
     target = lambda_returns(
       reward, config.discount * discount, value_after, getattr(config, "lambda_", 1.0)
     )
-    if info:  # PPO. TF-Agents' own advantages would bootstrap from the last value but one.
+    if info:  # PPO. TF-Agents' own advantages would bootstrap from the value before the last one.
       info = {
         "dist_params": info["dist_params"],
         "value_prediction": value,
         "return": target,
         "advantage": target - value,
       }
-    else:  # REINFORCE sums rewards to the end of a dream and no further.
+    else:  # REINFORCE sums rewards only up to the end of a dream.
       end = tf.cast(next_step_type == LAST, tf.float32)
       reward += end * config.discount * discount * value_after
     experience = self._agents.make_trajectory(
@@ -240,7 +247,7 @@ class PolicyGradient(GradientLearner):
 
   def _ppo(self, experience, seed):
     config = self._config
-    # Each decision is a sequence of its own: `[N, 1, ...]`.
+    # Each decision is a separate sequence: `[N, 1, ...]`.
     flat = tf.nest.map_structure(lambda x: tf.reshape(x, [-1, 1, *x.shape[2:]]), experience)
     for epoch in range(config.num_epochs):
       for rows in self._shuffle(rng.fold_in(seed, epoch)):
@@ -264,7 +271,7 @@ class PolicyGradient(GradientLearner):
     return self._agent.train(experience).extra.value_estimation_loss
 
   def _kl_divergence(self, flat):
-    """Returns the mean divergence from the actor that dreamed, and adapts the penalty to it."""
+    """Returns the mean divergence from the actor before the update, and adapts the penalty."""
     old = self._make_distribution(**flat.policy_info["dist_params"])
     kl = old.kl_divergence(self._distribution(flat.observation))
     mask = tf.cast(~flat.is_boundary(), tf.float32)
@@ -273,4 +280,4 @@ class PolicyGradient(GradientLearner):
     return mean
 
 
-_SHIFTS = (slice(None, -1), slice(1, None))  # Before each step, and after it.
+_SHIFTS = (slice(None, -1), slice(1, None))  # Columns before each step, and after it.

@@ -1,4 +1,4 @@
-"""The imagined step of an `MDNRNN` with its weights laid out for a rollout of many steps."""
+"""The imagined step of an `MDNRNN`, optimised for a rollout of many steps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,17 @@ from wm_tf.models.kernels.stacked import lstm_step
 
 
 def make_dream_step(model) -> Callable[..., Prediction]:
-  """Returns a function that computes `MDNRNN.imagine_with_noise` with fewer, larger products.
+  """Makes a function that computes `MDNRNN.imagine_with_noise` with fewer, larger products.
 
-  The standardisation of latents and all biases are folded into the kernels, the weights of the
-  mixture are laid out by component, and the first layers of both heads are part of the product
-  that gives the mixture's logits.
+  The standardisation of latents and all biases are folded into the kernels. The weights of the
+  mixture are ordered by component. The first layers of both heads are part of the product that
+  gives the mixture's logits.
 
   Args:
-    model: an `MDNRNN`. The function holds its weights as they are now.
+    model: an `MDNRNN`. The function holds a copy of its current weights.
+
+  Returns:
+    A function with the arguments and result of `MDNRNN.imagine_with_noise`.
   """
   cell, skip = model.lstm.cell, model.config.skip_connection
   gates = _fold(model, tf.concat([cell.recurrent_kernel, cell.kernel], axis=0), cell.bias)
@@ -29,7 +32,7 @@ def make_dream_step(model) -> Callable[..., Prediction]:
   first, finish = side_by_side([model.reward.network, model.termination.network])
   first = _fold(model, *first)
   first = tf.pad(first, [[0, logits.shape[0] - first.shape[0]], [0, 0]])
-  # Two products of about the same width: TensorFlow gives each of so few rows to one core.
+  # Two products of about the same width: TensorFlow runs a product of few rows on one core.
   weighing, normals = tf.concat([logits, first], axis=-1), tf.concat(normals, axis=-1)
   num_mixtures, move = model.mixture.num_mixtures, model.mover()
   sizes = [logits.shape[-1] // num_mixtures] * num_mixtures + [first.shape[-1]]
@@ -50,10 +53,10 @@ def make_dream_step(model) -> Callable[..., Prediction]:
 
 
 def _fold(model, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-  """Turns a kernel for `[h, standardised z, action]`, or for `h`, into one for `[h, 1, z, action]`.
+  """Converts a kernel for `[h, standardised z, action]` or `h` to one for `[h, 1, z, action]`.
 
-  The bias and the mean of the standardisation are the row of the 1. TensorFlow fuses a bias that is
-  added into the product, and for a planner's few rows that takes a third longer.
+  The bias and the mean of the standardisation form the row of the 1. TensorFlow would fuse a
+  separate bias into the product, which takes a third longer for a planner's few rows.
   """
   kernel, bias = tf.convert_to_tensor(kernel), tf.convert_to_tensor(bias)[tf.newaxis]
   h_rows, rest = kernel[: model.config.hidden_size], kernel[model.config.hidden_size :]
@@ -67,14 +70,14 @@ def _fold(model, kernel: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
 def side_by_side(
   networks: Sequence,
 ) -> tuple[tuple[tf.Tensor, tf.Tensor], Callable[[tf.Tensor], list[tf.Tensor]]]:
-  """Joins several `HeadNetwork`s of the same input into one.
+  """Joins several `HeadNetwork`s with the same input into one.
 
   Args:
-    networks: all with a hidden layer, or all without; of no members.
+    networks: all with a hidden layer, or all without; made with `num_members` None.
 
   Returns:
-    Kernel and bias of all their first layers; and a function from the product with them,
-    `float32[B, W]`, to each network's answer.
+    `((kernel, bias), finish)`. `kernel` `[U, W]` and `bias` `[W]` join the first layers. `finish`
+    maps the output of that joint layer, `float32[B, W]`, to a list of each network's output.
   """
 
   def joined(tensors):

@@ -1,4 +1,4 @@
-"""The imagined step of an `Ensemble` that samples from the member it follows only."""
+"""The imagined step of an `Ensemble`, optimised for a rollout of many steps."""
 
 from __future__ import annotations
 
@@ -12,13 +12,16 @@ from wm_tf.models.kernels import mixture
 
 
 def make_ensemble_step(model) -> Callable[..., Prediction]:
-  """Returns a function that computes `Ensemble.imagine_with_noise`, faster for many steps.
+  """Makes a function that computes `Ensemble.imagine_with_noise` faster.
 
-  The weights of the mixtures are laid out by component. Where the temperature is known to be
-  positive, the parameters of the member that is followed are picked before anything is sampled.
+  The weights of the mixtures are ordered by component. If the temperature is statically known to
+  be positive, the function samples from the mixture of the chosen member only.
 
   Args:
-    model: an `Ensemble`. The function holds the mixtures' weights as they are now.
+    model: an `Ensemble`. The function holds a copy of the mixtures' current weights.
+
+  Returns:
+    A function with the arguments and result of `Ensemble.imagine_with_noise`.
   """
   head, num_mixtures = model.mixture, model.config.num_mixtures
   weights = mixture.by_component(head)
@@ -44,14 +47,14 @@ def make_ensemble_step(model) -> Callable[..., Prediction]:
 
 
 def blend(x: tf.Tensor, share: tf.Tensor) -> tf.Tensor:
-  """Sums over members.
+  """Computes the weighted sum over members.
 
   Args:
-    x: `[M, B, ...]`.
-    share: each member's share, `float32[M, B]`.
+    x: `float32[M, B, ...]`.
+    share: the weight of each member, `float32[M, B]`.
 
   Returns:
-    `[B, ...]`.
+    `float32[B, ...]`.
   """
   share = tf.reshape(share, [*share.shape[:1], -1] + [1] * (x.shape.rank - 2))
   return tf.reduce_sum(share * x, axis=0)

@@ -1,8 +1,9 @@
-"""A `MixtureHead` laid out by component, and its log-likelihood with a written-out gradient.
+"""A `MixtureHead` with its weights ordered by component, and its log-likelihood with its gradient.
 
-The head's projection has its columns by dimension: K numbers for the first of Z dimensions, then K
-for the second. By component instead, a dreamed step reads and writes contiguous `[..., Z]`, and
-products of few rows, for which TensorFlow takes one core, share all of them.
+The columns of the head's projection are ordered by dimension: K numbers for the first of Z
+dimensions, then K for the second. Ordered by component instead, an imagined step reads and writes
+contiguous `[..., Z]`, and products of few rows, each of which TensorFlow runs on one core, use all
+cores.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ Weights = list[tuple[tf.Tensor, tf.Tensor]]
 
 
 def by_component(head) -> Weights:
-  """Lays out the weights of a head; a rollout does this once, before its loop.
+  """Reorders the weights of a head by component; a rollout calls this once, before its loop.
 
   Args:
     head: a `MixtureHead`.
 
   Returns:
-    Kernel `[..., U, K Z]` and bias of the logits, the locs and the unbounded log-scales, each by
-    component (the logits of a joint mixture: `[..., U, K]`).
+    Three pairs of kernel `[..., U, K Z]` and bias, for the logits, the locs and the unbounded
+    log-scales (kernel `[..., U, K]` for the logits of a joint mixture).
   """
 
   def thirds(x):
@@ -35,7 +36,7 @@ def by_component(head) -> Weights:
 
 
 def project(h: tf.Tensor, weights: Weights) -> list[tf.Tensor]:
-  """Returns logits, locs and unbounded log-scales of `h`.
+  """Computes the logits, locs and unbounded log-scales of hidden states.
 
   Args:
     h: `float32[..., U]`; `[M, B, U]` if there are members.
@@ -48,12 +49,28 @@ def project(h: tf.Tensor, weights: Weights) -> list[tf.Tensor]:
 
 
 def split_components(projected: list[tf.Tensor], num_mixtures: int) -> list[list[tf.Tensor]]:
-  """Splits what `project` returned into K tensors `[..., Z]` each (joint logits: `[..., 1]`)."""
+  """Splits the result of `project` into its components.
+
+  Args:
+    projected: three `float32[..., K Z]` (the logits of a joint mixture: `[..., K]`).
+    num_mixtures: K.
+
+  Returns:
+    Three lists of K tensors `float32[..., Z]` (the logits of a joint mixture: `[..., 1]`).
+  """
   return [tf.split(x, num_mixtures, axis=-1) for x in projected]
 
 
 def mean(projected: list[tf.Tensor], num_mixtures: int) -> tf.Tensor:
-  """Computes `MixtureHead.mean` of what `project` returned, `float32[..., Z]`."""
+  """Computes `MixtureHead.mean` from the result of `project`.
+
+  Args:
+    projected: three `float32[..., K Z]` (the logits of a joint mixture: `[..., K]`).
+    num_mixtures: K.
+
+  Returns:
+    `float32[..., Z]`.
+  """
   logits, loc, _ = split_components(projected, num_mixtures)
   weights = _exponentials(logits)
   return sum(w * x for w, x in zip(weights, loc, strict=True)) / sum(weights)
@@ -62,12 +79,14 @@ def mean(projected: list[tf.Tensor], num_mixtures: int) -> tf.Tensor:
 def sample(
   kind: str, components: list[list[tf.Tensor]], choice: tf.Tensor, noise: tf.Tensor, temperature
 ) -> tf.Tensor:
-  """Computes `MixtureHead.sample` of components.
+  """Computes `MixtureHead.sample` from split components.
 
   Args:
-    kind: the head's.
-    components: from `split_components`.
-    choice, noise, temperature: as `MixtureHead.sample` takes them.
+    kind: the kind of the mixture, one of `MIXTURE_KINDS`.
+    components: the result of `split_components`.
+    choice: see `MixtureHead.sample`.
+    noise: see `MixtureHead.sample`.
+    temperature: see `MixtureHead.sample`.
 
   Returns:
     `float32[..., B, Z]`.
@@ -78,8 +97,8 @@ def sample(
     choice = choice[:, :1]
   weights = _exponentials(logits, temperature)
   threshold = choice * sum(weights)
-  # The component is the number of cumulative weights below the draw, summed up along the way.
-  # Only K - 1 of them are compared, since rounding can leave the last one under the draw.
+  # The component is the number of cumulative weights below the draw. Only K - 1 of them are
+  # compared because rounding can make the last one smaller than the draw.
   below, picked_loc, picked = 0.0, loc[0], unbounded[0]
   for weight, next_loc, next_scale in zip(weights[:-1], loc[1:], unbounded[1:], strict=True):
     below += weight
@@ -91,14 +110,21 @@ def sample(
 
 
 def bounded_scale(x: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-  """Returns `exp(soft_bound(x))` within `LOG_SCALE_BOUNDS`, and its derivative: one sigmoid."""
+  """Computes `exp(soft_bound(x, *LOG_SCALE_BOUNDS))` and its derivative from one sigmoid.
+
+  Args:
+    x: unbounded log-scales `float32[...]`.
+
+  Returns:
+    The scale and its derivative with respect to `x`, each `float32[...]`.
+  """
   low, high = LOG_SCALE_BOUNDS
   sigmoid = tf.sigmoid(x - high)
   return math.exp(low) + math.exp(high) * sigmoid, math.exp(high) * sigmoid * (1.0 - sigmoid)
 
 
 def head_nll(head, h: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
-  """Computes `MixtureHead.nll` of mixtures per dimension.
+  """Computes `MixtureHead.nll` of `per_dimension` mixtures.
 
   Args:
     head: a `MixtureHead`.
@@ -118,26 +144,31 @@ def head_nll(head, h: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
 
 @tf.custom_gradient
 def mixture_nll(logits: tf.Tensor, loc: tf.Tensor, unbounded: tf.Tensor, x: tf.Tensor) -> tf.Tensor:
-  """Returns `-log p(x)` in nats, `float32[N]`: each of Z dimensions under a mixture of K normals.
+  """Computes `-log p(x)` in nats, where each of Z dimensions has a mixture of K normals.
 
-  The gradient is written out, and computed along with the value by one program of XLA's: as
-  operations of their own, the passes over `[N, K Z]` were a quarter of a training step.
+  One XLA program computes the value and its gradient. As separate TensorFlow operations, the
+  passes over `[N, K Z]` took a quarter of a training step.
 
   Args:
-    logits, loc, unbounded: `float32[N, K Z]`, by component; log-scales before they are bounded.
+    logits: `float32[N, K Z]`, by component.
+    loc: `float32[N, K Z]`, by component.
+    unbounded: log-scales before `soft_bound`, `float32[N, K Z]`, by component.
     x: `float32[N, Z]`.
+
+  Returns:
+    `float32[N]`, summed over dimensions.
 
   References:
     Bishop 1994, "Mixture Density Networks", equations 28 and 34 to 39.
   """
-  # An eager tape would look for a gradient of the compiled program itself.
+  # Without `stop_gradient` an eager tape would require a gradient of the compiled program.
   nll, *slopes = _nll_and_slopes(*map(tf.stop_gradient, (logits, loc, unbounded, x)))
   return nll, lambda upstream: [slope * upstream[:, tf.newaxis] for slope in slopes]
 
 
 @tf.function(jit_compile=True, autograph=False)
 def _nll_and_slopes(logits, loc, unbounded, x):
-  """`mixture_nll`, and its derivatives by each argument."""
+  """Computes `mixture_nll` and its derivatives with respect to each argument."""
   rows, size = tf.shape(x)[0], x.shape[-1]
   logits, loc, unbounded = (tf.reshape(y, [rows, -1, size]) for y in (logits, loc, unbounded))
   scale, scale_slope = bounded_scale(unbounded)
@@ -159,13 +190,13 @@ def _nll_and_slopes(logits, loc, unbounded, x):
 
 
 def _exponentials(logits: list[tf.Tensor], temperature=1.0) -> list[tf.Tensor]:
-  """The softmax's numerators of K logits that lie in tensors of their own."""
+  """Returns the numerators of a softmax over K logits that are separate tensors."""
   largest = functools.reduce(tf.maximum, logits)
   return [tf.exp((x - largest) / temperature) for x in logits]
 
 
 def _swap(x: tf.Tensor, num_mixtures: int) -> tf.Tensor:
-  """`[..., Z K]` to `[..., K Z]`."""
+  """Transposes columns `[..., Z K]` to `[..., K Z]`."""
   lead, size = tf.shape(x)[:-1], x.shape[-1]
   shape = [size // num_mixtures, num_mixtures]
   apart = tf.linalg.matrix_transpose(tf.reshape(x, tf.concat([lead, shape], 0)))

@@ -1,23 +1,39 @@
-"""An LSTM over whole sequences, with its gradient written out."""
+"""An LSTM over whole sequences, with a hand-written gradient."""
 
 from __future__ import annotations
 
 import keras
 import tensorflow as tf
 
-_LEAST_ROWS = 16  # Of a block that steps by itself.
+_LEAST_ROWS = 16  # Smallest number of rows of a block that runs in its own loop.
 
 
 class CompiledLSTM(keras.layers.LSTM):
-  """Keras' `LSTM` from a state of zeros: the same weights, the same numbers, compiled loops."""
+  """Keras' `LSTM` from a zero state, with the same weights and results and compiled loops."""
 
   def call(self, sequences: tf.Tensor) -> tf.Tensor:
-    """Maps `float32[B, T, I]` to every step's `h`, `float32[B, T, U]`."""
+    """Computes the outputs of all steps.
+
+    Args:
+      sequences: `float32[B, T, I]`.
+
+    Returns:
+      `h` of every step, `float32[B, T, U]`.
+    """
     weights = (self.cell.kernel, self.cell.recurrent_kernel, self.cell.bias)
     return lstm(sequences, *map(tf.convert_to_tensor, weights))
 
   def step(self, x: tf.Tensor, h: tf.Tensor, c: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Maps one step's input `float32[B, I]`, `h` and `c` `float32[B, U]` to the next `(h, c)`."""
+    """Computes one step.
+
+    Args:
+      x: the step's input `float32[B, I]`.
+      h: the previous output `float32[B, U]`.
+      c: the previous cell state `float32[B, U]`.
+
+    Returns:
+      The next `(h, c)`, each `float32[B, U]`.
+    """
     _, (h, c) = self.cell(x, [h, c])
     return h, c
 
@@ -25,19 +41,21 @@ class CompiledLSTM(keras.layers.LSTM):
 def lstm(
   inputs: tf.Tensor, kernel: tf.Tensor, recurrent_kernel: tf.Tensor, bias: tf.Tensor
 ) -> tf.Tensor:
-  """Every step's `h`, `float32[B, T, U]`, from a state of zeros.
+  """Computes the outputs of all steps of an LSTM from a zero state.
 
-  What automatic differentiation of a loop does at each step is done once for all steps here: the
-  product of the inputs, and the gradients of all weights, which are sums over time. Only what the
-  next step waits for stays in two loops, forward and backward, which XLA compiles: the products
-  there are so small that otherwise most of the time is spent between the operations. All arguments
-  may have a leading M, for M LSTMs side by side.
+  The products with the inputs and the gradients of all weights (sums over time) are computed once
+  for all steps. Only operations that depend on the previous step remain in two loops, forward and
+  backward. XLA compiles both loops because their products are so small that the overhead of
+  separate operations would dominate. All arguments may have a leading M, for M separate LSTMs.
 
   Args:
     inputs: `float32[B, T, I]`.
     kernel: `float32[I, 4 U]`, gates in Keras' order: input, forget, cell, output.
     recurrent_kernel: `float32[U, 4 U]`.
     bias: `float32[4 U]`, or with a leading M `float32[M, 1, 4 U]`.
+
+  Returns:
+    `h` of every step, `float32[B, T, U]`.
 
   References:
     Hochreiter & Schmidhuber 1997, with the forget gate of Gers et al. 2000.
@@ -48,8 +66,8 @@ def lstm(
 
 @tf.custom_gradient
 def _lstm(inputs, kernel, recurrent_kernel, bias):
-  """`lstm` of a block of the batch."""
-  # An eager tape would look for a gradient of the compiled loops themselves.
+  """Computes `lstm` for one block of the batch."""
+  # Without `stop_gradient` an eager tape would require a gradient of the compiled loops.
   inputs, kernel, recurrent_kernel, bias = map(
     tf.stop_gradient, (inputs, kernel, recurrent_kernel, bias)
   )
@@ -60,7 +78,7 @@ def _lstm(inputs, kernel, recurrent_kernel, bias):
   def gradient(upstream):
     d_gates = _rows(_backward(_steps_first(upstream), gates, c, recurrent_kernel))
     d_inputs = _steps(tf.matmul(d_gates, kernel, transpose_b=True), num_steps)
-    # What every weight and the bias were multiplied with: one product for all of them.
+    # The inputs of all weights and of the bias, for one product that gives all their gradients.
     before = _rows(_shifted(h))
     seen = tf.concat([rows, before, tf.ones_like(rows[..., :1])], axis=-1)
     sizes = [rows.shape[-1], before.shape[-1], 1]
@@ -89,7 +107,7 @@ def _forward(projected: tf.Tensor, recurrent_kernel: tf.Tensor):
   half = _half(recurrent_kernel)
 
   def step(t, h, c, *sequences):
-    # Sigmoids as hyperbolic tangents: one pass for all four gates.
+    # Sigmoids are computed as hyperbolic tangents, so all four gates take one pass.
     gates = half * tf.tanh(half * (projected[t] + tf.matmul(h, recurrent_kernel))) + (1.0 - half)
     write, keep, new, show = tf.split(gates, 4, axis=-1)
     c = keep * c + write * new
@@ -105,7 +123,7 @@ def _forward(projected: tf.Tensor, recurrent_kernel: tf.Tensor):
 
 @tf.function(jit_compile=True, autograph=False)
 def _backward(upstream: tf.Tensor, gates: tf.Tensor, c: tf.Tensor, recurrent_kernel: tf.Tensor):
-  """The gradient of what `_forward` was given as `projected`, given that of `h`."""
+  """Computes the gradient of `projected` in `_forward` from that of `h`."""
   num_steps, half = tf.shape(upstream)[0], _half(recurrent_kernel)
   before, squashed = _shifted(c), tf.tanh(c)
 
@@ -115,7 +133,7 @@ def _backward(upstream: tf.Tensor, gates: tf.Tensor, c: tf.Tensor, recurrent_ker
     d_h += upstream[t]
     d_c += d_h * show * (1.0 - tf.square(squashed[t]))
     parts = tf.concat([d_c * new, d_c * before[t], d_c * write, d_h * squashed[t]], axis=-1)
-    # g (1 - g) of a sigmoid, 1 - g^2 of a hyperbolic tangent.
+    # g (1 - g) for a sigmoid, 1 - g^2 for a hyperbolic tangent.
     slope = 2.0 * (1.0 - half) * gates[t] + (2.0 * half - 1.0) - tf.square(gates[t])
     d_step = parts * slope
     d_h = tf.matmul(d_step, recurrent_kernel, transpose_b=True)
@@ -127,9 +145,9 @@ def _backward(upstream: tf.Tensor, gates: tf.Tensor, c: tf.Tensor, recurrent_ker
 
 
 def _blocks(inputs: tf.Tensor) -> list[tf.Tensor]:
-  """`[..., B, T, I]` in halves of B, if they are worth a processor's core each.
+  """Splits `[..., B, T, I]` into two halves of B if each has enough rows for one processor core.
 
-  A loop is a chain of small operations that leave the cores idle for a moment; two fill that.
+  The loop is a chain of small operations that leave cores idle; two loops use the idle time.
   """
   size = inputs.shape[-3]
   if size is None or size < 2 * _LEAST_ROWS:
@@ -146,29 +164,29 @@ def _sequence(like: tf.Tensor, num_steps) -> tf.TensorArray:
 
 
 def _half(recurrent_kernel: tf.Tensor) -> tf.Tensor:
-  """`float32[4 U]`: a half at the sigmoid gates, since sigmoid(x) = tanh(x / 2) / 2 + 1 / 2."""
+  """Returns 0.5 at the sigmoid gates, `float32[4 U]`: sigmoid(x) = tanh(x / 2) / 2 + 1 / 2."""
   return tf.repeat(tf.constant([0.5, 0.5, 1.0, 0.5]), recurrent_kernel.shape[-2])
 
 
 def _shifted(steps: tf.Tensor) -> tf.Tensor:
-  """The sequence `[T, ...]` one step later, after zeros: what each step began with."""
+  """Delays the sequence `[T, ...]` by one step and starts it with zeros."""
   return tf.concat([tf.zeros_like(steps[:1]), steps[:-1]], axis=0)
 
 
 def _steps_first(x: tf.Tensor) -> tf.Tensor:
-  """`[..., B, T, W]` to `[T, ..., B, W]`."""
+  """Transposes `[..., B, T, W]` to `[T, ..., B, W]`."""
   rank = x.shape.rank
   return tf.transpose(x, [rank - 2, *range(rank - 2), rank - 1])
 
 
 def _rows_first(x: tf.Tensor) -> tf.Tensor:
-  """`[T, ..., B, W]` to `[..., B, T, W]`."""
+  """Transposes `[T, ..., B, W]` to `[..., B, T, W]`."""
   rank = x.shape.rank
   return tf.transpose(x, [*range(1, rank - 1), 0, rank - 1])
 
 
 def _rows(x: tf.Tensor) -> tf.Tensor:
-  """`[T, B, W]` to `[T B, W]`, or `[T, M, B, W]` to `[M, T B, W]`: for one product over all."""
+  """Reshapes `[T, B, W]` to `[T B, W]`, or `[T, M, B, W]` to `[M, T B, W]`."""
   if x.shape.rank == 4:
     x = tf.transpose(x, [1, 0, 2, 3])
   return tf.reshape(x, tf.concat([tf.shape(x)[:-3], [-1, x.shape[-1]]], axis=0))
