@@ -306,10 +306,7 @@ class Episode(NamedTuple):
 
 
 class Embedded(NamedTuple):
-  """Observations that a world model has preprocessed, as an input of `observe` and `loss`.
-
-  The two-stage family caches the posteriors of its VAE: `loc` and `log_scale`, concatenated.
-  """
+  """Preprocessed observations. The two-stage family caches `loc` and `log_scale`, concatenated."""
 
   value: Any  # float32[..., E]
 
@@ -380,10 +377,7 @@ class EvalResult(NamedTuple):
 
 
 class Policy(Protocol):
-  """Chooses actions from a world model's state.
-
-  `memory` is the policy's own state: `()` for a linear controller, the plan for a planner.
-  """
+  """Chooses actions from a world model's state; `memory` is its own state, such as a plan or `()`."""
 
   def initial_memory(self, batch_size) -> Nest:
     """Returns the memory at the start of B episodes.
