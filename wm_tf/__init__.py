@@ -1,4 +1,4 @@
-"""World Models in TensorFlow: learn a model of the world from rollouts, dream in it, plan in it.
+"""World Models in TensorFlow: learn a model of an environment, dream in it, and plan in it.
 
     import wm_tf
 
@@ -7,8 +7,7 @@
     scores = run.evaluate("planner", episodes=10)
     run.export()
 
-The names below are imported when they are first asked for, so that `import wm_tf` is quick and
-loads no TensorFlow.
+Public names are imported on first use, so that `import wm_tf` is fast and does not load TensorFlow.
 """
 
 import importlib
@@ -21,7 +20,7 @@ os.environ.setdefault("TF_USE_LEGACY_KERAS", "1")
 
 from gymnasium.envs.registration import register
 
-# Each public name, and the module that has it.
+# Each public name, and the module that defines it.
 _PUBLIC = {
   # Runs.
   "Run": "wm_tf.runs.run",
@@ -72,7 +71,7 @@ def __dir__() -> list[str]:
   return sorted({*globals(), *_PUBLIC})
 
 
-# Names only: what they stand for is imported when a dream is made.
+# Entry points are imported when a dream is made.
 register(
   id="wm_tf/Dream-v0",
   entry_point="wm_tf.runs.dreams:make_dream_env",
@@ -83,7 +82,7 @@ _forked_from_tensorflow = False
 
 
 def _note_fork() -> None:
-  """Notes in a new child process whether TensorFlow had run in its parent."""
+  """Records in a new child process whether TensorFlow had run in its parent."""
   global _forked_from_tensorflow
   module = sys.modules.get("tensorflow.python.eager.context")
   context = getattr(module, "context_safe", lambda: None)()
@@ -94,13 +93,13 @@ os.register_at_fork(after_in_child=_note_fork)
 
 
 def check_not_forked() -> None:
-  """Refuses to run TensorFlow in a process that was forked from one in which it had run.
+  """Checks that this process was not forked from one in which TensorFlow had run.
 
-  The threads of TensorFlow do not survive a fork: its next operation in the child would wait
-  forever.
+  The threads of TensorFlow do not survive a fork: its next operation in the child would never
+  return.
 
   Raises:
-    RuntimeError: with the remedy.
+    RuntimeError: if it was; the message has the remedy.
   """
   if _forked_from_tensorflow:
     raise RuntimeError(

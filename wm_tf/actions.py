@@ -1,9 +1,9 @@
-"""From a policy's raw outputs to actions, continuous and categorical.
+"""Conversion of a policy's raw outputs to actions, continuous and categorical.
 
-A continuous action is `tanh(raw)`. A categorical action is a one-hot vector for each group of
-choices, one group after another: `float32[..., A]` with A the sum of `num_choices`. `num_choices`
-is empty for continuous actions. For categorical actions the raw outputs of a group are the logits
-of its choices, and groups are independent.
+A continuous action is `tanh(raw)`. A categorical action is a concatenation of one-hot vectors, one
+for each group of choices: `float32[..., A]` with A the sum of `num_choices`. `num_choices` is empty
+for continuous actions. For categorical actions the raw outputs of a group are the logits of its
+choices, and groups are independent.
 """
 
 from __future__ import annotations
@@ -40,7 +40,15 @@ def by_group(
 
 
 def one_hot_argmax(x: tf.Tensor, num_choices: NumChoices) -> tf.Tensor:
-  """Returns the one-hot vector of each group's largest number, `[..., A]` in the dtype of `x`."""
+  """Returns the one-hot vector of the largest number in each group.
+
+  Args:
+    x: `[..., A]`.
+    num_choices: number of choices in each group.
+
+  Returns:
+    `[..., A]` in the dtype of `x`.
+  """
 
   def largest(group):
     return tf.one_hot(tf.argmax(group, axis=-1), group.shape[-1], dtype=x.dtype)
@@ -53,7 +61,7 @@ def greedy(raw: tf.Tensor, num_choices: NumChoices = ()) -> tf.Tensor:
 
   Args:
     raw: `float32[..., A]`, the policy's outputs.
-    num_choices: of each group; empty for continuous actions.
+    num_choices: number of choices in each group; empty for continuous actions.
 
   Returns:
     `float32[..., A]`: `tanh(raw)`, or the most likely choice of each group.
@@ -67,10 +75,10 @@ def sample(raw: tf.Tensor, uniform: tf.Tensor, num_choices: NumChoices) -> tf.Te
   Args:
     raw: logits `float32[..., A]`.
     uniform: `float32[..., A]`, uniform random numbers in [0, 1).
-    num_choices: of each group.
+    num_choices: number of choices in each group.
 
   Returns:
-    One-hot groups `float32[..., A]`, of which no gradient is taken.
+    One-hot groups `float32[..., A]`, without a gradient.
   """
   tiny = 1e-20
   gumbel = -tf.math.log(-tf.math.log(tf.maximum(uniform, tiny)) + tiny)
@@ -78,7 +86,15 @@ def sample(raw: tf.Tensor, uniform: tf.Tensor, num_choices: NumChoices) -> tf.Te
 
 
 def probabilities(raw: tf.Tensor, num_choices: NumChoices) -> tf.Tensor:
-  """Returns the softmax of each group of logits, `float32[..., A]`."""
+  """Computes the softmax of each group of logits.
+
+  Args:
+    raw: logits `float32[..., A]`.
+    num_choices: number of choices in each group.
+
+  Returns:
+    `float32[..., A]`.
+  """
   return by_group(tf.nn.softmax, raw, num_choices)
 
 
@@ -88,7 +104,7 @@ def straight_through(raw: tf.Tensor, uniform: tf.Tensor, num_choices: NumChoices
   Args:
     raw: logits `float32[..., A]`.
     uniform: `float32[..., A]`, uniform random numbers in [0, 1).
-    num_choices: of each group.
+    num_choices: number of choices in each group.
 
   Returns:
     One-hot groups `float32[..., A]`.
@@ -97,7 +113,7 @@ def straight_through(raw: tf.Tensor, uniform: tf.Tensor, num_choices: NumChoices
     Bengio et al. 2013, arXiv:1308.3432; Hafner et al. 2021 (DreamerV2), arXiv:2010.02193.
   """
   p = probabilities(raw, num_choices)
-  # Exactly 0 or 1: p - p is 0 in every entry.
+  # The values are exactly 0 or 1, because p - p is exactly 0.
   return sample(raw, uniform, num_choices) + (p - tf.stop_gradient(p))
 
 
@@ -107,7 +123,7 @@ def log_probability(raw: tf.Tensor, action: tf.Tensor, num_choices: NumChoices) 
   Args:
     raw: logits `float32[..., A]`.
     action: one-hot groups `float32[..., A]`.
-    num_choices: of each group.
+    num_choices: number of choices in each group.
 
   Returns:
     `float32[...]`, summed over groups.
@@ -116,7 +132,15 @@ def log_probability(raw: tf.Tensor, action: tf.Tensor, num_choices: NumChoices) 
 
 
 def entropy(raw: tf.Tensor, num_choices: NumChoices) -> tf.Tensor:
-  """Returns the entropy of the choices in nats, `float32[...]`, summed over groups."""
+  """Computes the entropy of the choices.
+
+  Args:
+    raw: logits `float32[..., A]`.
+    num_choices: number of choices in each group.
+
+  Returns:
+    `float32[...]` in nats, summed over groups.
+  """
 
   def plogp(group):
     return -tf.nn.softmax(group) * tf.nn.log_softmax(group)

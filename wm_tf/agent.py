@@ -1,4 +1,4 @@
-"""An agent: a world model plus a policy, with no state of its own."""
+"""Agents: a world model and a policy, without state of their own."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from wm_tf.models.world_model import WorldModel
 
 
 class Agent:
-  """What collects data, is evaluated and is exported: state goes in and comes out.
+  """A world model and a policy. Its state is an argument and a result of `act`.
 
   Attributes:
-    spec: the environment it acts in.
-    world_model: turns frames into states.
-    policy: turns states into actions.
+    spec: specification of the environment that it acts in.
+    world_model: maps observations to states.
+    policy: maps states to actions.
   """
 
   def __init__(self, spec: EnvSpec, world_model: WorldModel, policy: Policy):
@@ -28,7 +28,14 @@ class Agent:
     self.spec, self.world_model, self.policy = spec, world_model, policy
 
   def initial_state(self, batch_size) -> AgentState:
-    """Returns the state for `batch_size` fresh episodes; `batch_size` may be a tensor."""
+    """Returns the state at the start of B episodes.
+
+    Args:
+      batch_size: B, an int or a scalar tensor.
+
+    Returns:
+      The state; all rows have `is_first`.
+    """
     return AgentState(
       latent=self.world_model.initial_state(batch_size),
       prev_action=tf.zeros([batch_size, self.world_model.action_size]),
@@ -42,13 +49,14 @@ class Agent:
     """Chooses actions for B environments.
 
     Args:
-      observation: `uint8[B, 64, 64, 3]`.
-      state: what the previous call returned, or `initial_state(B)`.
+      observation: as `spec.observation` says, with leading dimension B, such as
+        `uint8[B, 64, 64, 3]` or a dict of arrays.
+      state: the result of the previous call, or `initial_state(B)`.
       seed: `int32[2]`, or `int32[B, 2]` with one seed per row.
-      explore: whether the policy may add exploration of its own.
+      explore: whether the policy may add exploration noise.
 
     Returns:
-      `(action float32[B, A] in [-1, 1], next state)`.
+      `(action float32[B, A], next state)`; actions are in [-1, 1] or one-hot groups.
     """
     observe_seed, policy_seed = rng.split(seed, 2)
     latent = self.world_model.observe(
@@ -59,7 +67,16 @@ class Agent:
 
 
 def restart(agent: Agent, state: AgentState, is_first: tf.Tensor) -> AgentState:
-  """The state in which the rows that begin an episode (`bool[B]`) have forgotten the last one."""
+  """Resets the rows of an agent's state in which an episode starts.
+
+  Args:
+    agent: the agent.
+    state: state of B rows.
+    is_first: `bool[B]`, true in rows to reset.
+
+  Returns:
+    The state of B rows.
+  """
   fresh = agent.initial_state(tf.shape(is_first)[0])
 
   def row(x):
@@ -69,14 +86,26 @@ def restart(agent: Agent, state: AgentState, is_first: tf.Tensor) -> AgentState:
 
 
 def step_seeds(seeds: np.ndarray, steps: np.ndarray) -> np.ndarray:
-  """Seeds `int32[B, 2]` of rows' decisions, from the seeds of their episodes and their steps."""
+  """Derives the seeds of decisions from the seeds of episodes.
+
+  Args:
+    seeds: `int64[B]`, seed of each row's episode.
+    steps: `int[B]`, number of decisions before this one in the row's episode.
+
+  Returns:
+    `int32[B, 2]`.
+  """
   return np.stack([np.asarray(seeds) & 0x7FFFFFFF, steps], axis=1).astype(np.int32)
 
 
 class AgentActor:
-  """Drives rows of environments with an `Agent`: the `Actor` that collection and evaluation take.
+  """An `Actor` that plays rows of environments with an `Agent`.
 
   An action depends on the row's episode seed and on the step, not on the other rows.
+
+  Args:
+    agent: the agent.
+    explore: whether its policy may add exploration noise.
   """
 
   def __init__(self, agent: Agent, explore: bool = False):
@@ -91,12 +120,12 @@ class AgentActor:
     self._act = act
 
   def begin(self, rows: int) -> None:
-    """Forgets everything and makes ready for `rows` environments."""
+    """Resets the state for a number of rows. See `Actor.begin`."""
     self._state = self._agent.initial_state(rows)
     self._steps = np.zeros(rows, np.int64)
 
   def act(self, observation, is_first, seeds, infos=None) -> np.ndarray:
-    """Actions `float32[B, A]`; `seeds` are the rows' episode seeds `int64[B]`."""
+    """Chooses the next action of every row; `infos` is not used. See `Actor.act`."""
     self._steps = np.where(is_first, 0, self._steps + 1)
     action, self._state = self._act(
       tf.nest.map_structure(tf.constant, observation),
@@ -107,5 +136,9 @@ class AgentActor:
     return action.numpy()
 
   def took(self, action: np.ndarray) -> None:
-    """Says that the rows took `action` (`float32[B, A]`) instead of what `act` returned."""
+    """Replaces the last actions, if others than those that `act` returned were taken.
+
+    Args:
+      action: `float32[B, A]`, the actions that were taken.
+    """
     self._state = self._state._replace(prev_action=tf.constant(action))

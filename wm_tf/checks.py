@@ -1,4 +1,4 @@
-"""What the dataclasses of configurations refuse, and in which words."""
+"""Checks of the fields of configuration dataclasses."""
 
 from __future__ import annotations
 
@@ -7,11 +7,20 @@ from typing import Any
 
 
 class ConfigError(ValueError):
-  """A preset, a field or a value that does not exist."""
+  """A preset, a field or a value that is unknown or invalid."""
 
 
 def check_at_least(lowest: float, config: Any, *names: str) -> None:
-  """Raises `ValueError` for a field below `lowest`, or NaN; None passes."""
+  """Checks that fields are None or at least `lowest`; NaN fails.
+
+  Args:
+    lowest: the bound.
+    config: the dataclass.
+    *names: names of the fields.
+
+  Raises:
+    ValueError: if a field is below the bound.
+  """
   for name in names:
     value = getattr(config, name)
     if value is not None and not value >= lowest:
@@ -19,27 +28,62 @@ def check_at_least(lowest: float, config: Any, *names: str) -> None:
 
 
 def check_counts(config: Any, *names: str, group: str = "") -> None:
-  """Raises `ValueError` for a field below 1; `group` stands before its name."""
+  """Checks that fields are at least 1.
+
+  Args:
+    config: the dataclass.
+    *names: names of the fields.
+    group: prefix of the field's name in the message.
+
+  Raises:
+    ValueError: if a field is below 1.
+  """
   for name in names:
     if getattr(config, name) < 1:
       raise ValueError(f"{group}{name} must be positive, got {getattr(config, name)}.")
 
 
 def check_positive(config: Any, *names: str) -> None:
-  """Raises `ValueError` for a field that is not above 0."""
+  """Checks that fields are above 0; NaN fails.
+
+  Args:
+    config: the dataclass.
+    *names: names of the fields.
+
+  Raises:
+    ValueError: if a field is not above 0.
+  """
   for name in names:
     if not getattr(config, name) > 0:
       raise ValueError(f"{name} must be positive, got {getattr(config, name)}.")
 
 
 def check_shares(config: Any, *names: str) -> None:
-  """Raises `ValueError` for a field that does not lie in [0, 1]."""
+  """Checks that fields are in [0, 1]; NaN fails.
+
+  Args:
+    config: the dataclass.
+    *names: names of the fields.
+
+  Raises:
+    ValueError: if a field is outside.
+  """
   for name in names:
     if not 0.0 <= getattr(config, name) <= 1.0:
       raise ValueError(f"{name} must be between 0 and 1, got {getattr(config, name)}.")
 
 
 def check_choice(config: Any, name: str, known: Sequence[str], group: str = "") -> None:
-  """Raises `ValueError` for a field that is none of those known; `group` stands before its name."""
+  """Checks that a field has one of the known values.
+
+  Args:
+    config: the dataclass.
+    name: name of the field.
+    known: the known values.
+    group: prefix of the field's name in the message.
+
+  Raises:
+    ValueError: if the field has another value.
+  """
   if getattr(config, name) not in known:
     raise ValueError(f"{group}{name} must be one of {known}, got {getattr(config, name)!r}.")

@@ -1,6 +1,6 @@
-"""The types and the two seams that everything else is written against: one page.
+"""Types that all other modules use, and the interface of policies.
 
-The loop they describe, for B environments side by side:
+The loop that they describe, for B environments in parallel:
 
     state = agent.initial_state(B)
     observation = env.reset()
@@ -19,22 +19,19 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-Nest = Any  # An arbitrarily nested structure of tensors, opaque to whoever only carries it.
-
+Nest = Any  # An arbitrarily nested structure of tensors.
 
 ACTION_KINDS = ("continuous", "discrete", "multi_discrete", "multi_binary")
 
 
 class ActionSpace(NamedTuple):
-  """How an agent's action `a` (`float32[A]`) becomes an action of the environment itself.
+  """Conversion of an agent's action `a` (`float32[A]`) to an action of the environment.
 
   A continuous agent's action lies in [-1, 1]; the environment's is
   `clip(a @ matrix + offset, low, high)`. A categorical one is a one-hot vector for each of G groups
   of choices, one after another (A is the sum of `num_choices`); the environment's is the index of
-  each group's largest number plus `start`. Kept as plain numbers so that an exported graph can do
-  exactly what the Python adapter does.
-
-  An environment that takes whole numbers is sent the nearest ones (`rint`, ties to even).
+  each group's largest number plus `start`. If the environment takes integers, numbers are rounded
+  (`rint`, ties to even). An exported graph converts actions from the same fields.
 
   Attributes:
     names: A names of the agent's own action dimensions, such as `("steer", "pedal")`.
@@ -66,12 +63,12 @@ class ActionSpace(NamedTuple):
 
   @property
   def size(self) -> int:
-    """A."""
+    """The size A of an agent's action."""
     return len(self.names)
 
   @property
   def is_categorical(self) -> bool:
-    """Whether an action is a choice rather than numbers."""
+    """Whether an action is a set of choices."""
     return self.kind != "continuous"
 
   @property
@@ -90,7 +87,7 @@ class ActionSpace(NamedTuple):
     return np.dtype(self.env_dtype or defaults.get(self.kind, "int64"))
 
   def canonical(self, action: np.ndarray) -> np.ndarray:
-    """The action that is recorded: clipped to [-1, 1], or one-hot in each group.
+    """Returns the action as it is recorded: clipped to [-1, 1], or one-hot in each group.
 
     Args:
       action: `float32[..., A]`.
@@ -106,7 +103,10 @@ class ActionSpace(NamedTuple):
     return np.concatenate(one_hot, axis=-1)
 
   def to_env(self, action: np.ndarray) -> np.ndarray | int:
-    """Maps one agent's action `float32[A]` to the environment's.
+    """Converts one action of an agent to the environment's.
+
+    Args:
+      action: `float32[A]`.
 
     Returns:
       An array of `shape` and `dtype`, or an int if the space is discrete.
@@ -129,9 +129,9 @@ class ActionSpace(NamedTuple):
 
 
 class ObservationPart(NamedTuple):
-  """One array of an observation: how the environment has it, and how the agent sees it.
+  """One array of an observation, in the form of the environment and in that of the agent.
 
-  An image becomes what the agent sees in three steps: `transpose(axes)` with the trailing axes
+  An image is converted for the agent in three steps: `transpose(axes)` with the trailing axes
   merged; `floor((x - low) * (255 / (high - low)) + 0.5)` in float64 if there are `low` and `high`;
   crop and exact area resize (`wm_tf.envs.frames.resize`). A vector is flattened and cast, or its
   integers become one-hot vectors.
@@ -146,12 +146,12 @@ class ObservationPart(NamedTuple):
     crop: image: `(top, left, height, width)` of the native image that is kept before resizing.
     axes: image: order in which the native axes are transposed to (height, width, channels...),
       trailing axes being merged into the channels; None if the native image is `[H, W, C]`.
-    frame_channels: image: channels of one frame; fewer than C where frames are stacked, the
-      newest last.
-    low, high: `float32[D]`, range of a vector, perhaps infinite; or `float32[]`, range of an
-      image's pixels, None if they are uint8 from 0 to 255.
-    num_choices: vector: of integers that become one-hot vectors, one after another, how many
-      values each can have; empty for numbers that stay as they are.
+    frame_channels: image: channels of one frame; fewer than C if frames are stacked, the newest
+      last.
+    low, high: `float32[D]`, range of a vector, may be infinite; or `float32[]`, range of an image's
+      pixels, None if they are uint8 from 0 to 255.
+    num_choices: vector: number of values of each integer that becomes a one-hot vector, one after
+      another; empty for numbers that are kept.
     start: vector: the lowest value of each such integer; None for zeros.
     path: keys of nested Dicts, and indices of Tuples, that lead to the array in the environment's
       own observation; empty if it is the observation.
@@ -173,7 +173,7 @@ class ObservationPart(NamedTuple):
 
   @property
   def dtype(self) -> str:
-    """Of what the agent sees."""
+    """The dtype of the array that the agent sees, `uint8` or `float32`."""
     return "uint8" if self.kind == "image" else "float32"
 
 
@@ -183,7 +183,7 @@ class ObservationSpec(NamedTuple):
   An observation of one part without a name is that array itself; any other is a dict.
 
   Attributes:
-    parts: in the order of their names.
+    parts: the parts, sorted by name.
   """
 
   parts: tuple[ObservationPart, ...]
@@ -195,21 +195,30 @@ class ObservationSpec(NamedTuple):
 
   @property
   def images(self) -> tuple[ObservationPart, ...]:
+    """The parts that are images."""
     return tuple(part for part in self.parts if part.kind == "image")
 
   @property
   def vectors(self) -> tuple[ObservationPart, ...]:
+    """The parts that are vectors."""
     return tuple(part for part in self.parts if part.kind == "vector")
 
   def pack(self, values: Sequence[Any]) -> Nest:
-    """An observation of one value for each part, in order."""
+    """Makes an observation of one value for each part.
+
+    Args:
+      values: values in the order of `parts`.
+
+    Returns:
+      The value itself if `is_array`, else a dict of values by name.
+    """
     if self.is_array:
       (value,) = values
       return value
     return {part.name: value for part, value in zip(self.parts, values, strict=True)}
 
   def unpack(self, observation: Nest) -> list[Any]:
-    """The values of an observation's parts, in order: the inverse of `pack`."""
+    """Returns the values of an observation's parts, in order; the inverse of `pack`. See `pack`."""
     return [observation] if self.is_array else [observation[part.name] for part in self.parts]
 
 
@@ -218,11 +227,11 @@ def image_observation(
   native_shape: tuple[int, int, int],
   crop: tuple[int, int, int, int] | None = None,
 ) -> ObservationSpec:
-  """The specification of observations that are one image.
+  """Returns the specification of observations that are one image.
 
   Args:
     shape: `(H, W, C)` that the agent sees.
-    native_shape: of the environment's own frame, uint8.
+    native_shape: shape of the environment's own frame, uint8.
     crop: `(top, left, height, width)` that is kept of it; all of it if None.
   """
   crop = (0, 0, *native_shape[:2]) if crop is None else crop
@@ -231,7 +240,7 @@ def image_observation(
 
 
 class EnvSpec(NamedTuple):
-  """What an agent, or a client in another language, must know about an environment.
+  """What an agent, or a client in another language, needs to know about an environment.
 
   Attributes:
     name: the name `make_env` takes.
@@ -263,24 +272,24 @@ class EnvSpec(NamedTuple):
 
   @property
   def action_size(self) -> int:
-    """A."""
+    """The size A of an agent's action."""
     return self.action_space.size
 
   @property
   def max_decisions(self) -> int:
-    """Decisions in an episode that nothing ends early; the last one may repeat fewer frames."""
+    """Decisions in an episode that is truncated; the last one may repeat fewer frames."""
     return -(-(self.max_steps - self.frames_to_skip) // self.action_repeat)
 
 
 class Episode(NamedTuple):
-  """One episode as it lies on disk, in RLDS step alignment; NumPy arrays.
+  """One episode as it is stored, in RLDS step alignment; NumPy arrays.
 
   Row `t` holds a frame, the action taken *at* that frame, and the reward received *for* that
-  action. The last row carries the final frame with a zero action and a zero reward.
+  action. The last row has the final frame, a zero action and a zero reward.
 
   Attributes:
     observation: as an `ObservationSpec` says, with a leading T, such as `uint8[T, 64, 64, 3]`; a
-      dict of such arrays where it has several parts.
+      dict of such arrays if it has several parts.
     action: `float32[T, A]`, in [-1, 1] or one-hot.
     reward: `float32[T]`, summed over the repeated frames.
     is_first: `bool[T]`, true in row 0 only.
@@ -297,16 +306,13 @@ class Episode(NamedTuple):
 
 
 class Embedded(NamedTuple):
-  """What a world model has made of observations beforehand, for `observe` and `loss` to take.
-
-  The two-stage family caches the posteriors of its VAE: `loc` and `log_scale`, concatenated.
-  """
+  """Preprocessed observations. The two-stage family caches `loc` and `log_scale`, concatenated."""
 
   value: Any  # float32[..., E]
 
 
 class Batch(NamedTuple):
-  """Sequences in arrival alignment, made in one place (`data/rows.py`).
+  """Sequences in arrival alignment, made by `data/rows.py`.
 
   Column `t` holds a frame, the action that *led to* it, and the reward that *came with* it.
 
@@ -340,7 +346,7 @@ class Imagined(NamedTuple):
   """An imagined rollout of H steps.
 
   `features[:, t]` are those of the state in which `action[:, t]` is chosen; `reward[:, t]`,
-  `discount[:, t]` and `disagreement[:, t]` are what that action brings.
+  `discount[:, t]` and `disagreement[:, t]` result from that action.
   """
 
   features: Any  # float32[B, H, F]
@@ -351,12 +357,12 @@ class Imagined(NamedTuple):
 
 
 class AgentState(NamedTuple):
-  """All that an agent remembers between two decisions; it goes in and comes out of `act`."""
+  """The state of an agent between two decisions; `act` takes and returns it."""
 
   latent: Nest  # The world model's state.
   prev_action: Any  # float32[B, A]
-  is_first: Any  # bool[B]; true until the first frame of an episode has been seen.
-  memory: Nest  # The policy's own: a plan, an RNN state, or ().
+  is_first: Any  # bool[B]; true until the first frame of an episode was observed.
+  memory: Nest  # State of the policy: a plan, an RNN state, or ().
 
 
 class EvalResult(NamedTuple):
@@ -371,20 +377,21 @@ class EvalResult(NamedTuple):
 
 
 class Policy(Protocol):
-  """Chooses actions from a world model's state.
-
-  `memory` is the policy's own state: `()` for a linear controller, the plan for a planner.
-  """
+  """Chooses actions from a world model's state; `memory` is its own state, such as a plan or `()`."""
 
   def initial_memory(self, batch_size) -> Nest:
-    """Returns memory for `batch_size` fresh episodes."""
+    """Returns the memory at the start of B episodes.
+
+    Args:
+      batch_size: B, an int or a scalar tensor.
+    """
 
   def act(self, state: Nest, memory: Nest, seed, explore: bool = False) -> tuple[Any, Nest]:
-    """Returns `(action float32[B, A] in [-1, 1], memory)`.
+    """Returns `(action float32[B, A], memory)`; actions are in [-1, 1] or one-hot groups.
 
     Args:
       state: the world model's state for B environments.
-      memory: what the previous call returned, or `initial_memory(B)`.
+      memory: the result of the previous call, or `initial_memory(B)`.
       seed: `int32[2]`, or `int32[B, 2]` with one seed per row.
-      explore: whether the policy may add exploration of its own.
+      explore: whether the policy may add exploration noise.
     """

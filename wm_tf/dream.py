@@ -1,4 +1,4 @@
-"""A learned world model as the compiled functions that dreams are made of."""
+"""The compiled functions of dreams in a learned world model."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from wm_tf.nests import gather_rows
 
 
 class Dream:
-  """The compiled functions that dreams are made of. It has no state; environments can share it.
+  """The compiled functions of a dream. It has no state, so several environments can share it.
 
   Attributes:
     world_model: the world model.
-    num_starts: the number of states that episodes begin in.
-    observation: describes what `decode` returns.
+    num_starts: S, the number of states that episodes start from.
+    observation: specification of the result of `decode`.
     actions: the action space and its conversion.
-    name: of the model, for messages.
-    begin: maps `rows int32[B]` to `(state, features float32[B, F])`, those of the given starts.
+    name: name of the model, for messages.
+    begin: maps `rows int32[B]` to `(state, features float32[B, F])` of the given starts.
     step: maps `(state, action float32[B, A], seed int32[B, 2], over bool[B], rows int32[B])` to
       `(state, features, reward, terminated, (imagined_reward, discount, disagreement))`. Where
-      `over`, the row begins in start `rows` instead.
-    decode: maps a state to the observation of its mean, as an agent sees it: images
-      `uint8[B, H, W, C]`, vectors `float32[B, D]` within their range.
+      `over` is true, the state and the features are those of start `rows` instead.
+    decode: maps a state to its mean observation, as an agent sees it: images `uint8[B, H, W, C]`,
+      vectors `float32[B, D]` within their range.
   """
 
   def __init__(
@@ -47,19 +47,20 @@ class Dream:
     """Builds the functions.
 
     Args:
-      world_model: of any family, or an exported one.
-      starts: real states, each burnt in on all of its episode before it: a nest of `[S, ...]`.
-      observation: describes the environment's observations. Without it, shapes are those that the
-        model decodes, and vectors have no range.
-      action_space: describes the environment's actions. Without it, they are known by the model's
-        `num_choices` only.
-      temperature: of the dream, at least 0.
-      disagreement_penalty: what a unit of disagreement above the usual takes from the reward.
+      world_model: a world model of any family, or an exported one.
+      starts: real states, each of which has observed all of its episode before it: a nest of
+        `[S, ...]`.
+      observation: specification of the environment's observations. By default shapes are those that
+        the model decodes, and vectors have no range.
+      action_space: the environment's action space. By default only the model's `num_choices` are
+        known.
+      temperature: temperature of the dream, at least 0.
+      disagreement_penalty: reward that is subtracted per unit of disagreement above the usual.
       jit_compile: whether steps are compiled by XLA.
-      name: of the model, for messages; that of its class if empty.
+      name: name of the model, for messages; by default that of its class.
 
     Raises:
-      ValueError: if an argument makes no sense, or a start is not finite.
+      ValueError: if an argument is invalid.
     """
     wm_tf.check_not_forked()
     if not (math.isfinite(temperature) and temperature >= 0.0):
@@ -99,11 +100,11 @@ class Dream:
 
     self.begin = tf.function(begin)
     self.step = tf.function(step, jit_compile=jit_compile)
-    self.decode = tf.function(decode)  # Not by XLA, under which convolutions are slow.
+    self.decode = tf.function(decode)  # Not compiled by XLA, whose convolutions are slow.
 
 
 def _decoded_spec(decoded: Nest) -> ObservationSpec:
-  """Describes observations of which one decoded row is all that is known."""
+  """Returns the specification of observations, derived from one decoded row."""
   values = decoded if isinstance(decoded, dict) else {"": decoded}
   parts = []
   for name, value in sorted(values.items()):
@@ -115,7 +116,7 @@ def _decoded_spec(decoded: Nest) -> ObservationSpec:
 
 
 def _as_observed(part: ObservationPart, mean: tf.Tensor) -> tf.Tensor:
-  """A decoded mean as an agent observes it."""
+  """Converts a decoded mean to the form that an agent observes."""
   if part.kind == "image":
     return to_uint8(mean)
   return tf.clip_by_value(tf.cast(mean, tf.float32), *bounds(part))

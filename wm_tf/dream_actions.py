@@ -1,4 +1,4 @@
-"""The action space of a dream, and its actions as a world model takes them."""
+"""The action space of a dream, and the conversion of its actions to those of a world model."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from wm_tf.core import ActionSpace
 
 
 class DreamActions:
-  """Actions as gymnasium has them, converted to those of a world model.
+  """Converts actions of gymnasium to those of a world model.
 
-  Continuous actions are `float32[A]` in [-1, 1]. Categorical ones are the environment's own: an
-  integer, or an array of integers; a world model takes one-hot groups.
+  Continuous actions are `float32[A]` in [-1, 1]. Categorical actions are those of the environment
+  (an integer, or an array of integers), which become one-hot groups.
 
   Attributes:
-    space: the space of one action, in gymnasium's terms.
+    space: gymnasium's space of one action.
   """
 
   def __init__(self, size: int, num_choices: tuple[int, ...], described: ActionSpace | None = None):
@@ -25,9 +25,10 @@ class DreamActions:
 
     Args:
       size: A, of the world model.
-      num_choices: groups of a categorical action, of the world model; empty if continuous.
-      described: the action space of the environment that is modelled, if it is known. Without it
-        one group is `Discrete`, several are `MultiDiscrete`, and choices are numbered from 0.
+      num_choices: number of choices in each group of the world model's actions; empty if
+        continuous.
+      described: the action space of the real environment; None if unknown. Then one group is
+        `Discrete`, several are `MultiDiscrete`, and choices are numbered from 0.
 
     Raises:
       ValueError: if the two do not agree.
@@ -66,7 +67,7 @@ class DreamActions:
 
     Args:
       actions: `[B, ...]`, each of the shape of `space`. Continuous ones are clipped to [-1, 1].
-      used: `bool[B]`; actions of other rows are not looked at.
+      used: `bool[B]`; actions of other rows are ignored.
 
     Returns:
       `float32[B, A]`: numbers in [-1, 1], or one-hot groups. Zeros in rows that are not used.

@@ -1,12 +1,13 @@
 """A learned world model as a gymnasium environment.
 
-By name, of a run or of an exported world model (`wm_tf.runs.dreams` documents all options):
+Dreams of a run or of an exported world model have a name; `wm_tf.runs.dreams` documents the
+options:
 
     gymnasium.make("wm_tf/Dream-v0", workdir="runs/quickstart")
     gymnasium.make_vec("wm_tf/Dream-v0", num_envs=64, workdir="runs/quickstart")
 
-An episode begins in a real state, terminates where the model draws a termination, and is truncated
-after `horizon` decisions.
+An episode starts in a real state, terminates at random with the model's probability of termination,
+and is truncated after `horizon` decisions.
 """
 
 from __future__ import annotations
@@ -30,12 +31,12 @@ from wm_tf.envs.spaces import agent_space
 
 OBSERVATIONS = ("features", "observation", "pixels")
 _FRAMES_PER_SECOND = 12
-# What `info` holds, and its values where no step was taken.
+# Keys of `info`, and their values where no step was taken.
 _INFO = {"imagined_reward": 0.0, "discount": 1.0, "disagreement": 0.0}
 
 
 class _Rows:
-  """B episodes of a dream at a time, each with its own random numbers."""
+  """B episodes of a dream that are played together, each with its own random numbers."""
 
   def __init__(self, dream: Dream, num: int, horizon: int, observation: str):
     images = dream.observation.images
@@ -59,6 +60,7 @@ class _Rows:
     self.over = np.zeros(num, bool)
 
   def observation_space(self) -> gym.Space:
+    """Returns the space of one observation."""
     if self._mode == "features":
       return gym.spaces.Box(-np.inf, np.inf, (self._dream.world_model.feature_size,), np.float32)
     if self._mode == "pixels":
@@ -66,13 +68,13 @@ class _Rows:
     return agent_space(self._dream.observation)
 
   def _draw(self, generators: Sequence[np.random.Generator], which: np.ndarray) -> None:
-    """Draws a start and a seed for the rows of which `which` is true."""
+    """Draws a start and a seed for the rows where `which` is true."""
     for row in np.flatnonzero(which):
       self._start[row] = generators[row].integers(self._dream.num_starts)
       self._seed[row] = generators[row].integers(2**31)
 
   def reset(self, generators: Sequence[np.random.Generator]) -> tuple[Nest, dict[str, np.ndarray]]:
-    """Begins every episode; returns observations and infos, `[B, ...]` each."""
+    """Starts every episode; returns observations and infos, each `[B, ...]`."""
     wm_tf.check_not_forked()
     self._draw(generators, np.ones(len(generators), bool))
     state, features = self._dream.begin(tf.constant(self._start))
@@ -85,14 +87,14 @@ class _Rows:
   def step(self, encoded: np.ndarray, generators: Sequence[np.random.Generator]):
     """Takes a step in every row.
 
-    A row whose episode ended in the step before begins again, and its action is not used.
+    A row whose episode ended in the previous step starts a new one, and its action is not used.
 
     Args:
       encoded: actions `float32[B, A]`, as the world model takes them.
-      generators: B of them.
+      generators: B random number generators.
 
     Returns:
-      Observations, rewards, terminated, truncated, infos; `[B, ...]` each.
+      Observations, rewards, terminated, truncated, infos; each `[B, ...]`.
     """
     over = self.over.copy()
     self._draw(generators, over)
@@ -118,16 +120,17 @@ class _Rows:
     return self._observation(features), reward, terminated, truncated, infos
 
   def require_begun(self) -> None:
+    """Checks that `reset` was called, and in this process."""
     wm_tf.check_not_forked()
     if self._state is None:
       raise RuntimeError("No dream has begun; call reset() first.")
 
   def encode(self, actions: Any) -> np.ndarray:
-    """Converts actions `[B, ...]`; those of rows that are over are not looked at."""
+    """Converts actions `[B, ...]` to `float32[B, A]`; actions of rows that are over are ignored."""
     return self._dream.actions.encode(actions, ~self.over)
 
   def pictures(self) -> list[np.ndarray]:
-    """One picture of each row, `uint8[H, W, 3]`."""
+    """Returns a picture of each row, `uint8[H, W, 3]`."""
     if self._state is None:
       raise RuntimeError("There is nothing to render yet; call reset() first.")
     wm_tf.check_not_forked()
@@ -137,7 +140,7 @@ class _Rows:
     ]
 
   def _decode(self) -> Nest:
-    """What the states show, `[B, ...]`; decoded once and kept for `render`."""
+    """Returns the decoded observations `[B, ...]`; they are kept until the next step."""
     if self._decoded is None:
       self._decoded = tf.nest.map_structure(lambda x: x.numpy(), self._dream.decode(self._state))
     return self._decoded
@@ -160,7 +163,7 @@ class _Rows:
 
 
 class DreamEnv(gym.Env):
-  """One dream at a time.
+  """An environment that dreams one episode at a time.
 
   `info` holds the step's `imagined_reward` (before the penalty), `discount` (1 - P(terminal)) and
   `disagreement`; after `reset()` these are 0, 1 and 0.
@@ -179,15 +182,15 @@ class DreamEnv(gym.Env):
     """Makes an environment.
 
     Args:
-      dream: what is dreamed; environments can share it.
+      dream: the dream; environments can share it.
       horizon: number of decisions after which an episode is truncated.
-      observation: `features` (what the project's own policies see, `float32[F]`), `observation`
-        (decoded observations of the environment, as an agent sees them: an image `uint8[H, W, C]`,
-        a vector `float32[D]`, or a dict of these), or `pixels`, the only image of the observation.
+      observation: `features` (the input of the project's own policies, `float32[F]`), `observation`
+        (decoded observations, as an agent sees them: an image `uint8[H, W, C]`, a vector
+        `float32[D]`, or a dict of these), or `pixels`, the only image of the observation.
       render_mode: `rgb_array` or None.
 
     Raises:
-      ValueError: if an argument makes no sense.
+      ValueError: if an argument is invalid.
     """
     self._rows = _Rows(dream, 1, horizon, observation)
     self.observation_space = self._rows.observation_space()
@@ -195,11 +198,13 @@ class DreamEnv(gym.Env):
     self.render_mode = _checked_mode(render_mode)
 
   def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    """Starts an episode in a random start of the dream. See `gymnasium.Env.reset`."""
     super().reset(seed=_python_integer(seed))
     observation, infos = self._rows.reset([self.np_random])
     return _first_row(observation), {name: float(value[0]) for name, value in infos.items()}
 
   def step(self, action):
+    """Takes a step in the dream. See `gymnasium.Env.step`."""
     self._rows.require_begun()
     if self._rows.over[0]:
       raise RuntimeError("The episode is over; call reset() first.")
@@ -217,12 +222,12 @@ class DreamEnv(gym.Env):
 
 
 class DreamVectorEnv(gym.vector.VectorEnv):
-  """Many dreams, all of which take a step in one compiled call.
+  """A vector environment of dreams, which takes all steps in one compiled call.
 
-  Row i of an environment reset with seed s dreams what a `DreamEnv` reset with s + i does. A row
-  that is over begins again in the next step, which ignores its action and gives no reward
-  (`AutoresetMode.NEXT_STEP`). Infos are arrays, each with a mask of the same name after `_`, as of
-  gymnasium's own vector environments.
+  Row i of an environment reset with seed s dreams the same as a `DreamEnv` reset with seed s + i. A
+  row that is over starts a new episode in the next step, which ignores its action and gives no
+  reward (`AutoresetMode.NEXT_STEP`). Infos are arrays, each with a mask of the same name after `_`,
+  as in gymnasium's own vector environments.
   """
 
   metadata = {  # noqa: RUF012
@@ -240,7 +245,15 @@ class DreamVectorEnv(gym.vector.VectorEnv):
     observation: str = "features",
     render_mode: str | None = None,
   ):
-    """Makes `num_envs` of them; the other arguments are those of `DreamEnv`."""
+    """Makes an environment.
+
+    Args:
+      dream, horizon, observation, render_mode: see `DreamEnv`.
+      num_envs: number of rows.
+
+    Raises:
+      ValueError: if an argument is invalid.
+    """
     if num_envs < 1:
       raise ValueError(f"num_envs must be positive, not {num_envs}.")
     self.num_envs = num_envs
@@ -258,11 +271,14 @@ class DreamVectorEnv(gym.vector.VectorEnv):
     seed: int | Sequence[int | None] | None = None,
     options: dict[str, Any] | None = None,
   ):
-    """Begins every episode.
+    """Starts an episode in every row.
 
     Args:
-      seed: of the first row, each next one's being one more; or one for each row.
+      seed: seed of the first row, from which the others count up; or one seed for each row.
       options: ignored.
+
+    Returns:
+      Observations and infos, each `[B, ...]`.
 
     Raises:
       ValueError: if there are seeds, but not one for each row.
@@ -278,17 +294,18 @@ class DreamVectorEnv(gym.vector.VectorEnv):
     return observation, self._with_masks(infos)
 
   def _seeds(self, seed: Any) -> list[Any]:
-    """The seed of each row."""
+    """Returns the seed of each row."""
     if seed is None:
       return [None] * self.num_envs
     if not isinstance(seed, Sequence | np.ndarray):
-      _, first = seeding.np_random(_python_integer(seed))  # Refuses what is no seed.
+      _, first = seeding.np_random(_python_integer(seed))  # Raises for an invalid seed.
       return [first + row for row in range(self.num_envs)]
     if len(seed) != self.num_envs:
       raise ValueError(f"{len(seed)} seeds were given for {self.num_envs} environments.")
     return list(seed)
 
   def step(self, actions):
+    """Takes a step in every row. See `gymnasium.vector.VectorEnv.step`."""
     self._rows.require_begun()
     *results, infos = self._rows.step(self._rows.encode(actions), self._generators)
     return *results, self._with_masks(infos)
@@ -306,7 +323,7 @@ def _first_row(nest: Nest) -> Nest:
 
 
 def _python_integer(seed: Any) -> Any:
-  """A NumPy integer as the `int` that gymnasium takes; anything else stays."""
+  """Converts a NumPy integer to the `int` that gymnasium takes; returns anything else as it is."""
   return int(seed) if isinstance(seed, np.integer) else seed
 
 

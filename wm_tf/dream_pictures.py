@@ -8,9 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 from wm_tf.core import Nest, ObservationPart, ObservationSpec
 from wm_tf.envs.frames import display_frames
 
-_MAX_BARS = 24  # Of vectors with more numbers, so many are shown, evenly spread.
+_MAX_BARS = 24  # Largest number of bars; of more numbers, an evenly spaced selection is shown.
 _WIDTH, _BAR_HEIGHT = 360, 16
-_LEFT, _RIGHT = 120, 290  # Of the bars; names are to the left, numbers to the right.
+_LEFT, _RIGHT = 120, 290  # Ends of the bars; names are to the left, numbers to the right.
 _GROUND, _INK, _FAINT, _BAR = (20, 22, 26), (236, 234, 228), (60, 64, 72), (93, 180, 238)
 
 
@@ -18,12 +18,11 @@ def picture(observation: Nest, spec: ObservationSpec) -> np.ndarray:
   """Draws one observation.
 
   Args:
-    observation: what an agent sees: images `uint8[H, W, C]`, vectors `float32[D]`.
-    spec: describes it.
+    observation: an observation as an agent sees it: images `uint8[H, W, C]`, vectors `float32[D]`.
+    spec: specification of the observation.
 
   Returns:
-    `uint8[H, W, 3]`, an array of its own: the first image, or one bar for each number if there is
-    no image.
+    `uint8[H, W, 3]`, a new array: the first image, or one bar for each number if there is no image.
   """
   for part, value in zip(spec.parts, spec.unpack(observation), strict=True):
     if part.kind == "image":
@@ -54,9 +53,9 @@ def _bars(spec: ObservationSpec, values: list[np.ndarray]) -> np.ndarray:
 
 
 def _position(x: np.ndarray, low: float, high: float) -> np.ndarray:
-  """Where numbers lie between the left (0) and the right end (1) of a bar's line.
+  """Returns the positions of numbers on a bar's line, from 0 (left end) to 1 (right end).
 
-  The line is the range of the number if that is finite; else `x / (1 + |x|)` from -1 to 1.
+  The line is the range of the number if that is finite, else it shows `x / (1 + |x|)` from -1 to 1.
   """
   if np.isfinite(low) and np.isfinite(high) and low < high:
     return np.clip((x - low) / (high - low), 0.0, 1.0)
@@ -64,7 +63,14 @@ def _position(x: np.ndarray, low: float, high: float) -> np.ndarray:
 
 
 def bounds(part: ObservationPart) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the range of a vector, each `float32[D]`; infinite where it is unknown."""
+  """Returns the range of a vector.
+
+  Args:
+    part: specification of the vector, of shape `[D]`.
+
+  Returns:
+    Lower and upper bounds, each `float32[D]`; infinite if unknown.
+  """
   low = np.full(part.shape, -np.inf) if part.low is None else part.low
   high = np.full(part.shape, np.inf) if part.high is None else part.high
   return np.asarray(low, np.float32), np.asarray(high, np.float32)

@@ -1,7 +1,7 @@
-"""Files that are written whole or not at all, and that reveal damage when they are read.
+"""Files that are written atomically, and whose damage is detected when they are read.
 
-A disk, a copy over a network or an editor can change any byte. Binary files carry their own
-checksums (the records of a TFRecord, the entries of an `.npz`). JSON files get one here, and a
+Any byte of a file may be changed by a disk, a network copy or an editor. Binary files have their
+own checksums (the records of a TFRecord, the entries of an `.npz`). JSON files get one here, and a
 finished folder gets a `SHA256SUMS` that `sha256sum -c` reads.
 """
 
@@ -28,8 +28,8 @@ class DamagedFileError(RuntimeError):
   """A file is missing, or differs from what was written.
 
   Attributes:
-    path: of the file.
-    reason: what is wrong with it.
+    path: path of the file.
+    reason: what is wrong with the file.
     remedy: what to do about it.
   """
 
@@ -43,7 +43,14 @@ class FolderInUseError(RuntimeError):
 
 
 def user_path(path: str | os.PathLike) -> Path:
-  """Returns a path that a user gave, with a leading `~` or `~user` replaced by that home folder."""
+  """Expands a leading `~` or `~user` of a path that a user gave.
+
+  Args:
+    path: the path.
+
+  Returns:
+    The expanded path.
+  """
   return Path(path).expanduser()
 
 
@@ -74,7 +81,7 @@ def atomic_open(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         os.fsync(file.fileno())
       os.replace(temporary, path)
     finally:
-      with contextlib.suppress(OSError):  # The first error says more.
+      with contextlib.suppress(OSError):  # The first error has the cause.
         temporary.unlink(missing_ok=True)
     sync(path.parent)
   except OSError as error:
@@ -84,7 +91,11 @@ def atomic_open(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
 
 
 def sync(path: str | os.PathLike) -> None:
-  """Waits until a file, or a folder's list of files, is on disk."""
+  """Waits until a file, or a folder's list of files, is on disk.
+
+  Args:
+    path: the file or folder.
+  """
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -131,7 +142,13 @@ def take_lock(folder: str | os.PathLike, owner_file: str = "") -> int:
 
 @contextlib.contextmanager
 def locked(folder: str | os.PathLike, owner_file: str = "") -> Iterator[None]:
-  """Holds a folder's lock while the block runs; see `take_lock`.
+  """Holds a folder's lock while the block runs.
+
+  Args:
+    folder, owner_file: see `take_lock`.
+
+  Yields:
+    None.
 
   Raises:
     FolderInUseError: if another process holds the lock.
@@ -144,7 +161,14 @@ def locked(folder: str | os.PathLike, owner_file: str = "") -> Iterator[None]:
 
 
 def checksum(path: str | os.PathLike) -> str:
-  """Returns the SHA-256 of a file's bytes, in hexadecimal."""
+  """Computes the SHA-256 of a file.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The digest in hexadecimal.
+  """
   digest = hashlib.sha256()
   with open(user_path(path), "rb") as file:
     while block := file.read(1 << 20):
@@ -153,13 +177,19 @@ def checksum(path: str | os.PathLike) -> str:
 
 
 def to_json(values: Any) -> Any:
-  """Returns `values` as they are after being written to JSON and read back.
+  """Converts values to the form in which JSON returns them.
 
   Tuples become lists, NumPy numbers and arrays become Python numbers and lists, paths become
   strings.
 
+  Args:
+    values: nested dicts and sequences of numbers, strings, NumPy arrays, paths and None.
+
+  Returns:
+    The values as they are after being written to JSON and read back.
+
   Raises:
-    ValueError: if some value has no form in JSON.
+    ValueError: if a value cannot be written to JSON.
   """
   try:
     return json.loads(json.dumps(values, default=_json_default))
@@ -178,14 +208,14 @@ def _json_default(value: Any) -> Any:
 
 
 def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
-  """Writes a JSON object with a checksum of itself, atomically.
+  """Writes a JSON object and its own checksum, atomically.
 
   Args:
     path: the file to write.
-    values: what `to_json` takes.
+    values: see `to_json`.
 
   Raises:
-    ValueError: if some value has no form in JSON.
+    ValueError: if a value cannot be written to JSON.
   """
   values = to_json(values)
   with atomic_open(path) as file:
@@ -193,7 +223,10 @@ def write_json(path: str | os.PathLike, values: Mapping[str, Any]) -> None:
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-  """Reads what `write_json` wrote, or any other JSON object.
+  """Reads a JSON object, and checks its checksum if it has one.
+
+  Args:
+    path: a file of `write_json`, or any other JSON object.
 
   Returns:
     The object, without its checksum.
@@ -230,7 +263,7 @@ def write_sums(folder: str | os.PathLike, names: Iterable[str]) -> None:
 
   Args:
     folder: the folder.
-    names: of the files, relative to the folder.
+    names: names of the files, relative to the folder.
   """
   folder = user_path(folder)
   lines = [f"{checksum(folder / name)}  {name}\n" for name in sorted(names)]
@@ -242,8 +275,11 @@ def write_sums(folder: str | os.PathLike, names: Iterable[str]) -> None:
 def check_sums(folder: str | os.PathLike) -> list[DamagedFileError]:
   """Compares a folder's files with its `SHA256SUMS`.
 
+  Args:
+    folder: the folder.
+
   Returns:
-    What is wrong, one error for each damaged or missing file.
+    One error for each damaged or missing file.
 
   Raises:
     FileNotFoundError: if the folder has no `SHA256SUMS`.

@@ -1,4 +1,4 @@
-"""Rollouts inside a world model."""
+"""Rollouts in a world model."""
 
 from __future__ import annotations
 
@@ -18,12 +18,28 @@ ActionFn = Callable[[tf.Tensor, Nest, Nest], tuple[tf.Tensor, Nest]]
 
 
 def policy_action_fn(policy: Policy, seed: tf.Tensor) -> ActionFn:
-  """Returns an `ActionFn` that asks a policy, with a seed of its own for every step."""
+  """Returns an `ActionFn` that calls a policy, with a different seed at each step.
+
+  Args:
+    policy: the policy.
+    seed: `int32[2]` or `int32[B, 2]`, from which the seeds are derived.
+
+  Returns:
+    The function.
+  """
   return lambda t, state, memory: policy.act(state, memory, rng.fold_in(seed, t))
 
 
 def repeat_rows(nest: Nest, num: int) -> Nest:
-  """Repeats `[B, ...]` to `[num * B, ...]`, one copy after another: row `n * B + b` is row `b`."""
+  """Repeats rows, one copy of all of them after another.
+
+  Args:
+    nest: tensors `[B, ...]`.
+    num: number of copies.
+
+  Returns:
+    Tensors `[num * B, ...]`, in which row `n * B + b` is row `b`.
+  """
   return tf.nest.map_structure(lambda x: tf.tile(x, [num] + [1] * (x.shape.rank - 1)), nest)
 
 
@@ -59,9 +75,9 @@ def draw_rows(starts: Nest, num: int, seed: tf.Tensor) -> Nest:
 class Returns(NamedTuple):
   """Sums over an imagined rollout, each `float32[B]`, and the last state."""
 
-  imagined_return: tf.Tensor  # Rewards weighted by the probability of still being alive.
+  imagined_return: tf.Tensor  # Rewards, weighted by the probability of no earlier termination.
   unfamiliarity: tf.Tensor  # Weighted in the same way; see `WorldModel.unfamiliarity`.
-  alive: tf.Tensor  # Probability that the episode goes on after the last step (discounted).
+  alive: tf.Tensor  # Discounted probability of no termination up to the last step.
   state: Nest
 
 
@@ -79,29 +95,32 @@ def imagine_returns(
   noise: Nest | None = None,
   imagine_with_noise: Callable[..., Prediction] | None = None,
 ) -> Returns:
-  """Rolls out and keeps only the sums; the inner loop of evolution and of planning.
+  """Rolls out and keeps only the sums. This is the inner loop of evolution and of planning.
 
   Args:
     world_model: the model to roll out in.
     action_fn: chooses actions; see `ActionFn`.
-    state: B rows to start from; with `num_copies`, copies one after another as `repeat_rows` makes.
+    state: B rows to start from; with `num_copies`, in the order of `repeat_rows`.
     horizon: number of steps, an int or a scalar tensor.
     seed: `int32[2]`, or one seed per distinct row `int32[B / num_copies, 2]`.
     memory: passed to `action_fn` at the first step.
     temperature: scalar or `float32[B]`.
     num_copies: noise is drawn for `B / num_copies` rows and shared by the copies, so that
-      candidates are compared under the same noise: lower variance at a fraction of the cost.
-    discount: factor per step on top of the model's own discount.
-    noise: result of `draw_noise` for the `B / num_copies` rows, where several rollouts share it;
-      `seed` is not used then.
+      candidates are compared under the same noise, which lowers the variance and the cost.
+    discount: factor per step in addition to the model's own discount.
+    noise: result of `draw_noise` for `B / num_copies` rows, if several rollouts share it; `seed` is
+      not used then.
     imagine_with_noise: result of `imaginer`, if the caller has it already.
+
+  Returns:
+    The sums and the last state; see `Returns`.
   """
   batch_size = tf.shape(tf.nest.flatten(state)[0])[0]
   if noise is None:
     noise = world_model.draw_noise(batch_size // num_copies, horizon, seed)
   if imagine_with_noise is None:
     imagine_with_noise = world_model.imaginer()
-  # Time-major inside the scan only: a step then reads one contiguous slice.
+  # Time-major inside the loop only, so that a step reads one contiguous slice.
   noise = time_major(noise)
 
   def step(t, state, memory, total, unfamiliarity, alive):
@@ -164,9 +183,17 @@ def imagine(
 
 
 def observe_sequence(world_model: WorldModel, batch: Batch, seed: tf.Tensor) -> Nest:
-  """Returns the states `[B, T, ...]` after each observation of real sequences.
+  """Computes the states after each observation of real sequences.
 
   Padding is observed too; select by `batch.mask`.
+
+  Args:
+    world_model: the model that observes.
+    batch: sequences; observations are raw or `Embedded`.
+    seed: `int32[2]`.
+
+  Returns:
+    States, a nest of `[B, T, ...]`.
   """
   inputs = (batch.prev_action, batch.observation, batch.is_first)
 
@@ -190,11 +217,11 @@ def one_step(
   Args:
     world_model: the model that predicts.
     batch: sequences from an episode's first observation.
-    seed: `int32[2]`, of the posteriors and of the predictions.
-    temperature: of the predictions.
+    seed: `int32[2]`, for the posteriors and the predictions.
+    temperature: temperature of the predictions.
 
   Returns:
-    The real states `[B, T, ...]`, and a `Prediction` `[B, T - 1, ...]` of each state but the first.
+    The real states `[B, T, ...]`, and a `Prediction` `[B, T - 1, ...]` of all states but the first.
   """
   states = observe_sequence(world_model, batch, seed)
   before = tf.nest.map_structure(lambda x: tf.reshape(x[:, :-1], [-1, *x.shape[2:]]), states)
@@ -215,15 +242,15 @@ def sample_states(
   seed: int,
   select_fn: Callable[[Batch], np.ndarray] | None = None,
 ) -> Nest:
-  """Draws real states uniformly, each burnt in on all of its episode before it.
+  """Draws real states uniformly. Each of them has observed all of its episode before it.
 
   Args:
     world_model: the model that observes.
     batches: whole episodes from their first observation.
     num_states: M, the largest number to draw; memory is proportional to it.
-    seed: of the draw.
+    seed: seed of the draw.
     select_fn: maps a batch to `bool[B, T]`, the steps that may be drawn; all real ones if None.
-      Terminal states are never drawn: nothing follows them.
+      Terminal states are never drawn, because no step follows them.
 
   Returns:
     A nest of `[M, ...]`.
@@ -236,7 +263,7 @@ def sample_states(
 
 
 class Draw(NamedTuple):
-  """One of several draws of real states; see `sample_states`."""
+  """One of several draws of real states; see `sample_states` for its fields."""
 
   num_states: int
   seed: int
@@ -246,9 +273,20 @@ class Draw(NamedTuple):
 def draw_states(
   world_model: WorldModel, batches: Iterable[Batch], draws: Sequence[Draw]
 ) -> list[Nest]:
-  """Returns what `sample_states` returns for each of several draws, in one pass over the data.
+  """Makes several draws of real states in one pass over the data; see `sample_states`.
 
   With a posterior that is itself random, its noise is that of the first draw's seed.
+
+  Args:
+    world_model: the model that observes.
+    batches: whole episodes from their first observation.
+    draws: at least one draw.
+
+  Returns:
+    The result of `sample_states` for each draw.
+
+  Raises:
+    ValueError: if no step may be drawn.
   """
   seed = rng.make_seed(draws[0].seed)
   observe = tf.function(lambda batch: observe_sequence(world_model, batch, seed))
@@ -271,7 +309,7 @@ class _Reservoir:
     allowed = np.asarray(batch.mask).copy()
     if self._draw.select_fn is not None:
       allowed &= self._draw.select_fn(batch)
-    # Drawn for terminal states too, so that a draw without them does not depend on this rule.
+    # Terminal states get keys too, so that the keys of other states do not depend on them.
     keys = self._generator.random(allowed.sum())
     begins = np.asarray(batch.discount) > 0
     new = tf.nest.map_structure(lambda x: x[allowed & begins], states)
@@ -292,10 +330,17 @@ class _Reservoir:
 
 
 def recently_rewarded(window: int, threshold: float = 0.0) -> Callable[[Batch], np.ndarray]:
-  """Returns a `select_fn` for `sample_states` that leaves out states where nothing is achieved.
+  """Returns a `select_fn` for `sample_states` that leaves out states without a recent reward.
 
   It allows steps where one of the last `window` rewards was above `threshold`, and the first
   `window` steps of an episode.
+
+  Args:
+    window: number of steps.
+    threshold: reward above which a step counts.
+
+  Returns:
+    A function from a batch to `bool[B, T]`.
   """
 
   def select(batch: Batch) -> np.ndarray:
@@ -311,7 +356,7 @@ def recently_rewarded(window: int, threshold: float = 0.0) -> Callable[[Batch], 
 def lambda_returns(
   reward: tf.Tensor, discount: tf.Tensor, value: tf.Tensor, lambda_: float = 0.95
 ) -> tf.Tensor:
-  """Returns TD(lambda) targets, `float32[B, H]`.
+  """Computes TD(lambda) targets.
 
   `G_t = r_t + d_t ((1 - lambda) v_{t+1} + lambda G_{t+1})`, with `G_H = v_H`.
 
@@ -320,6 +365,9 @@ def lambda_returns(
     discount: `float32[B, H]`, the discount that follows each reward.
     value: `float32[B, H]`, the value of the state after each step; the last one bootstraps.
     lambda_: 0 gives one-step targets, 1 the discounted sum of rewards.
+
+  Returns:
+    `float32[B, H]`.
 
   References:
     Hafner et al. 2020, "Dream to Control", arXiv:1912.01603, equation 6.

@@ -1,4 +1,4 @@
-"""Operations on nests of tensors that several layers share."""
+"""Operations on nests of tensors."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wm_tf.core import Nest
 
 
 def time_major(nest: Nest) -> Nest:
-  """Swaps the first two axes of every tensor: `[B, T, ...]` to `[T, B, ...]`, and back.
+  """Swaps the first two axes of every tensor: `[B, T, ...]` to `[T, B, ...]`, or back.
 
   Args:
     nest: tensors of rank 2 or more.

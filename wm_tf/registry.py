@@ -1,6 +1,6 @@
-"""Things by name: environments, families of models, learners, search strategies.
+"""Registries of items by name: environments, families of models, learners, search strategies.
 
-The one place that looks a name up, and the one way in which an unknown name is refused.
+All look-ups by name, and all errors for unknown names, are in this module.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from typing import Any
 
 
 class UnknownNameError(ValueError):
-  """A name that nothing is registered under; the message has the nearest known names."""
+  """A name that is not registered; the message has the nearest known names."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
   """Suggests known names for one that is unknown.
 
   Args:
-    name: what was asked for.
-    known: the names that exist. Of dotted ones, such as fields of a configuration, the last part is
-      also compared alone, because people remember a field better than its path.
+    name: the unknown name.
+    known: the known names. Of dotted names, such as fields of a configuration, the last part is
+      also compared by itself, because users remember a field better than its path.
 
   Returns:
     "did you mean a or b?" with at most three names, or "known are: a, b." if none is near.
@@ -38,22 +38,31 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def unknown(noun: str, name: str, known: Iterable[str]) -> UnknownNameError:
-  """Returns the error that refuses a name, to be raised.
+  """Returns the error for an unknown name; the caller raises it.
 
   Args:
-    noun: what the name is one of, such as `environment`.
-    name: what was asked for.
-    known: the names that exist.
+    noun: kind of item, such as `environment`.
+    name: the unknown name.
+    known: the known names.
+
+  Returns:
+    The error.
   """
   return UnknownNameError(f"Unknown {noun} {name!r}; {nearest(name, known)}")
 
 
 def load(path: str) -> Any:
-  """Imports `"package.module:attribute"` and returns the attribute, which may be dotted.
+  """Imports an attribute of a module.
+
+  Args:
+    path: `"package.module:attribute"`; the attribute may be dotted.
+
+  Returns:
+    The attribute.
 
   Raises:
-    ValueError: if the path has another form, the module cannot be imported, or it has no such
-      attribute.
+    ValueError: if the path has another form, or the module cannot be imported.
+    UnknownNameError: if the module has no such attribute.
   """
   module_name, colon, attribute = path.partition(":")
   if not (module_name and colon and attribute):
@@ -82,17 +91,23 @@ class Registry:
   """
 
   def __init__(self, noun: str):
-    """Makes an empty registry; `noun` names one of its items in messages."""
+    """Makes an empty registry.
+
+    Args:
+      noun: kind of item, such as `learner`, for messages.
+    """
     self.noun = noun
     self._items: dict[str, Any] = {}
 
   def register(self, name: str, item: Any) -> None:
-    """Makes `get(name)` return `item`.
+    """Registers an item. The same item can be registered again, also after its module was reloaded.
 
-    Registering the same item again does nothing, also after its module was reloaded.
+    Args:
+      name: name of the item.
+      item: any object, or a path as `load` takes.
 
     Raises:
-      ValueError: if the name is empty or is taken by another item.
+      ValueError: if the name is empty, or has another item.
     """
     if not isinstance(name, str) or not name:
       raise ValueError(f"The name of a {self.noun} must be a string that is not empty: {name!r}.")
@@ -105,7 +120,13 @@ class Registry:
     return tuple(sorted(self._items))
 
   def entry(self, name: str) -> Any:
-    """Returns what was registered, a path that is not imported included.
+    """Returns what was registered under a name; a path is not imported.
+
+    Args:
+      name: name of the item.
+
+    Returns:
+      The item, or its path.
 
     Raises:
       UnknownNameError: if there is no such name.
@@ -115,11 +136,17 @@ class Registry:
     return self._items[name]
 
   def get(self, name: str) -> Any:
-    """Returns the item, imported if it was registered as a path.
+    """Returns an item; imports it if it was registered as a path.
+
+    Args:
+      name: name of the item.
+
+    Returns:
+      The item.
 
     Raises:
       UnknownNameError: if there is no such name.
-      ValueError: if what it stands for cannot be imported.
+      ValueError: if its path cannot be imported.
     """
     item = self.entry(name)
     return load(item) if isinstance(item, str) else item
@@ -129,11 +156,11 @@ class Registry:
 
 
 def _same(first: Any, second: Any) -> bool:
-  """Whether two items are equal, or one definition of a module that was imported twice."""
+  """Returns whether two items are equal, or one definition in a module that was imported twice."""
   if isinstance(first, str) or isinstance(second, str) or first == second:
     return first == second
   names = [getattr(item, "__qualname__", None) for item in (first, second)]
   modules = [getattr(item, "__module__", None) for item in (first, second)]
-  # Lambdas and what functions define share a name: `<lambda>`, `f.<locals>.g`.
+  # Lambdas and local functions may share a name: `<lambda>`, `f.<locals>.g`.
   unique = names[0] is not None and "<" not in names[0]
   return unique and names[0] == names[1] and modules[0] == modules[1]

@@ -1,10 +1,11 @@
 """Stateless random numbers with one seed for a batch, or one seed for each row.
 
 A seed is `int32[2]` and is used once; `split` derives more. With seeds `int32[B, 2]`, the numbers
-of row `b` depend on `seed[b]` alone, so that a served batch gets the answers of single requests.
+of row `b` depend on `seed[b]` alone, so that a batch of served requests gets the same answers as
+single requests.
 
-A function compiled by XLA (`jit_compile=True`) draws other numbers from a seed than one that is not
-compiled, of the same distribution. Equal seeds give equal numbers within each of the two.
+With the same seed, a function compiled by XLA (`jit_compile=True`) draws different numbers than one
+that is not, of the same distribution. Equal seeds give equal numbers within each of the two.
 """
 
 from __future__ import annotations
@@ -15,10 +16,13 @@ import tensorflow as tf
 
 
 def make_seed(seed: int) -> tf.Tensor:
-  """Returns the seed `int32[2]` of an integer.
+  """Converts an integer to a seed.
 
   Args:
     seed: from 0 to 2^62 - 1; an `int` or a NumPy integer.
+
+  Returns:
+    `int32[2]`.
 
   Raises:
     ValueError: if it is not in that range, or not an integer.
@@ -48,19 +52,43 @@ def fold_in(seed: tf.Tensor, data) -> tf.Tensor:
 
 
 def split(seed: tf.Tensor, num: int) -> list[tf.Tensor]:
-  """Splits a seed `int32[2]` or `int32[B, 2]` into `num` independent seeds of the same shape."""
+  """Splits a seed into independent seeds.
+
+  Args:
+    seed: `int32[2]` or `int32[B, 2]`.
+    num: number of seeds.
+
+  Returns:
+    `num` seeds of the same shape.
+  """
   if seed.shape.rank == 1:
     return tf.unstack(tf.random.split(seed, num))
   return tf.unstack(tf.map_fn(lambda row: tf.random.split(row, num), seed), num, axis=1)
 
 
 def normal(shape, seed: tf.Tensor) -> tf.Tensor:
-  """Draws standard normal numbers `float32[shape]`; with seeds `[B, 2]`, `shape[0]` must be B."""
+  """Draws standard normal numbers.
+
+  Args:
+    shape: shape of the result; with seeds `[B, 2]`, `shape[0]` must be B.
+    seed: `int32[2]` or `int32[B, 2]`.
+
+  Returns:
+    `float32[shape]`.
+  """
   return _draw(tf.random.stateless_normal, shape, seed)
 
 
 def uniform(shape, seed: tf.Tensor) -> tf.Tensor:
-  """Draws uniform numbers `float32[shape]` in [0, 1); with seeds `[B, 2]`, `shape[0]` must be B."""
+  """Draws uniform numbers in [0, 1).
+
+  Args:
+    shape: shape of the result; with seeds `[B, 2]`, `shape[0]` must be B.
+    seed: `int32[2]` or `int32[B, 2]`.
+
+  Returns:
+    `float32[shape]`.
+  """
   return _draw(tf.random.stateless_uniform, shape, seed)
 
 

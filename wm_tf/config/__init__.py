@@ -1,4 +1,4 @@
-"""Configuration: an experiment's dataclasses, presets by name, and overrides of single fields."""
+"""Configuration of experiments: dataclasses, presets, and overrides of single fields."""
 
 from wm_tf.checks import ConfigError
 from wm_tf.config.experiment import (

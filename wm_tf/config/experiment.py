@@ -1,4 +1,4 @@
-"""An experiment's whole configuration: its parts, overrides, JSON round trip."""
+"""The configuration of an experiment, and its conversion to and from JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from wm_tf.training.loop import FitConfig
 
 
 class Options(dict[str, Any]):
-  """A mapping that is not changed, so that a configuration with one can be hashed."""
+  """A mapping that must not be changed, so that a configuration that contains it is hashable."""
 
   def __hash__(self) -> int:
     return hash(tuple(sorted((key, repr(value)) for key, value in self.items())))
@@ -24,25 +24,25 @@ class Options(dict[str, Any]):
 
 @dataclasses.dataclass(frozen=True)
 class CollectConfig:
-  """Where the data comes from.
+  """How rollouts are collected.
 
   Attributes:
-    num_episodes: episodes of the first, off-policy collection.
-    uniform, held, brownian, heuristic: relative shares of the policies that play them.
-    heuristics: variants of the environment's scripted policy, played equally often: for each one
-      the scale of the noise on its actions, and its options as `(name, value)` pairs. With too
-      little noise the model learns that all goes well whatever the action is.
+    num_episodes: number of episodes in the first collection, by exploration policies.
+    uniform, held, brownian, heuristic: relative shares of the exploration policies.
+    heuristics: variants of the environment's scripted policy, which play equal numbers of episodes:
+      for each the scale of the noise on its actions, and its options as `(name, value)` pairs. With
+      too little noise the model does not learn that bad actions have consequences.
     interruption_rate: probability, at each decision, that a uniform action interrupts the scripted
       policy.
-    episodes_per_iteration: episodes of every later collection, played by the current controller.
+    episodes_per_iteration: number of episodes in each later collection, by the current controller.
     controller_noise: scale of the noise on the controller's actions.
-    random_start: share of training episodes that start at a random place, in environments with
-      that option.
-    stop_after_idle_decisions: decisions without progress after which a training episode ends, in
-      environments with that option; 0 for never.
-    held_out: share of the episodes kept for validation, by seed.
-    episodes_per_shard: episodes that are written together; a killed collection goes on after them.
-    num_workers: environment processes; 0 for twice the number of processors.
+    random_start: share of episodes that start at a random place, in environments with that option.
+    stop_after_idle_decisions: number of decisions without progress after which a training episode
+      ends, in environments with that option; 0 for never.
+    held_out: share of the episodes that is held out, by seed.
+    episodes_per_shard: number of episodes in a file; a killed collection continues after the last
+      complete file.
+    num_workers: number of environment processes; 0 for twice the number of processors.
   """
 
   num_episodes: int = 180
@@ -75,17 +75,17 @@ class CollectConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StageFitConfig:
-  """How a model is fitted at first, and again after every on-policy collection.
+  """How a model is fitted in iteration 0, and refitted after later collections.
 
   Attributes:
-    first: the first fit.
-    refit: each later fit, from the weights before it.
-    batch_size: frames or sequences.
-    sequence_length: T of the dynamics' sequences.
-    on_policy_repeats: how often an epoch goes through the data of the later collections, which is
-      little and matters most.
-    shuffle_buffer: frames that are decoded at a time, to be mixed. By default all are: decoded
-      once, into 12 KB each on disk, which are removed when the fit is done.
+    first: settings of the first fit.
+    refit: settings of each later fit, which starts from the previous weights.
+    batch_size: number of frames or sequences in a batch.
+    sequence_length: T, the length of the dynamics' training sequences.
+    on_policy_repeats: number of times that an epoch uses the data of later collections, which are
+      few and matter most.
+    shuffle_buffer: number of decoded frames that are shuffled in memory. None decodes all frames
+      once to temporary files (12 KB each) and shuffles all of them.
   """
 
   first: FitConfig = FitConfig()
@@ -105,9 +105,10 @@ class EvaluateConfig:
   """How agents are evaluated.
 
   Attributes:
-    num_episodes: full episodes of every agent in the environment, and dreams in the model.
-    num_planner_episodes: of the served planner, which takes longer.
-    validation_episodes: per iteration, on seeds of their own, to choose the controller by.
+    num_episodes: number of full episodes of each agent in the environment, and of dreams.
+    num_planner_episodes: number of episodes of the served planner, which is slower.
+    validation_episodes: number of episodes per iteration, on separate seeds, that choose the
+      controller.
   """
 
   num_episodes: int = 32
@@ -120,17 +121,18 @@ class EvaluateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
-  """Everything but the seed and the folder.
+  """All settings of a run except its seed and its folder.
 
   Attributes:
-    preset: the name it started from.
+    preset: name of the preset that the configuration started from.
     environment: a name that `make_env` takes.
     environment_options: options of `make_env`, by name.
     family: the kind of world model; see `wm_tf.runs.families`.
-    num_iterations: rounds of collecting with the controller, refitting and dreaming anew.
-    num_vae_refits: the VAE is refitted in the first of these rounds only, since every refit means
-      encoding all frames again.
-    quality_gates: whether a fit that has learned nothing ends the run.
+    num_iterations: number of iterations after the first; each collects with the controller, refits
+      the world model, and trains a controller again.
+    num_vae_refits: the VAE is refitted in the first of these iterations only, because all frames
+      are encoded again after a refit.
+    quality_gates: whether the run stops if a fit fails its quality gate.
     collect, vae, vae_fit, dynamics, dynamics_fit, controller, planner, evaluate, finish: see their
       types.
   """
@@ -163,14 +165,27 @@ class ExperimentConfig:
 
 
 def to_dict(config: ExperimentConfig) -> dict[str, Any]:
-  """Returns plain JSON-able values."""
+  """Converts a configuration to plain JSON-able values.
+
+  Args:
+    config: the configuration.
+
+  Returns:
+    A nested dict of fields by name.
+  """
   return dataclasses.asdict(config)
 
 
 def from_dict(values: dict[str, Any]) -> ExperimentConfig:
-  """The inverse of `to_dict`, also after a round trip through JSON.
+  """Converts the result of `to_dict` back, also after a round trip through JSON.
+
+  Args:
+    values: the nested dict.
+
+  Returns:
+    The configuration.
 
   Raises:
-    ConfigError: for unknown or missing fields and values of the wrong type.
+    ConfigError: if a field is unknown or missing, or a value has the wrong type.
   """
   return from_plain(ExperimentConfig, values, "config")

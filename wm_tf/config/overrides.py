@@ -1,4 +1,4 @@
-"""Fields of nested dataclasses by name: overrides, flattening, JSON round trip."""
+"""Access to the fields of nested dataclasses by name: overrides, flattening, plain values."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from wm_tf.registry import nearest
 
 
 def override(config: Any, overrides: Iterable[str]) -> Any:
-  """Returns a copy of a nested dataclass with overrides applied in order.
+  """Applies overrides to a nested dataclass, in order.
 
   Args:
-    config: a dataclass whose fields may be dataclasses, or mappings with keys of the user's own.
-    overrides: `"path.to.field=value"` each. A key of a mapping is a last part of the path:
+    config: a dataclass whose fields may be dataclasses, or mappings with arbitrary keys.
+    overrides: strings `"path.to.field=value"`. The last part of a path may be a key of a mapping:
       `"environment_options.action_repeat=4"`.
 
+  Returns:
+    A changed copy.
+
   Raises:
-    ConfigError: for an unknown field (the nearest known ones are named) or a value of the wrong
-      type.
+    ConfigError: if a field is unknown (the message has the nearest known ones) or a value has the
+      wrong type.
   """
   for text in overrides:
     path, equals, value = (part.strip() for part in text.partition("="))
@@ -49,7 +52,7 @@ def _replace(config: Any, parts: list[str], value: str, path: str) -> Any:
 
 
 def _checked(path: str, make, *args, **fields) -> Any:
-  """Calls `make`; what a dataclass refuses becomes a `ConfigError` that names its origin."""
+  """Calls `make`; a `ValueError` becomes a `ConfigError` whose message starts with `path`."""
   try:
     return make(*args, **fields)
   except ConfigError:
@@ -70,7 +73,7 @@ def _parse(text: str, annotation: Any, path: str) -> Any:
 
 
 def _plain_value(text: str) -> Any:
-  """The value that a text stands for: a Python literal, or the text itself."""
+  """Returns the value of a text: a Python literal, or the text itself."""
   try:
     return _frozen(ast.literal_eval(text))
   except (ValueError, SyntaxError):
@@ -78,7 +81,7 @@ def _plain_value(text: str) -> Any:
 
 
 def _frozen(value: Any) -> Any:
-  """Lists as tuples, so that a value is equal to what comes back from JSON."""
+  """Converts lists to tuples, so that a value equals the one read back from JSON."""
   if isinstance(value, (list, tuple)):
     return tuple(map(_frozen, value))
   if isinstance(value, dict):
@@ -87,7 +90,7 @@ def _frozen(value: Any) -> Any:
 
 
 def _coerce(value: Any, annotation: Any, path: str) -> Any:
-  """Checks a plain value against a field's type; lists become tuples, ints become floats."""
+  """Checks a plain value against the type of a field; lists become tuples, ints become floats."""
   origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
   if _is_mapping(annotation) and isinstance(value, dict):
     if all(isinstance(key, str) for key in value):
@@ -122,7 +125,15 @@ def _describe(annotation: Any) -> str:
 
 
 def flatten(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
-  """Returns `("dynamics.num_mixtures", 5)` for every field, in order."""
+  """Lists the fields of a nested dataclass, in order.
+
+  Args:
+    config: the dataclass.
+    prefix: text to put before each path.
+
+  Returns:
+    `(path, value)` of each field, such as `("dynamics.num_mixtures", 5)`.
+  """
   rows = []
   for field in dataclasses.fields(config):
     value = getattr(config, field.name)
@@ -134,6 +145,15 @@ def flatten(config: Any, prefix: str = "") -> list[tuple[str, Any]]:
 
 
 def complete(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+  """Adds default values for missing keys, in nested dicts too.
+
+  Args:
+    values: nested dict that takes precedence.
+    defaults: nested dict of defaults.
+
+  Returns:
+    A new nested dict.
+  """
   both = {
     key: complete(value, defaults[key])
     if isinstance(value, dict) and isinstance(defaults.get(key), dict)
@@ -144,6 +164,19 @@ def complete(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]
 
 
 def from_plain(cls: type, values: dict[str, Any], path: str) -> Any:
+  """Makes a dataclass of plain values.
+
+  Args:
+    cls: the dataclass; its fields may be dataclasses.
+    values: value of each field by name; nested dicts for nested dataclasses.
+    path: path of the dataclass, for messages.
+
+  Returns:
+    An instance of `cls`.
+
+  Raises:
+    ConfigError: if a field is unknown or missing, or a value is invalid.
+  """
   hints = typing.get_type_hints(cls)
   for name in values:
     if name not in hints:

@@ -1,4 +1,4 @@
-"""Presets by name: what each changes of the defaults, and how a configuration is made of one."""
+"""Presets by name, and how a configuration is made of one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from wm_tf.config.experiment import ExperimentConfig, to_dict
 from wm_tf.config.overrides import complete, override
 from wm_tf.registry import nearest
 
-# Each one's name, the preset that it starts from, and its overrides of that one's fields.
+# Name of each preset, name of the preset that it extends, and overrides of that one's fields.
 PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
   (
     "quickstart",
@@ -46,8 +46,8 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "controller.num_generations=100",
       "controller.method=actor_critic",
       "controller.actor_critic.num_further_updates=500",
-      # Near what the controller proposes, and averaged over what may happen: with wider search on a
-      # single dream the best plan is the luckiest one, and drives worse than its proposal.
+      # Search near the controller's proposal, with the return averaged over several dreams. A wider
+      # search on a single dream selects lucky plans, which drive worse than the proposal.
       "planner.initial_scale=0.15",
       "planner.num_candidates=24",
       "planner.num_elites=4",
@@ -71,7 +71,7 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "vae_fit.refit.steps_per_epoch=1500",
       "dynamics_fit.refit.num_epochs=64",
       "controller.actor_critic.num_updates=2000",
-      "controller.actor_critic.num_further_updates=0",  # What goes on drifts: docs/experiments.md.
+      "controller.actor_critic.num_further_updates=0",  # Else it drifts: see docs/experiments.md.
       "evaluate.num_episodes=100",
       "evaluate.num_planner_episodes=100",
       "evaluate.validation_episodes=32",
@@ -142,29 +142,29 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
 
 
 def preset_names() -> tuple[str, ...]:
-  """The names of all presets."""
+  """Returns the names of all presets."""
   return ("default", *(name for name, _, _ in PRESETS))
 
 
 def make_config(
   preset: str = "default", overrides: Iterable[str] = (), environment: str | None = None
 ) -> ExperimentConfig:
-  """Makes a configuration: a preset, what suits the environment, and overrides.
+  """Makes a configuration of a preset, the recipe of the environment, and overrides.
 
-  A preset holds what suits any environment. What was tuned for one stands in its recipe
-  (`wm_tf.envs.recipe`), which is applied after each preset that this one starts from.
+  A preset has settings for any environment. Settings that were tuned for one environment are in its
+  recipe (`wm_tf.envs.recipe`), which is applied after each preset that this one extends.
 
   Args:
-    preset: its name.
-    overrides: such as `"dynamics.num_mixtures=8"`; applied last, in order.
-    environment: a name that `make_env` takes; by default what the overrides say, or car_racing.
+    preset: name of the preset.
+    overrides: changes such as `"dynamics.num_mixtures=8"`; applied last, in order.
+    environment: a name that `make_env` takes; by default the one in `overrides`, or car_racing.
 
   Returns:
     The configuration.
 
   Raises:
-    ConfigError: for an unknown preset, environment or field (the nearest known one is named), or a
-      value of the wrong type.
+    ConfigError: if the preset, the environment or a field is unknown (the message has the nearest
+      known one), or a value has the wrong type.
   """
   overrides = list(overrides)
   if preset not in preset_names():
@@ -191,13 +191,16 @@ def _is_environment(text: str) -> bool:
 
 
 def completed(values: dict[str, Any]) -> dict[str, Any]:
-  """Adds the fields that a run of an older version does not have, at the value they stood for.
+  """Adds the fields that a configuration of an older version lacks, with their default values.
 
   Args:
-    values: what `to_dict` of that version gave.
+    values: the result of `to_dict` in that version.
+
+  Returns:
+    A nested dict that `from_dict` takes.
   """
   try:
     defaults = make_config(environment=values.get("environment"))
-  except ConfigError:  # Its environment is not there now; whoever needs it says so.
+  except ConfigError:  # The environment is unavailable; the run reports that when it needs it.
     defaults = ExperimentConfig()
   return complete(values, to_dict(defaults))

@@ -1,4 +1,4 @@
-"""How good an agent is, in the environment and in the model; and how good the model is."""
+"""Evaluation of agents in the environment and in the model, and of the model itself."""
 
 from wm_tf.evaluation.quality import (
   BURN_IN,

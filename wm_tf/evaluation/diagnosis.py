@@ -1,9 +1,9 @@
-"""What a world model is worth and where it fails, on held-out episodes and in its own dreams.
+"""Diagnosis of a world model on held-out episodes and in its own dreams.
 
-`evaluation.py` has the few figures that every fit is judged by; this has the rest of what one asks
-of a model that disappoints: how far dreams hold and against which simple answers, whether reward
-and termination mean what they say, and whether the dream listens to the action. Whether what is
-better in the dream is better in the environment is a matter of its own: `transfer.py`.
+`quality.py` has the figures that every fit is checked by. This module has further ones: the
+calibration of predicted rewards and terminations, and the influence of the action on dreams.
+`open_loop.py` measures how accurate long dreams are, and `transfer.py` whether the dream ranks
+controllers as the environment does.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from wm_tf.policies.exploration import Brownian
 def calibration(
   predicted: np.ndarray, real: np.ndarray, num_bins: int = 10, equal_mass: bool = False
 ) -> dict[str, Any]:
-  """Sorts predictions into bins and compares each bin's mean with what came.
+  """Sorts predictions into bins and compares the means of predicted and real values in each bin.
 
   Args:
     predicted: `float[S]`, means or probabilities.
     real: `float[S]` or `bool[S]`.
-    num_bins: at most so many bins.
-    equal_mass: bins of equally many predicted events, for probabilities of rare ones, instead of
-      equally many predictions.
+    num_bins: largest number of bins.
+    equal_mass: whether bins have equal sums of predictions, which suits probabilities of rare
+      events, instead of equal numbers of predictions.
 
   Returns:
-    `bins`, of `count`, `predicted` and `real` each, from the lowest predictions to the highest;
-    `error`, the mean absolute difference over the bins, weighted by count; `bias`, the mean of all
-    predictions minus that of what came; `count`.
+    `bins`, in ascending order of the predictions, each with `count`, and the means `predicted` and
+    `real`; `error`, the mean absolute difference over the bins, weighted by count; `bias`, the mean
+    prediction minus the mean real value; `count` = S.
   """
   order = np.argsort(predicted, kind="stable")
   predicted, real = (np.asarray(x, np.float64)[order] for x in (predicted, real))
@@ -63,20 +63,23 @@ def calibration(
 
 
 class Outcomes(NamedTuple):
-  """What was foretold of S steps, one step ahead of real states, and what came."""
+  """Predictions one step ahead of real states, and the real outcomes, of S steps."""
 
   predicted_reward: np.ndarray  # float32[S]
   reward: np.ndarray  # float32[S]
-  predicted_end: np.ndarray  # float32[S], the probability that the step terminates.
+  predicted_end: np.ndarray  # float32[S], probability that the step terminates.
   end: np.ndarray  # bool[S]
 
 
 def outcomes(world_model: WorldModel, episodes: Iterable[Batch]) -> Outcomes:
-  """Foretells every step of real episodes from the real state before it.
+  """Predicts every step of real episodes from the real state before it.
 
   Args:
-    world_model: any.
-    episodes: whole episodes from their first frame, of frames or cached posteriors.
+    world_model: the world model.
+    episodes: batches of whole episodes from their first observation, raw or `Embedded`.
+
+  Returns:
+    Predictions and real values of all S steps.
 
   Raises:
     ValueError: if there is no step.
@@ -111,23 +114,24 @@ def action_sensitivity(
   num_dreams: int = 8,
   temperature: float = 1.0,
 ) -> dict[str, float]:
-  """Splits the variance of dreamed returns into where, what was done, and chance.
+  """Splits the variance of dreamed returns into shares of the start, the actions, and chance.
 
   From each of M states the same `num_sequences` Brownian action sequences are dreamed, each
-  `num_dreams` times: a nested analysis of variance with unbiased components.
+  `num_dreams` times. The shares follow from a nested analysis of variance with unbiased components.
 
   Args:
-    world_model: any.
-    starts: M real states.
-    horizon: decisions of a dream.
-    seed: of sequences and noise.
-    num_sequences, num_dreams: see above; at least 2 each.
-    temperature: of the dreams.
+    world_model: the world model.
+    starts: M real states, a nest of `[M, ...]`.
+    horizon: number of decisions in a dream.
+    seed: seed of the sequences and the noise.
+    num_sequences: K, at least 2.
+    num_dreams: R, at least 2.
+    temperature: temperature of the dreams.
 
   Returns:
-    Shares `start`, `action` and `chance` of the variance; `heard`, the share of the action in the
-    variance that is left once the start is known; `range`, the mean difference of return between
-    the best and the worst sequence from a state; `horizon`.
+    The shares `start`, `action` and `chance` of the variance; `heard`, the share of the action in
+    the variance for a given start; `range`, the mean difference of return between the best and the
+    worst sequence from a state; `horizon`.
   """
   generator = np.random.default_rng(seed)
   walk = Brownian(world_model.action_size, num_choices=world_model.num_choices)
@@ -158,7 +162,14 @@ def action_sensitivity(
 
 
 def variance_shares(returns: np.ndarray) -> dict[str, float]:
-  """The figures of `action_sensitivity` of returns `[M, K, R]`: states, sequences, dreams."""
+  """Computes the shares of `action_sensitivity` from returns.
+
+  Args:
+    returns: `float[M, K, R]`, over states, action sequences and dreams.
+
+  Returns:
+    `start`, `action`, `chance`, `heard` and `range`.
+  """
   returns = np.asarray(returns, np.float64)
   by_action, num_dreams = returns.mean(2), returns.shape[2]
   chance = returns.var(axis=2, ddof=1).mean()
@@ -183,18 +194,18 @@ def variance_shares(returns: np.ndarray) -> dict[str, float]:
 def dream_actions(
   world_model: WorldModel, state: Nest, actions: Mapping[str, np.ndarray], steps: int, seed: int
 ) -> dict[str, Nest]:
-  """Decodes dreams from one state under one held action each.
+  """Decodes dreams from one state, each with one action that is held.
 
   Args:
-    world_model: any.
-    state: of one row.
+    world_model: the world model.
+    state: a state, a nest of `[1, ...]`.
     actions: name to `float32[A]`.
-    steps: how many.
-    seed: of the noise, which the dreams share.
+    steps: number of steps.
+    seed: seed of the noise, which all dreams share.
 
   Returns:
-    Name to mean observations as of `WorldModel.decode`, with a leading 1 + steps; the state's own
-    first.
+    Name to mean observations as of `WorldModel.decode`, with leading dimension `1 + steps`; the
+    first one is that of `state`.
   """
   held = tf.constant(np.stack(list(actions.values())), tf.float32)
   state = repeat_rows(state, len(actions))

@@ -1,7 +1,7 @@
-"""Where an ensemble's members part ways: on its data, where a policy really goes, in its dreams.
+"""Disagreement of an ensemble's members: on its data, on real episodes of a policy, and in dreams.
 
-A dream that leads where the members disagree more than on the data is one that the data do not
-bear out: what is promised there need not be paid.
+Dreams in which the members disagree more than on the data are not supported by the data. Returns
+there may not be reproduced in the environment.
 """
 
 from __future__ import annotations
@@ -19,17 +19,19 @@ from wm_tf.models.ensemble import Ensemble
 from wm_tf.models.world_model import WorldModel
 from wm_tf.nests import time_major
 
-# A tenth of the data's own steps count as unfamiliar: a bound that none of them passes would be
-# that of their one worst step.
+# A tenth of the data's own steps count as unfamiliar. The maximum would depend on a single step.
 _USUAL_QUANTILE = 0.9
 
 
 def along(world_model: WorldModel, episodes: Iterable[Batch]) -> np.ndarray:
-  """The disagreement about each step of real episodes, from the state before it: `float32[S]`.
+  """Measures the disagreement about each step of real episodes, predicted from the state before it.
 
   Args:
     world_model: an ensemble.
-    episodes: whole episodes from their first frame, of frames or cached posteriors.
+    episodes: batches of whole episodes from their first observation, raw or `Embedded`.
+
+  Returns:
+    `float32[S]`, for all S steps of the episodes.
 
   Raises:
     ValueError: if there is no step.
@@ -50,11 +52,11 @@ def along(world_model: WorldModel, episodes: Iterable[Batch]) -> np.ndarray:
 
 
 def calibrate(world_model: Ensemble, episodes: Iterable[Batch]) -> None:
-  """Sets what disagreement is usual: the 0.9 quantile over the steps of real episodes.
+  """Sets `usual_disagreement` to the 0.9 quantile of the disagreement on real episodes.
 
   Args:
-    world_model: an ensemble that has been fitted.
-    episodes: those it was fitted to, as for `along`.
+    world_model: an ensemble that has been fitted; it is changed.
+    episodes: the episodes that it was fitted to, as for `along`.
   """
   usual = np.quantile(along(world_model, episodes), _USUAL_QUANTILE)
   world_model.usual_disagreement.assign(usual.astype(np.float32))
@@ -63,14 +65,18 @@ def calibrate(world_model: Ensemble, episodes: Iterable[Batch]) -> None:
 def in_dreams(
   world_model: WorldModel, policy: Policy, starts: Nest, num_decisions: int, seed: int
 ) -> np.ndarray:
-  """The disagreement about each step that a policy takes in dreams: `float32[S]`.
+  """Measures the disagreement about each step that a policy takes in dreams.
 
   Args:
     world_model: an ensemble.
-    policy: what plays.
-    starts: R states.
-    num_decisions: length of a dream; steps after its probable end are left out.
-    seed: of the dreams.
+    policy: the policy that plays.
+    starts: R states, a nest of `[R, ...]`.
+    num_decisions: length of a dream. Steps are left out where the probability that the episode has
+      not terminated before is at most 0.5.
+    seed: seed of the dreams.
+
+  Returns:
+    `float32[S]`, for all S steps that are not left out.
   """
 
   @tf.function
@@ -97,7 +103,14 @@ def in_dreams(
 
 
 def figures(samples: Mapping[str, np.ndarray]) -> dict[str, dict[str, float]]:
-  """Median, mean and 0.9 quantile of each sample, by its name."""
+  """Summarises samples of disagreement.
+
+  Args:
+    samples: name of the sample to `float32[S]`.
+
+  Returns:
+    `median`, `mean`, `p90` (the 0.9 quantile) and `count` of each sample, by its name.
+  """
   return {
     name: {
       "median": float(np.median(values)),

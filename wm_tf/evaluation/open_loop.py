@@ -1,4 +1,4 @@
-"""How far dreams along the real actions hold, and against which simple answers."""
+"""Accuracy of dreams along real actions, by number of steps, compared with simple predictions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,27 @@ from wm_tf.nests import time_major
 
 
 def psnr(squared_error: float) -> float:
-  """Peak signal-to-noise ratio in dB of a mean squared error of pixels in [0, 1]."""
+  """Returns the peak signal-to-noise ratio of pixels in [0, 1].
+
+  Args:
+    squared_error: mean squared error of the pixels.
+
+  Returns:
+    The ratio in dB, at most 100.
+  """
   return float(-10.0 * np.log10(max(squared_error, 1e-10)))
 
 
 def as_observed(world_model: WorldModel, batch: Batch) -> Batch:
-  """Embeds the observations of a batch once, one episode at a time."""
+  """Embeds the observations of a batch, one episode at a time to save memory.
+
+  Args:
+    world_model: the world model.
+    batch: a batch with raw or `Embedded` observations; the latter is returned as it is.
+
+  Returns:
+    The batch with `Embedded` observations, `float32[B, T, E]`.
+  """
   if isinstance(batch.observation, Embedded):
     return batch
   num_rows = len(batch.mask)
@@ -34,19 +49,26 @@ def as_observed(world_model: WorldModel, batch: Batch) -> Batch:
 
 
 class _Errors:
-  """Squared errors of several answers to a question, and of the best constant answer to it.
+  """Squared errors of several predictions of a quantity, and of the best constant prediction.
 
-  A question may have several parts, whose numbers are then averaged over together.
+  A quantity may have several parts, over whose numbers errors are averaged.
   """
 
   def __init__(self):
     self.count = 0
-    self._errors: dict[str, dict[str, np.ndarray]] = {}  # By part, then by answer: of each number.
+    self._errors: dict[str, dict[str, np.ndarray]] = {}  # Part to prediction to sums `[...]`.
     self._sums: dict[str, Any] = {}
     self._squares: dict[str, Any] = {}
 
   def add(self, keep: np.ndarray, real, part: str = "", **answers) -> None:
-    """Takes `real[N, ...]` and answers of its shape, of which `keep[N]` count."""
+    """Adds a batch.
+
+    Args:
+      keep: `bool[N]`, rows to use.
+      real: real values `[N, ...]`.
+      part: name of the part.
+      **answers: name of the prediction to its values `[N, ...]`.
+    """
     real = np.asarray(real, np.float64)[keep]
     if not self._errors or part == next(iter(self._errors)):
       self.count += len(real)
@@ -58,18 +80,18 @@ class _Errors:
       errors[name] = errors.get(name, 0.0) + error
 
   def _with_constant(self, part: str) -> dict[str, np.ndarray]:
-    """The errors of a part, and that of the mean of all of `real`: `mean`."""
+    """Returns the errors of a part, including `mean`: those of the mean of all real values."""
     sums, squares = self._sums[part], self._squares[part]
     return {**self._errors[part], "mean": np.maximum(squares - np.square(sums) / self.count, 0.0)}
 
   def means(self) -> dict[str, float]:
-    """Returns the mean squared error per number of each answer, and of the constant `mean`."""
+    """Returns the mean squared error per number of each prediction, with the constant `mean`."""
     size = self.count * sum(np.size(x) for x in self._sums.values())
     parts = [self._with_constant(part) for part in self._errors]
     return {name: float(sum(np.sum(p[name]) for p in parts) / size) for name in parts[0]}
 
   def shares(self) -> dict[str, float]:
-    """Returns each answer's squared error in units of the variance, mean over what varies."""
+    """Returns each prediction's squared error in units of the variance, over numbers that vary."""
     parts = [self._with_constant(part) for part in self._errors]
     varies = [part["mean"] > 1e-12 * self.count for part in parts]
     count = max(1, sum(int(v.sum()) for v in varies))
@@ -90,28 +112,30 @@ def open_loop(
   spacing: int = 10,
   seed: int = 0,
 ) -> dict[str, Any]:
-  """Dreams along the real actions from many places, at temperature 0, and compares with reality.
+  """Dreams along the real actions at temperature 0, from many steps, and compares with reality.
 
   Args:
-    world_model: any.
-    episodes: whole episodes from their first observation, raw.
-    observation: what an observation is.
-    burn_in: real steps before the first dream of an episode; fewer where episodes are short.
-    spacing: steps from one dream's start to the next one's.
-    seed: of what little noise a dream at temperature 0 has.
+    world_model: the world model.
+    episodes: batches of whole episodes from their first observation, raw.
+    observation: specification of the observations.
+    burn_in: number of observed steps before the first dream of an episode; fewer in short episodes.
+    spacing: number of steps between the starts of two dreams.
+    seed: seed of the remaining noise at temperature 0.
 
   Returns:
-    By number of steps (as a string; missing where no episode is so long):
-    `num_dreams`; `latent`, mean squared errors per latent dimension in standardised units of
-    `dream`, of `still` (predicting no change), of `mean` (that of the very latents asked for) and
-    of `other_actions` (a dream along the actions of another place); `psnr`, if there are images, in
-    dB of decoded images against the real ones, of `dream`, `still` (the last one seen), `mean` and
-    `reconstruction` (what the model makes of the very image: no dream can be expected to do
-    better); `observation`, if there are vectors, the same answers' squared errors in units of the
-    variance; `reward_r2` of the sum of rewards up to there (None if it is always the same).
+    Values by number of steps (as a string; without those that no episode is long enough for):
+    `num_dreams`;
+    `latent`, mean squared errors per latent dimension in standardised units, of `dream`, `still`
+    (the state before the dream), `mean` (the mean of the real latents) and `other_actions` (a dream
+    along the actions of another start);
+    `psnr`, if there are images, in dB of decoded images: `dream`, `still` (the last real image),
+    `mean` and `reconstruction` (the decoded real state, an upper bound on what a dream can reach);
+    `observation`, if there are vectors: squared errors of the same predictions in units of the
+    variance;
+    `reward_r2` of the sum of rewards (None if all sums are equal).
 
   Raises:
-    ValueError: if no dream has a step to be judged by.
+    ValueError: if no dream has a step to compare.
   """
   horizon = max(OPEN_LOOP_STEPS)
   observe = tf.function(lambda batch: observe_sequence(world_model, batch, rng.make_seed(seed)))
@@ -127,7 +151,7 @@ def open_loop(
     if not len(row):
       continue
     start = first + start * spacing
-    # Past the end of an episode a dream goes on along any action, and is not judged.
+    # A dream continues past the end of its episode along arbitrary actions; those steps are unused.
     time = start[:, np.newaxis] + np.arange(1, horizon + 1)
     path = (row[:, np.newaxis], np.minimum(time, last))
     valid = mask[path] & (time <= last)
@@ -184,7 +208,7 @@ def _parts(observation: ObservationSpec, values: Nest) -> list[tuple[Observation
 
 
 def _in_units(part: ObservationPart, values: Any) -> np.ndarray:
-  """Images in [0, 1], vectors as they are: the units that a world model decodes to."""
+  """Returns values in the units that a world model decodes to; images are in [0, 1]."""
   values = np.asarray(values)
   return values / np.float32(255.0) if part.kind == "image" else values
 
@@ -200,7 +224,10 @@ def _by_answer(table: Mapping[str, Mapping[str, float]], figure: Callable[[float
 
 
 def _make_dream(world_model: WorldModel, horizon: int, seed: int) -> Callable[..., Any]:
-  """A function of states `[N]` and actions `[N, H, A]` to states `[H, N]` and returns `[H, N]`."""
+  """Returns a function of states `[N, ...]` and actions `[N, H, A]` that dreams along the actions.
+
+  Its results are the states `[H, N, ...]`, and the sums of rewards so far, `float32[H, N]`.
+  """
 
   @tf.function(reduce_retracing=True)
   def dream(state, actions):
@@ -221,5 +248,5 @@ def _make_dream(world_model: WorldModel, horizon: int, seed: int) -> Callable[..
 
 
 def _rows(nest: Nest, row: np.ndarray, time: np.ndarray) -> Nest:
-  """Places `(row[N], time[N])` of a nest of `[B, T, ...]`."""
+  """Gathers the entries `(row[N], time[N])` of a nest of `[B, T, ...]` into `[N, ...]`."""
   return tf.nest.map_structure(lambda x: tf.gather_nd(x, np.stack([row, time], axis=1)), nest)

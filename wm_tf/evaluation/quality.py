@@ -1,4 +1,4 @@
-"""How good models are on held-out data, and the gates that stop a run with a bad one."""
+"""Quality of fitted models on held-out data, and the gates that stop a run with a bad model."""
 
 from __future__ import annotations
 
@@ -20,24 +20,32 @@ BURN_IN = 10
 
 
 class _PartError:
-  """Squared errors of one part of observations, and those of its mean."""
+  """Squared errors of the reconstruction of one part of observations, and of the part's mean."""
 
   def __init__(self, part: ObservationPart):
     self._is_image = part.kind == "image"
     self._error, self._sum, self._squares = 0, 0, 0
 
   def add(self, observed: np.ndarray, squared_error: np.ndarray) -> None:
-    """Takes a batch: what was observed `[B, ...]`, and the sum over it of the squared errors."""
-    # Sums of whole numbers lose no digit in the difference below.
+    """Adds a batch.
+
+    Args:
+      observed: `[B, ...]`, real values.
+      squared_error: `[...]`, squared errors summed over the batch.
+    """
+    # Integer sums are exact, so the difference in `figures` loses no precision.
     values = observed.astype(np.int64 if self._is_image else np.float64)
     self._error = self._error + squared_error.astype(np.float64)
     self._sum, self._squares = self._sum + values.sum(0), self._squares + (values**2).sum(0)
 
   def figures(self, count: int) -> dict[str, Any]:
-    """Returns `error`, and `baseline`, the error of always answering the mean.
+    """Returns `error`, and `baseline`, the error of predicting the mean.
 
     Of an image, both are sums over its numbers in [0, 1]. Of a vector, both are in units of the
     variance of each number, summed over the numbers that vary.
+
+    Args:
+      count: number of observations.
     """
     variation = self._squares - self._sum / count * self._sum
     if self._is_image:
@@ -51,18 +59,18 @@ class _PartError:
 
 
 def vae_quality(vae: VAE, observations: Iterable[Nest]) -> dict[str, Any]:
-  """Computes held-out figures of a VAE against the best constant answer.
+  """Computes held-out figures of a VAE, compared with the best constant prediction.
 
   Args:
     vae: the model.
     observations: batches of observations, each part `[B, ...]`; read once.
 
   Returns:
-    `parts`, of each part by name: its `kind`, and the `error` of its reconstruction through the
-    posterior mean beside its `baseline`, the error of the mean of these very observations (see
-    `_PartError.figures`); `sse` and `sse_mean_image`, the same summed over images, if there are
-    any; `kl` in nats per observation; `active_dimensions` (more than 0.1 nat on average);
-    `latent_size`.
+    `parts`, for each part by name: its `kind`; the `error` of its reconstruction through the
+    posterior mean; and the `baseline`, the error of the mean of these observations (see
+    `_PartError.figures`). If there are images, also `sse` and `sse_mean_image`, the sums of both
+    over images. `kl` in nats per observation; `active_dimensions`, those of more than 0.1 nat on
+    average; `latent_size`.
 
   Raises:
     ValueError: if there is no observation.
@@ -110,22 +118,22 @@ def vae_quality(vae: VAE, observations: Iterable[Nest]) -> dict[str, Any]:
 def dynamics_quality(
   world_model: WorldModel, episodes: Iterable[Batch], seed: int = 0, burn_in: int = BURN_IN
 ) -> dict[str, Any]:
-  """Computes held-out figures of a dynamics model on whole episodes, against persistence.
+  """Computes held-out figures of a dynamics model on whole episodes, compared with persistence.
 
   Errors are mean squared distances per dimension of `WorldModel.diagnostic_latent`, of dreams at
-  temperature 0 along the real actions.
+  temperature 0 along the real actions. Persistence predicts that the state does not change.
 
   Args:
-    world_model: any.
-    episodes: whole episodes from their first observation, raw or `Embedded`.
-    seed: for posterior samples in the loss.
-    burn_in: real steps before a dream starts; fewer where episodes are short.
+    world_model: the world model.
+    episodes: batches of whole episodes from their first observation, raw or `Embedded`.
+    seed: seed of posterior samples in the loss.
+    burn_in: number of observed steps before the first dream; fewer in short episodes.
 
   Returns:
     `nll_per_dimension` (teacher-forced; None if the model has none), `open_loop` and
-    `open_loop_persistence` by number of steps (as strings; None where no episode is so long),
+    `open_loop_persistence` by number of steps (as strings; None where no episode is long enough),
     `one_step_error`, `persistence_error`, `reward_r2` (None if all rewards are equal), `reward_auc`
-    (some reward above the commonest one or not), `termination_auc` (None without a termination).
+    (of rewards above the most frequent one), `termination_auc` (None without a termination).
 
   Raises:
     ValueError: if there is no step.
@@ -164,7 +172,7 @@ def dynamics_quality(
     if batch_nll is not None:
       nll.append((float(batch_nll), pairs.sum()))
     z = latent.numpy()
-    # Dreams go on past the end of an episode, along no action; what is real there is compared.
+    # Dreams continue past the end of an episode with zero actions; only real steps are compared.
     actions = np.pad(np.asarray(batch.prev_action), [(0, 0), (0, horizon), (0, 0)])
     for start in range(burn_in_of(mask, burn_in), mask.shape[1] - 1, horizon):
       if not mask[:, start + 1].any():
@@ -199,11 +207,14 @@ def dynamics_quality(
 
 
 def burn_in_of(mask: np.ndarray, most: int = BURN_IN) -> int:
-  """Returns how many real steps a dream is burnt in on.
+  """Returns the number of observed steps before a dream.
 
   Args:
-    mask: `bool[B, T]`, false on padding; T is the length of the longest of all episodes.
-    most: that many, unless all episodes end before; then half of the longest.
+    mask: `bool[B, T]`, false on padding; T is the length of the longest episode.
+    most: the number of steps in long episodes.
+
+  Returns:
+    `most` if T - 1 is larger, else half of T - 1, rounded down.
   """
   last = mask.shape[1] - 1
   return most if last > most else last // 2
@@ -215,7 +226,15 @@ def _mean(parts: list[np.ndarray]) -> float | None:
 
 
 def area_under_curve(score: np.ndarray, positive: np.ndarray) -> float | None:
-  """Probability that a positive scores above a negative (ties count half); None without both."""
+  """Returns the area under the ROC curve: the probability that a positive scores above a negative.
+
+  Args:
+    score: `float[S]`.
+    positive: `bool[S]`.
+
+  Returns:
+    The probability, in which ties count half; None without both positives and negatives.
+  """
   num_positive = int(positive.sum())
   num_negative = len(positive) - num_positive
   if not num_positive or not num_negative:
@@ -227,12 +246,20 @@ def area_under_curve(score: np.ndarray, positive: np.ndarray) -> float | None:
 
 
 class QualityGateError(RuntimeError):
-  """A stage's model is not good enough to build the next stage on."""
+  """The model of a stage is not good enough to build the next stage on."""
 
 
 def check_vae(quality: dict[str, Any]) -> None:
-  """Raises `QualityGateError` unless the VAE beats the mean of its observations by far."""
-  # Runs of earlier versions have no figures by part.
+  """Checks that a VAE reconstructs better than the mean observation, and that it uses its latent.
+
+  Args:
+    quality: the result of `vae_quality`.
+
+  Raises:
+    QualityGateError: if the error of a part is not below half of its baseline, or fewer than 2
+      dimensions are active (1 if there is only one).
+  """
+  # Results of earlier versions have no figures by part.
   image = {"kind": "image", "error": quality.get("sse"), "baseline": quality.get("sse_mean_image")}
   parts = quality.get("parts", {"observation": image})
   for name, part in parts.items():
@@ -253,7 +280,14 @@ def check_vae(quality: dict[str, Any]) -> None:
 
 
 def check_dynamics(quality: dict[str, Any]) -> None:
-  """Raises `QualityGateError` unless dreams of up to 10 steps beat persistence."""
+  """Checks that dreams of up to 10 steps are more accurate than persistence.
+
+  Args:
+    quality: the result of `dynamics_quality`.
+
+  Raises:
+    QualityGateError: if they are not, or no held-out episode is long enough to tell.
+  """
   if quality["one_step_error"] is None:
     raise QualityGateError(
       "The dynamics could not be judged: no held-out episode is long enough. Collect more "

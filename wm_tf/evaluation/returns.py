@@ -1,6 +1,6 @@
-"""Returns of an agent in the environment (true) and in the model (fast).
+"""Returns of an agent in the environment (true) and in its world model (fast).
 
-The gap between the two is the headline number of any world model.
+The gap between the two measures how far the world model can be trusted.
 """
 
 from __future__ import annotations
@@ -24,13 +24,16 @@ def evaluate_in_environment(
   seeds: Sequence[int],
   on_episode: Callable[[Any], None] | None = None,
 ) -> EvalResult:
-  """Plays full episodes and keeps their official returns.
+  """Plays full episodes and returns their official returns.
 
   Args:
     pool: environments without training-only options.
-    actor: what plays: an `AgentActor`, a scripted or random policy, a served model.
-    seeds: one per episode; use seeds that training never saw.
-    on_episode: called with each episode's summary as it ends.
+    actor: the actor that plays, such as an `AgentActor`, a scripted policy or a served model.
+    seeds: seed of each of E episodes; use seeds that are not used in training.
+    on_episode: called with the `EpisodeInfo` of each episode when it ends.
+
+  Returns:
+    Returns and lengths in frames, in the order of `seeds`.
   """
   found = {}
   for _, summary in run_episodes(pool, actor, seeds, keep_frames=False):
@@ -55,21 +58,22 @@ def evaluate_in_model(
   initial_return: float = 0.0,
   action_repeat: int = 1,
 ) -> EvalResult:
-  """Plays whole episodes in the dream.
+  """Dreams whole episodes.
 
   Args:
-    world_model: any.
-    policy: what plays.
-    starts: M real states of first frames; episode `e` starts from one drawn by its seed.
+    world_model: the world model.
+    policy: the policy that plays.
+    starts: real states of first observations, a nest of `[M, ...]`; the seed of an episode also
+      draws its start.
     num_decisions: length of an episode.
-    seeds: one per episode; an episode depends on its own seed only.
-    temperature: of the dream.
-    initial_return: what the skipped frames at the start of a real episode bring on average.
+    seeds: seed of each of E episodes; an episode depends on its own seed only.
+    temperature: temperature of the dream.
+    initial_return: mean return of the frames skipped at the start of real episodes, which is added.
     action_repeat: frames per decision, for `length`.
 
   Returns:
-    The expected return given each dream's course: rewards count with the probability that the
-    episode has not terminated before. `length` is the number of frames of a whole dream.
+    The expected return of each dream: rewards are weighted by the probability that the episode has
+    not terminated before. `length` is the number of frames of a whole dream.
   """
   seeds = np.asarray(seeds, np.int64)
   rows = np.array(

@@ -1,8 +1,8 @@
-"""Is what is better in the dream better in the environment? Over many controllers of mixed skill.
+"""Rank correlation of dreamed and real returns, over many controllers of mixed skill.
 
-A few learned controllers are varied until bad, middling and good ones are there; all are dreamed
-from the same states under the same noise, and played (elsewhere) on the same tracks. Their rank
-correlation is the figure that says whether one may select by the dream. Nothing here plays.
+A few trained controllers are varied until there are good, medium and bad ones. All are dreamed from
+the same states under the same noise. Other modules play them in the environment, all on the same
+seeds. The rank correlation tells whether controllers can be selected by their dreamed return.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from wm_tf.policies.networks import Layers, LayersPolicy, Network, controller_ac
 
 
 def mixed_controllers(originals: Mapping[str, Network], num: int, seed: int) -> dict[str, Layers]:
-  """Makes `num` controllers of mixed skill from a few that were learned.
+  """Makes `num` controllers of mixed skill from a few trained ones.
 
-  The first are the originals (half of `num` at most, evenly spread, the first one always) and one
-  that does nothing; then come perturbed, shrunk and blended ones in turn. The variations follow
-  from the seed one after another: more of them begin with the same ones.
+  The first are the originals (at most half of `num`, evenly spaced, always including the first),
+  and a controller whose weights are zero. The others are noisy, shrunk and blended originals in
+  turn. A call with a larger `num` makes the same variations first.
 
   Args:
-    originals: by name, at least one; all of one shape, on one feature space.
+    originals: networks by name, at least one; all with equal shapes and the same features.
     num: N, at least 2.
-    seed: of the variations.
+    seed: seed of the variations.
 
   Returns:
-    Name to layers on the features.
+    Name to layers on the features, N of them.
   """
   names = list(originals)
   places = np.linspace(0, len(names) - 1, min(len(names), max(1, num // 2))).round().astype(int)
@@ -82,18 +82,19 @@ def dream_returns(
   *,
   temperature: float = 1.0,
 ) -> np.ndarray:
-  """Returns that controllers dream of, all from the same states under the same noise.
+  """Computes the dreamed returns of controllers, from the same states and under the same noise.
 
   Args:
-    world_model: any.
-    controllers: N, of one shape.
-    starts: R real states.
-    lengths: L increasing numbers of decisions.
-    seed: of the noise.
-    temperature: of the dreams.
+    world_model: the world model.
+    controllers: N controllers of equal shapes.
+    starts: R real states, a nest of `[R, ...]`.
+    lengths: L ascending numbers of decisions.
+    seed: seed of the noise.
+    temperature: temperature of the dreams.
 
   Returns:
-    `float32[L, N, R]`: rewards up to each length, weighted by the probability of being alive.
+    `float32[L, N, R]`: sums of rewards up to each length, weighted by the probability that the
+    episode has not terminated before.
   """
   num, num_rows = len(controllers), len(tf.nest.flatten(starts)[0])
   layers = [tf.constant(np.stack(layer)) for layer in zip(*controllers, strict=True)]
@@ -128,16 +129,19 @@ def best_dream(
   *,
   temperature: float = 1.0,
 ) -> tuple[Nest, float]:
-  """The dream, of one from each of R states, that brings a controller the most: what it exploits.
+  """Finds the dream of the highest return for a controller, which shows what it exploits.
 
   Args:
-    world_model: any.
-    controller: what plays.
-    starts: R real states.
-    num_decisions, seed, temperature: of the dreams.
+    world_model: the world model.
+    controller: layers of the controller.
+    starts: R real states, a nest of `[R, ...]`; one dream starts from each.
+    num_decisions: H, the length of a dream.
+    seed: seed of the dreams.
+    temperature: temperature of the dreams.
 
   Returns:
-    Its mean observations, as of `WorldModel.decode`, with a leading num_decisions; its return.
+    The dream's mean observations as of `WorldModel.decode`, with leading dimension H, and its
+    return.
   """
   policy = LayersPolicy(world_model, controller)
   imagined, states = imagine(
@@ -160,13 +164,28 @@ def best_dream(
 
 
 def ranks(values: np.ndarray) -> np.ndarray:
-  """Ranks from 1, `float64[N]`; equal values share the mean of their ranks."""
+  """Returns the ranks of numbers, from 1.
+
+  Args:
+    values: `float[N]`.
+
+  Returns:
+    `float64[N]`; equal values share the mean of their ranks.
+  """
   _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
   return (np.cumsum(counts) - (counts - 1) / 2.0)[inverse]
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
-  """Spearman's rank correlation of `a[N]` and `b[N]`; None where one of them is constant."""
+  """Computes Spearman's rank correlation.
+
+  Args:
+    a: `float[N]`.
+    b: `float[N]`.
+
+  Returns:
+    The correlation in [-1, 1]; None if `a` or `b` is constant, or N is below 2.
+  """
   a, b = ranks(a), ranks(b)
   if len(a) < 2 or not a.std() or not b.std():
     return None
@@ -176,10 +195,20 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float | None:
 def rank_correlation_interval(
   a: np.ndarray, b: np.ndarray, seed: int, coverage: float = 0.9, num_draws: int = 1000
 ) -> tuple[float, float] | None:
-  """A bootstrap interval of the rank correlation of `a[N]` and `b[N]`, over their pairs.
+  """Computes a bootstrap interval of the rank correlation, over the pairs `(a[i], b[i])`.
 
-  Pairs carry the noise of their episodes with them; drawing episodes anew as well would count it
-  twice.
+  The pairs are resampled, and the episodes behind each are not: a pair already contains the noise
+  of its episodes, which would count twice otherwise.
+
+  Args:
+    a: `float[N]`.
+    b: `float[N]`.
+    seed: seed of the bootstrap.
+    coverage: probability that the interval covers.
+    num_draws: number of bootstrap samples.
+
+  Returns:
+    The lower and the upper end; None if the correlation is undefined in every sample.
   """
   draws = np.random.default_rng(seed).integers(len(a), size=(num_draws, len(a)))
   found = [rank_correlation(a[rows], b[rows]) for rows in draws]
@@ -191,12 +220,20 @@ def rank_correlation_interval(
 
 
 def reliability(scores: np.ndarray) -> float | None:
-  """How much of the differences of the row means of `scores[N, E]` is not chance: 0 to 1.
+  """Estimates the share of the variance between row means that is not noise.
 
-  `1 - residual / between rows`, by a two-way analysis of variance; columns are what the rows have
-  in common, such as tracks (Hoyt 1941, "Test Reliability Estimated by Analysis of Variance"). No
-  other figure can be expected to correlate with the row means better than its square root. None
-  below two rows or columns, or where all rows are equal.
+  It is `1 - residual / between rows` by a two-way analysis of variance. Columns are common to all
+  rows, such as seeds. No predictor of the row means can be expected to correlate with them better
+  than the square root of the reliability.
+
+  Args:
+    scores: `float[N, E]`.
+
+  Returns:
+    A number in [0, 1]; None with fewer than two rows or columns, or if all row means are equal.
+
+  References:
+    Hoyt 1941, "Test Reliability Estimated by Analysis of Variance".
   """
   num, columns = scores.shape
   if num < 2 or columns < 2:
@@ -211,20 +248,23 @@ def reliability(scores: np.ndarray) -> float | None:
 
 
 def transfer(dream: np.ndarray, real: np.ndarray, chosen: int, seed: int) -> dict[str, Any]:
-  """How the returns of N controllers in the dream go with those in the environment.
+  """Compares the returns of N controllers in the dream and in the environment.
 
   Args:
-    dream: `[N, R]`.
-    real: `[N, E]`; column e is the same track for all.
-    chosen: row of the controller that the run settled on.
-    seed: of the bootstrap.
+    dream: `float[N, R]`, dreamed returns.
+    real: `float[N, E]`, real returns; column e has the same seed for all controllers.
+    chosen: row of the controller that the run has chosen.
+    seed: seed of the bootstrap.
 
   Returns:
     `rank_correlation` of the means (Spearman) and its 90% `interval`; `reliability` of the real
-    means, and `ceiling`, the correlation that a perfect dream could be expected to show at this
-    number of episodes; `gap`, dream minus real: `mean` over all, `chosen`, and `favourites` (the
-    quarter that the dream likes best: well above the mean is what exploitation looks like);
-    `regret`, what the best controller really earns beyond the dream's favourite.
+    means, and `ceiling`, its square root: the correlation expected of a perfect dream at this
+      number
+    of episodes; `gap`, dream minus real: the `mean` over all controllers, of the `chosen` one, and
+    of the `favourites` (the quarter with the best dreamed returns; if it is well above the mean,
+    the controllers exploit the model); `regret`, the best real mean minus that of the controller
+    with the best dreamed mean; `real_spread`, the standard deviation of the real means; and the
+    numbers `num_controllers`, `num_episodes` and `num_dreams`.
   """
   dream_mean, real_mean = dream.mean(1), real.mean(1)
   gaps = dream_mean - real_mean

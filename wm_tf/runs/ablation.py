@@ -1,7 +1,8 @@
-"""What each part of a run is worth: variants of it, fitted on its own data and played.
+"""Ablation study of a run: fits variants of it to the run's own data and evaluates them.
 
-A variant takes rollouts and VAE from another run, which is only read, and fits dynamics and a
-controller once. It is compared with `all_data`, which changes nothing.
+A variant uses the rollouts and the VAE of another run, the source, which is only read. It fits a
+dynamics and trains a controller once. Compare it with the variant `all_data`, which changes
+nothing. The variant `brownian` is a complete run with rollouts of its own.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from wm_tf.runs.run import Run
 from wm_tf.runs.two_stage import TwoStage
 from wm_tf.runs.workdir import WorkdirError, read_json, say, write_json
 
-# Its tracks are validation tracks, but neither the run's own (iteration 0) nor the doctor's (1).
+# Stream of validation seeds. Stream 0 chooses the run's controller, and stream 1 is the doctor's.
 _TRACKS = 2
 
 
@@ -33,12 +34,13 @@ class Variant:
   """One row of the table.
 
   Attributes:
-    words: what is different, for the table.
-    overrides: of the run's configuration.
-    data: `all` of the rollouts, the `first` (before any iteration), or `own`.
-    frozen_rnn: whether the recurrent network stays as it was initialised.
-    latent_only: whether the controller sees nothing of the recurrent network.
-    dynamics_of: the variant whose dynamics it uses, if it need not fit its own.
+    words: description of the change, for the table.
+    overrides: overrides of the run's configuration.
+    data: which rollouts it uses: `all`, the `first` ones (collected before any controller was
+      trained), or its `own` (the variant is a complete run).
+    frozen_rnn: whether the recurrent network keeps its initial weights.
+    latent_only: whether the controller sees zeros in place of the recurrent state.
+    dynamics_of: name of the variant whose dynamics it uses; None to fit its own.
   """
 
   words: str
@@ -62,7 +64,7 @@ VARIANTS = {
   ),
   "z_only": Variant(
     "the controller does not see the hidden state",
-    ("controller.hidden_components=0",),  # Nothing to search where there is nothing to see.
+    ("controller.hidden_components=0",),  # The hidden state is zeros; there is nothing to search.
     latent_only=True,
     dynamics_of="all_data",
   ),
@@ -103,7 +105,15 @@ VARIANTS = {
 
 
 def latent_only(dynamics: type[LatentDynamics]) -> type[LatentDynamics]:
-  """A world model that shows a controller the latent, and zeros for the recurrent state."""
+  """Returns a subclass of a dynamics class that hides the recurrent state from policies.
+
+  Args:
+    dynamics: a class such as `MDNRNN` or `Ensemble`.
+
+  Returns:
+    The subclass. Its `features`, `float32[..., F]`, are those of `dynamics` in the columns of the
+    latent, and zeros in the columns of the recurrent state.
+  """
 
   class LatentOnly(dynamics):
     def features(self, state):
@@ -113,22 +123,30 @@ def latent_only(dynamics: type[LatentDynamics]) -> type[LatentDynamics]:
 
 
 class VariantFamily(TwoStage):
-  """A family whose VAE and latents are another run's, and whose dynamics may differ."""
+  """A two-stage family that reads the VAE and the latents of the source run."""
 
   run: VariantRun
 
   def vae(self, iteration):
+    """Returns the VAE of the source run, at its last iteration that counts. See `TwoStage.vae`."""
     return self.run.source.family.vae(self.run.last)
 
   def encode(self, iteration):
+    """Checks that the source run has its latents; writes nothing. See `TwoStage.encode`.
+
+    Raises:
+      WorkdirError: if the latents of a rollout folder do not exist.
+    """
     for folder in self.run.sequence_folders(iteration):
       if not (folder / rollouts.MANIFEST).exists():
         raise WorkdirError(f"{folder} does not exist; run trainers.train_dynamics first.")
 
   def sequences(self, folder, iteration):
+    """Returns the source run's folder of latents for a rollout folder. See `Family.sequences`."""
     return self.run.source.family.sequences(folder, self.run.last)
 
   def new_dynamics(self, vae):
+    """Returns an untrained dynamics with the variant's changes. See `TwoStage.new_dynamics`."""
     config, space = self.run.config.dynamics, self.run.spec.action_space
     kind = dynamics_class(config)
     if self.run.variant.latent_only:
@@ -140,7 +158,7 @@ class VariantFamily(TwoStage):
 
 
 class VariantRun(Run):
-  """A run whose rollouts and VAE are another one's; it has only an iteration 0, on all of them."""
+  """A run with the rollouts and the VAE of the source run. It has a single iteration, 0."""
 
   def __init__(
     self,
@@ -155,20 +173,22 @@ class VariantRun(Run):
     """Describes a variant.
 
     Args:
-      workdir, config, seed: as of `Run`.
-      source: the other run.
-      last: its iteration up to which rollouts are used.
-      variant: what is different.
-      dynamics: the run whose dynamics it uses; its own if None.
+      workdir, config, seed: see `Run`.
+      source: the source run.
+      last: the last iteration of `source` whose rollouts are used.
+      variant: the change.
+      dynamics: the run whose dynamics is used; None to fit its own.
     """
     self.source, self.last, self.variant = source, last, variant
     self._dynamics = dynamics
     super().__init__(workdir, config=config, seed=seed, force=True)
 
   def make_family(self):
+    """Makes a `VariantFamily`. See `LearnedRun.make_family`."""
     return VariantFamily(self)
 
   def path(self, stage, iteration):
+    """Returns the folder of a stage, in the workdir of its owner. See `RunFolder.path`."""
     if stage == "data":
       return self.source.path(stage, iteration)
     if stage == "dynamics" and self._dynamics is not None:
@@ -176,6 +196,7 @@ class VariantRun(Run):
     return super().path(stage, iteration)
 
   def data_folders(self, iteration):
+    """Returns the rollout folders of the source run. See `RunFolder.data_folders`."""
     return self.source.data_folders(self.last)
 
 
@@ -183,12 +204,13 @@ class Ablations:
   """All variants of a run.
 
   Args:
-    source: the run.
-    folder: where to write.
-    num_episodes: real episodes, and dreams, that a controller is judged by.
-    fit_seed: if not None, dynamics are fitted with this seed only, and used for all.
-    last: the last iteration of the run that counts; its last validated one if None.
-    changes: overrides of the run's configuration for all variants.
+    source: the source run.
+    folder: the folder to write to.
+    num_episodes: number of real episodes, and of dreams, that each controller is evaluated on.
+    fit_seed: seed of every fit of the dynamics, which all seeds of a variant then share; None to
+      fit a dynamics for each seed.
+    last: the last iteration of `source` to use; None for its last validated one.
+    changes: overrides of the run's configuration, applied to all variants.
   """
 
   def __init__(
@@ -207,7 +229,12 @@ class Ablations:
     self.config = config_lib.override(source.config, changes)
 
   def variant_run(self, name: str, seed: int) -> Run:
-    """The run of a variant, not yet entered."""
+    """Returns the run of a variant, not yet entered.
+
+    Args:
+      name: key of `VARIANTS`.
+      seed: seed of the variant's fits.
+    """
     variant, folder = VARIANTS[name], self.folder / name / f"seed{seed}"
     config = config_lib.override(self.config, variant.overrides)
     if variant.data == "own":
@@ -216,13 +243,21 @@ class Ablations:
     return VariantRun(folder, config, seed, self.source, last, variant, self._fitted(name, seed))
 
   def _fitted(self, name: str, seed: int) -> Run | None:
-    """The run whose dynamics a variant uses, not yet entered; None if it is to fit its own."""
+    """Returns the run whose dynamics a variant uses, not yet entered; None if it fits its own."""
     owner = VARIANTS[name].dynamics_of or name
     owner_seed = seed if self.fit_seed is None else self.fit_seed
     return None if (owner, owner_seed) == (name, seed) else self.variant_run(owner, owner_seed)
 
   def row(self, name: str, seed: int) -> dict[str, Any]:
-    """Fits and plays a variant, unless that is done; returns its figures."""
+    """Fits and evaluates a variant. If that was done before, reads the result.
+
+    Args:
+      name: key of `VARIANTS`.
+      seed: seed of the variant's fits and of its validation episodes.
+
+    Returns:
+      The result of `judge`, and `seconds`, the time that the variant's stages took.
+    """
     path = self.folder / name / f"seed{seed}" / f"result_{self.num_episodes}.json"
     if path.exists():
       say(f"{name}, seed {seed}: done before.")
@@ -244,7 +279,18 @@ class Ablations:
     return result
 
   def judge(self, run: Run, iteration: int, seed: int) -> dict[str, Any]:
-    """The figures of a run's controller and of the model that it was dreamed up in."""
+    """Evaluates the controller of a run and its world model.
+
+    Args:
+      run: an entered run.
+      iteration: iteration of the controller and of the world model.
+      seed: seed of the validation episodes.
+
+    Returns:
+      `episodes`, the number of episodes that the world model was fitted to; `dynamics`, its
+      held-out figures; `in_model` and `in_environment`, scores as `Run.evaluate` returns; for an
+      ensemble also `disagreement`.
+    """
     agent = run.agent("controller", iteration)
     tracks = episode_seeds("validation", seed, self.num_episodes, _TRACKS)
     episodes = [rollouts.load_manifest(f).episodes for f in run.data_folders(iteration)]
@@ -260,7 +306,14 @@ class Ablations:
     return result
 
   def as_it_is(self, seed: int) -> dict[str, Any]:
-    """The figures of the run's own chosen controller."""
+    """Evaluates the chosen controller of the source run. If that was done before, reads the result.
+
+    Args:
+      seed: seed of the validation episodes.
+
+    Returns:
+      The result of `judge`, and `seconds`, the time that the run's stages took.
+    """
     path = self.folder / "as_it_is" / f"seed{seed}" / f"result_{self.num_episodes}.json"
     if not path.exists():
       result = self.judge(self.source, self.source.best_iteration(self.last), seed)
@@ -270,7 +323,15 @@ class Ablations:
 
 
 def applicable(source: config_lib.ExperimentConfig, names: Sequence[str]) -> list[str]:
-  """Those variants that are not what the run is already."""
+  """Leaves out variants that equal the run itself.
+
+  Args:
+    source: configuration of the run.
+    names: keys of `VARIANTS`.
+
+  Returns:
+    The names whose overrides change `source`, or that have none, in the given order.
+  """
   kept = []
   for name in names:
     if VARIANTS[name].overrides and (
@@ -283,7 +344,15 @@ def applicable(source: config_lib.ExperimentConfig, names: Sequence[str]) -> lis
 
 
 def to_markdown(table: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-  """The table of all variants: means over their fits, and the spread of the fits' mean returns."""
+  """Formats the results of all variants as a table: means over fits, and standard deviations.
+
+  Args:
+    table: name of the variant to its results, one of each fit, as `Ablations.row` returns.
+
+  Returns:
+    The table in Markdown. `±` is the standard deviation over episodes, and `fits ±` the one of the
+    fits' mean returns.
+  """
   lines = [
     "| variant | what is different | episodes | NLL a dimension | error 10 steps ahead | reward R² "
     "| in the dream | in the environment | dream minus environment | fits x episodes | minutes |",

@@ -1,4 +1,4 @@
-"""What `--agent` names: a baseline, a run's own agent, a SavedModel, or a served model."""
+"""Actors from outside a run: SavedModels and served models."""
 
 from __future__ import annotations
 
@@ -13,15 +13,18 @@ from wm_tf.runs.playing import environment_spec
 
 
 def foreign_actor(name: str, config: config_lib.ExperimentConfig) -> Actor:
-  """Returns an agent from outside of any run, after checking that it is for the environment.
+  """Loads an agent from outside any run, and checks that it is for the configured environment.
 
   Args:
-    name: the folder of a SavedModel, or a served model as `grpc://host:port/model`, perhaps with
-      `/versions/7` or `/labels/canary` after it; `grpcs://` for TLS.
-    config: names the environment.
+    name: the folder of a SavedModel, or a served model as `grpc://host:port/model`, optionally with
+      `/versions/7` or `/labels/canary` at the end; `grpcs://` for TLS.
+    config: configuration that names the environment.
+
+  Returns:
+    The actor.
 
   Raises:
-    ConfigError: if it cannot be loaded or called, or is for another environment.
+    ConfigError: if the model cannot be loaded or called, or is for another environment.
   """
   try:
     actor, made_for = _served_actor(name) if is_address(name) else _saved_actor(name)

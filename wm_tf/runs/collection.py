@@ -1,4 +1,4 @@
-"""Collecting the rollouts of a run: exploration at first, then its own controllers."""
+"""Collects the rollouts of a run: by exploration in iteration 0, then by its own controllers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 
 
 def check_options(run: LearnedRun) -> None:
-  """Refuses settings of the collection that the environment has no option for.
+  """Checks that the environment has the options that the collection's settings need.
+
+  Args:
+    run: the run.
 
   Raises:
-    ConfigError: with the field to change.
+    ConfigError: if it lacks one; the message names the field to change.
   """
   settings, name = run.config.collect, run.config.environment
   known = training_options(name)
@@ -39,11 +42,12 @@ def check_options(run: LearnedRun) -> None:
 
 
 def collect_iteration(run: LearnedRun, iteration: int) -> None:
-  """Collects the rollouts of an iteration, unless they are there.
+  """Collects the rollouts of an iteration that do not exist yet.
 
   Args:
     run: the run.
-    iteration: exploration at 0; later the controller of the iteration before, with noise.
+    iteration: 0 collects by exploration policies; later iterations use the controller of the
+      previous iteration with noise.
   """
   settings = run.config.collect
   num = settings.episodes_per_iteration if iteration else settings.num_episodes
@@ -68,7 +72,7 @@ def _collect(
   random_start: bool,
 ) -> None:
   settings = run.config.collect
-  options: dict[str, Any] = {}  # Environments that have no such options are not given them.
+  options: dict[str, Any] = {}  # Only what is set: other environments lack these options.
   if settings.stop_after_idle_decisions:
     options["stop_after_idle_decisions"] = settings.stop_after_idle_decisions
   if random_start:

@@ -1,7 +1,7 @@
-"""Several ways to train a controller in one dream, with equal wall-clock time each.
+"""Compares methods of training a controller in the same dream, with equal wall-clock time each.
 
-The methods take turns, so that whatever else the machine does costs each of them the same. The
-first step of each, which compiles it, is not counted.
+The methods take turns, so that load from other processes affects all of them alike. The first step
+of each method, which compiles it, is not timed.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ from wm_tf.runs.workdir import read_json, say, write_json
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import progress
 
-# Of its evaluation tracks and dreams: not those of the run's own results (iteration 0).
+# Stream of evaluation seeds. Stream 0 is that of the run's own results.
 _TRACKS = 1
 
 
 class DreamData(NamedTuple):
-  """What all methods dream in."""
+  """The data that all methods train on."""
 
   world_model: WorldModel
-  features: np.ndarray  # float32[M, F], real ones.
-  starts: Nest
-  rewards: list[np.ndarray]  # Of real episodes, each float32[T].
+  features: np.ndarray  # float32[M, F], of real states.
+  starts: Nest  # Real states `[S, ...]` that dreams start from.
+  rewards: list[np.ndarray]  # float32[T] of each real episode.
 
 
 class Contestant:
-  """One method, and what it has spent so far.
+  """One method, with its learner and the time that it has used.
 
   Args:
-    method: its name.
-    source: the run whose world model it dreams in.
-    data: the world model and where its dreams start.
-    folder: where its checkpoints, its controller and its result are.
-    seed: of its first weights and its dreams.
+    method: name of the method; one of `METHODS`.
+    source: the run whose world model is used.
+    data: the world model and its data.
+    folder: the folder of the method's checkpoints, controller and result.
+    seed: seed of the initial weights and the dreams.
   """
 
   def __init__(self, method: str, source: Run, data: DreamData, folder: Path, seed: int):
@@ -63,11 +63,11 @@ class Contestant:
 
   @property
   def result(self) -> Path:
-    """The file that holds what came of it."""
+    """The file that holds the result of `judge`."""
     return self.folder / "result.json"
 
   def prepare(self) -> None:
-    """Begins, or goes on where a killed run has stopped."""
+    """Starts the learner, or restores it from the latest checkpoint."""
     self._learner.begin(self._data.features, None, self._data.rewards)
     found = self._saved.restore({"learner": self._learner.state(), "spent": self.spent})
     if found is not None:
@@ -75,7 +75,12 @@ class Contestant:
       self.spent = found[1]["spent"]
 
   def train(self, seconds: float, total: float) -> None:
-    """Takes a turn of so many seconds, of the `total` that there are."""
+    """Trains for one turn, and saves a checkpoint.
+
+    Args:
+      seconds: duration of the turn.
+      total: training time of the method over all turns, in seconds.
+    """
     if self.spent["seconds"]:
       self._learner.anneal_over(round(total * self.spent["steps"] / self.spent["seconds"]))
     if not self._compiled:
@@ -96,7 +101,13 @@ class Contestant:
     self.spent["steps"] += 1
 
   def judge(self, num_episodes: int, iteration: int, details: Mapping[str, Any]) -> None:
-    """Plays, exports the controller, and writes the result."""
+    """Exports the controller, evaluates it, and writes the result.
+
+    Args:
+      num_episodes: number of real episodes, and of dreams.
+      iteration: iteration of the world model.
+      details: configuration to store with the export; JSON-able.
+    """
     self._learner.finish()
     checkpoints.save_nest(self.folder / "controller.npz", self._learner.policy_state())
     source = self._source
@@ -119,14 +130,19 @@ class Contestant:
 def compare(
   source: Run, iteration: int, methods: Sequence[str], folder: Path, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """Trains and judges each method that has no result yet; returns those of all.
+  """Trains and evaluates each method that has no result yet.
 
   Args:
     source: the run.
-    iteration: whose world model.
-    methods: their names.
-    folder: where to write.
-    settings: `seconds`, `turn`, `episodes`, `seed`.
+    iteration: iteration of the world model.
+    methods: names of the methods.
+    folder: the folder to write to.
+    settings: `seconds` of training for each method, seconds of a `turn`, number of `episodes`, and
+      `seed`.
+
+  Returns:
+    Name of each method to its result: `steps`, `seconds`, `cpu_seconds`, `compile_seconds`,
+    `model_steps`, metrics of `training`, and the scores `in_model` and `in_environment`.
   """
   missing = [name for name in methods if not (folder / name / "result.json").exists()]
   for name in methods:
@@ -166,7 +182,14 @@ def _dreamed(contestant: Contestant) -> float:
 
 
 def to_text(results: Mapping[str, Mapping[str, Any]]) -> str:
-  """The table, in Markdown."""
+  """Formats results as a table.
+
+  Args:
+    results: the result of `compare`.
+
+  Returns:
+    The table in Markdown.
+  """
   lines = [
     "| method | in the model | in the environment | gap | n | model steps | seconds "
     "| CPU-seconds | compiling |",

@@ -1,4 +1,4 @@
-"""Training the controller of an iteration in the dreams of its world model."""
+"""Trains the controller of an iteration in the dreams of its world model."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ _DISTRIBUTION = "distribution.npz"
 
 
 def train_controller(run: Run, iteration: int) -> None:
-  """Trains a controller in the dream of an iteration, or goes on where a killed call stopped.
+  """Trains a controller in the dreams of an iteration; continues where a killed call stopped.
 
   Args:
-    run: the run.
-    iteration: whose world model.
+    run: the run, entered.
+    iteration: iteration of the world model.
 
   Raises:
-    NonFiniteLossError: if learning gives NaN or infinity for several steps in a row.
+    NonFiniteLossError: if a shown metric is NaN or infinite for 10 steps in a row.
   """
   folder = run.path("controller", iteration)
   saved = checkpoints.Checkpoints(folder / "checkpoints")
@@ -95,15 +95,16 @@ def train_controller(run: Run, iteration: int) -> None:
 
 
 def dream_data(run: LearnedRun, model: WorldModel, iteration: int) -> tuple[np.ndarray, Nest]:
-  """Returns what a learner is given of all rollouts so far.
+  """Returns the data of all rollouts so far that a learner needs.
 
   Args:
     run: the run.
-    model: the world model of an iteration.
-    iteration: which one.
+    model: the world model of the iteration.
+    iteration: the iteration; rollouts up to it are used.
 
   Returns:
-    Features `float32[M, F]` of real states, and the real states that dreams start from.
+    Features `float32[M, F]` of real states, and the real states that dreams start from: a nest of
+    `[S, ...]`.
   """
   seed = _dream_seed(run, iteration)
   episodes = datasets.episodes_dataset(run.sequence_folders(iteration), batch_size=16)
@@ -114,7 +115,15 @@ def dream_data(run: LearnedRun, model: WorldModel, iteration: int) -> tuple[np.n
 
 
 def real_rewards(run: LearnedRun, iteration: int) -> list[np.ndarray]:
-  """Returns the rewards of each episode so far, `float32[T]`."""
+  """Returns the rewards of all episodes so far.
+
+  Args:
+    run: the run.
+    iteration: the last iteration whose rollouts are read.
+
+  Returns:
+    One `float32[T]` for each episode: the reward of each of its T decisions.
+  """
   found = []
   for batch in datasets.episodes_dataset(run.sequence_folders(iteration), batch_size=16):
     mask = np.asarray(batch.mask & ~batch.is_first)
@@ -127,7 +136,7 @@ def _dream_seed(run: LearnedRun, iteration: int) -> int:
 
 
 def _start_draws(run: LearnedRun, seed: int) -> list[Draw]:
-  """Draws of real states for dreams to start from; see `ControllerConfig.start_window`."""
+  """Returns the draws of the states that dreams start from; see `ControllerConfig.start_window`."""
   settings = run.config.controller
   if not settings.start_window:
     return [Draw(settings.num_starts, seed)]

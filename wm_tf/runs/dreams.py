@@ -1,4 +1,4 @@
-"""Dreams by name: the entry points of `wm_tf/Dream-v0`, and the models and starts they read."""
+"""Entry points of `wm_tf/Dream-v0`, and loading of the models and states that they need."""
 
 from __future__ import annotations
 
@@ -25,27 +25,33 @@ from wm_tf.runs.learned import LearnedRun
 from wm_tf.runs.workdir import WorkdirError
 
 STARTS = ("anywhere", "rewarded", "first")
-_NUM_EPISODES = 64  # Of the data, drawn at random, that starts are taken from.
-_CACHE_SIZE = 4  # Dreams kept, so that environments of one dream are compiled once.
+_NUM_EPISODES = 64  # Number of episodes, drawn at random, that starts are drawn from.
+_CACHE_SIZE = 4  # Number of dreams kept, so that environments of one dream are compiled once.
 
 
 def make_dream_env(**options) -> DreamEnv:
-  """Makes one dream.
+  """Makes an environment that dreams.
 
   Args:
-    **options: of `load_dream`, and `horizon`, `observation` and `render_mode` of `DreamEnv`. The
-      default `horizon` is a full episode of the environment.
+    **options: arguments of `load_dream`, and `horizon`, `observation` and `render_mode` of
+      `DreamEnv`. The default of `horizon` is a full episode of the real environment.
+
+  Returns:
+    The environment.
   """
   dream, options = _split(options)
   return DreamEnv(dream, **options)
 
 
 def make_dream_vector_env(num_envs: int = 1, **options) -> DreamVectorEnv:
-  """Makes many dreams, which take a step in one compiled call.
+  """Makes a vector environment of dreams, which takes all steps in one compiled call.
 
   Args:
-    num_envs: how many.
-    **options: as of `make_dream_env`.
+    num_envs: number of dreams.
+    **options: see `make_dream_env`.
+
+  Returns:
+    The vector environment.
   """
   dream, options = _split(options)
   return DreamVectorEnv(dream, num_envs, **options)
@@ -67,16 +73,17 @@ def load_dream(
 
   Args:
     workdir: the folder of a run with a trained world model.
-    savedmodel: an exported world model, instead of a run. Dreams then begin with one of `frames`.
-    frames: S first observations of episodes, of any kind: an array `[S, ...]`, a dict of arrays by
-      name of the part, or a `.npy` or `.npz` file of these; as the environment shows them or as
-      the agent sees them.
-    iteration: of the run; by default that of the chosen controller, or the last one trained.
-    starts: which states of the run's data dreams begin in: `anywhere`, where something was
-      `rewarded` recently, or the `first` ones of episodes. Each is burnt in on all of its episode
-      before it, and none is terminal.
-    num_starts: how many.
-    start_seed: of their draw.
+    savedmodel: the folder of an exported world model, in place of `workdir`. It needs `frames`.
+    frames: S first observations of episodes, which dreams of `savedmodel` start from: an array
+      `[S, ...]`, a dict of arrays by name of the part, or a `.npy` or `.npz` file of these. They
+      may be the environment's own observations, or those that the agent sees.
+    iteration: iteration of the run; by default that of the chosen controller, or the last trained
+      one if no controller is validated.
+    starts: which states of the run's data dreams start from: `anywhere`; `rewarded`, where a reward
+      was received recently; or `first`, the first states of episodes. Each state has observed all
+      of its episode before it, and none is terminal.
+    num_starts: number of states to draw.
+    start_seed: seed of the draw.
     temperature, disagreement_penalty: see `Dream`.
 
   Returns:
@@ -85,7 +92,7 @@ def load_dream(
   Raises:
     WorkdirError: if there is no run, or it has no trained world model.
     FileNotFoundError: if there is no SavedModel, or no file of that name.
-    ValueError: if the arguments do not fit together, or `frames` not the environment.
+    ValueError: if the arguments do not fit together, or `frames` do not fit the environment.
   """
   options = {"temperature": temperature, "disagreement_penalty": disagreement_penalty}
   if (workdir is None) == (savedmodel is None):
@@ -167,8 +174,8 @@ class _Observations:
   """First observations `[S, ...]`, hashable by their content.
 
   Attributes:
-    digest: of names, shapes, dtypes and numbers.
-    arrays: by name of the part; of one array the name is empty.
+    digest: SHA-256 of names, shapes, dtypes and values.
+    arrays: array `[S, ...]` of each part by its name; the name is empty for a single array.
   """
 
   digest: str
@@ -176,7 +183,17 @@ class _Observations:
 
   @classmethod
   def of(cls, frames: Nest | str | os.PathLike) -> _Observations:
-    """Reads observations from memory or from a file."""
+    """Reads observations from memory or from a file.
+
+    Args:
+      frames: see `load_dream`.
+
+    Returns:
+      The observations.
+
+    Raises:
+      ValueError: if parts have different numbers of observations, or none.
+    """
     if isinstance(frames, str | os.PathLike):
       frames = _read_arrays(Path(frames).expanduser())
     arrays = dict(frames) if isinstance(frames, Mapping) else {"": frames}
@@ -193,7 +210,14 @@ class _Observations:
     return cls(digest.hexdigest(), arrays)
 
   def for_model(self, model: SavedWorldModel) -> Nest:
-    """Returns one array or a dict, as the model observes."""
+    """Returns the observations in the form that a model takes.
+
+    Args:
+      model: the world model.
+
+    Returns:
+      An array `[S, ...]` if the model observes a single array, else a dict of arrays by name.
+    """
     if model.observation.is_array and len(self.arrays) == 1:
       return next(iter(self.arrays.values()))
     return self.arrays.get("", self.arrays)
@@ -219,12 +243,12 @@ def _read_run(workdir: Path) -> LearnedRun:
 
 
 def _weights(run: LearnedRun, iteration: int) -> Path:
-  """The file of a world model's weights, which its family's last fit leaves."""
+  """Returns the file of a world model's weights, which the last fit of its family writes."""
   return run.path(tuple(run.family.fits)[-1], iteration) / "weights.npz"
 
 
 def _newest(run: LearnedRun) -> int:
-  """The iteration whose controller was chosen, or the last one with a trained world model."""
+  """Returns the iteration of the chosen controller, or the last one with a trained world model."""
   if run.validations():
     return run.best_iteration()
   fit = tuple(run.family.fits)[-1]
@@ -237,7 +261,7 @@ def _newest(run: LearnedRun) -> int:
 
 
 def _split(options: dict[str, Any]) -> tuple[Dream, dict[str, Any]]:
-  """Returns the dream that options describe, and the options of the environment."""
+  """Returns the dream that options describe, and the remaining options of the environment."""
   env = {key: options.pop(key) for key in ("observation", "render_mode") if key in options}
   horizon = options.pop("horizon", None)
   dream, num_decisions = load_dream(**options)

@@ -1,6 +1,6 @@
-"""The examination of a run's world model: gathers data and models, plays, and makes the films.
+"""Examination of a run's world model: measures it, plays controllers, and draws film strips.
 
-The workdir is only read; whatever is written goes to a folder of the examination's own.
+The workdir is only read. Results are written to a separate folder.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import read_json, say, write_json
 from wm_tf.training.loggers import progress
 
-# Its tracks are validation tracks, but not those that choose the controller (iteration 0).
+# Stream of validation seeds. Stream 0 chooses the run's controller.
 _TRACKS = 1
-_ROWS = 4  # Episodes at a time: their observations are in memory.
-_MAX_HELD = 8  # Rows of a film strip.
+_ROWS = 4  # Batch size of episodes, whose observations are in memory.
+_MAX_HELD = 8  # Largest number of rows in a film strip.
 
 
 class Examination:
-  """Everything that is measured of the world model of one iteration.
+  """All measurements of the world model of one iteration.
 
   Args:
     run: the run.
-    iteration: which of its models.
-    folder: where to keep what was played.
-    seed: of controllers, tracks, starts and noise.
+    iteration: iteration of the model.
+    folder: the folder that keeps the returns of played episodes.
+    seed: seed of controllers, episodes, starts and noise.
   """
 
   def __init__(self, run: Run, iteration: int, folder: Path, seed: int):
@@ -55,14 +55,29 @@ class Examination:
   # --- Against held-out data ------------------------------------------------------------------
 
   def held_out(self, num_episodes: int) -> tf.data.Dataset:
-    """Held-out episodes with their frames, in random order: the oldest folders would come first."""
+    """Returns held-out episodes with their observations, in random order over all rollout folders.
+
+    Args:
+      num_episodes: number of episodes, rounded up to a multiple of the batch size.
+
+    Returns:
+      A dataset of `Batch`.
+    """
     episodes = datasets.episodes_dataset(
       self._folders, batch_size=_ROWS, seed=self.seed, **self._split
     )
     return episodes.take(-(-num_episodes // _ROWS))
 
   def figures(self, num_episodes: int) -> dict[str, Any]:
-    """What `doctor.json` says of the model by itself, from at most `num_episodes` episodes."""
+    """Measures the model on held-out data.
+
+    Args:
+      num_episodes: largest number of episodes to use.
+
+    Returns:
+      Sections of `doctor.json`: figures of observations by name of the fit, `dynamics`,
+      `open_loop`, `reward_calibration`, `termination_calibration` and `action_sensitivity`.
+    """
     run, model, episodes = self.run, self.model, self.held_out(num_episodes)
     say("Held-out frames ...")
     frames = datasets.observations_dataset(
@@ -97,7 +112,15 @@ class Examination:
   # --- Dream against reality ------------------------------------------------------------------
 
   def controllers(self, num: int) -> dict[str, transfer.Layers]:
-    """Controllers of mixed skill on this model's features, the iteration's own first."""
+    """Makes controllers of mixed skill on the features of this model.
+
+    Args:
+      num: number of controllers.
+
+    Returns:
+      Name to layers; the first controller is that of the iteration itself. See
+      `transfer.mixed_controllers`.
+    """
     found = {f"iteration {self.iteration}": transfer.Network.of(self.agent.policy)}
     for path in sorted(self.run.workdir.glob("controller/*/controller.npz"), reverse=True):
       iteration = int(path.parent.name)
@@ -108,18 +131,33 @@ class Examination:
 
   @functools.cached_property
   def initial_return(self) -> float:
-    """What the frames that are skipped at the start of an episode bring on average."""
+    """The mean return of the frames that are skipped at the start of an episode."""
     return self.run.initial_return()
 
   @functools.cache  # noqa: B019
   def first_states(self, num: int) -> Nest:
-    """States of real episodes' first frames, which full dreams start from."""
+    """Returns states of real first observations, which full dreams start from.
+
+    Args:
+      num: largest number R of states.
+
+    Returns:
+      A nest of `[R, ...]`.
+    """
     return self.run.first_states(self.model, num, self.iteration, seed=self.seed)
 
   def real_returns(
     self, controllers: Mapping[str, transfer.Layers], seeds: Sequence[int]
   ) -> np.ndarray:
-    """Plays what has not been played before; `float32[N, E]`."""
+    """Plays controllers in the environment. Returns that were measured before are read from a file.
+
+    Args:
+      controllers: name to layers of N controllers.
+      seeds: seeds of E episodes, which all controllers play.
+
+    Returns:
+      Official returns `float32[N, E]`.
+    """
     path = self.folder / "real_returns.json"
     known = read_json(path) if path.exists() else {}
     weights = self.run.path("dynamics", self.iteration) / "weights.npz"
@@ -153,7 +191,18 @@ class Examination:
     return np.array(returns, np.float32)
 
   def compare(self, num: int, num_episodes: int, num_dreams: int) -> dict[str, Any]:
-    """What `doctor.json` says of `num` controllers in the dream and in the environment."""
+    """Compares the returns of controllers in the dream and in the environment.
+
+    Args:
+      num: number of controllers.
+      num_episodes: number of real episodes of each controller.
+      num_dreams: largest number of full dreams of each controller.
+
+    Returns:
+      Sections of `doctor.json`: `transfer` (see `transfer.transfer`), `rank_correlation_by_length`
+      by number of decisions in a dream, `seeds`, `controllers`, and the scores
+      `controller_in_model` and `controller_in_environment` of the iteration's own controller.
+    """
     controllers = self.controllers(num)
     seeds = episode_seeds("validation", self.seed, num_episodes, _TRACKS)
     say("Dreams of controllers ...")
@@ -187,11 +236,14 @@ class Examination:
   def films(
     self, results: Mapping[str, Any], num: int, num_dreams: int
   ) -> tuple[dict[str, bytes], dict[str, str]]:
-    """Film strips (PNG) and their captions.
+    """Draws film strips.
 
     Args:
-      results: what `compare` returned.
+      results: the result of `compare`.
       num, num_dreams: as in `compare`.
+
+    Returns:
+      PNG files by name, and their captions by the same names.
     """
     say("Film strips ...")
     spec = self.run.spec
@@ -209,7 +261,7 @@ class Examination:
     _, actor = self._actor(controller)
     paid = self.run.play(actor, results["seeds"][0]).observation
 
-    def as_long(real, dreamed):  # A strip is as long as the dream; the last observation stays.
+    def as_long(real, dreamed):  # Cuts or repeats the last observation to the dream's length.
       return np.asarray(real)[np.minimum(np.arange(len(dreamed)), len(real) - 1)]
 
     promise = {
@@ -236,14 +288,14 @@ class Examination:
     return policy, AgentActor(Agent(self.run.spec, self.model, policy))
 
   def _on_the_way(self, episodes, num: int) -> Nest:
-    """Real states that a plan would start from: on the way to something, not stranded."""
+    """Draws real states that a plan may start from; states without recent reward are left out."""
     window = self.run.config.controller.start_window
     observed = (open_loop.as_observed(self.model, batch) for batch in episodes)
     select = recently_rewarded(window) if window else None
     return sample_states(self.model, observed, num, self.seed, select)
 
   def _held_out_episode(self) -> Episode:
-    """The best held-out episode of the newest data."""
+    """Returns the held-out episode of the highest return in the newest data."""
     kept = datasets.select_episodes(self._folders, **self._split)
     chosen = max(kept, key=lambda info: (info.iteration, info.episode_return))
     for folder in self._folders:
@@ -270,12 +322,12 @@ def _comparison(name: str, dream: np.ndarray, real: np.ndarray) -> dict[str, Any
 def _score(returns: np.ndarray, seeds: Sequence[int]) -> dict[str, Any]:
   nothing = np.zeros(len(returns), np.int32)
   result = summarize(EvalResult(returns, nothing, np.asarray(seeds, np.int64)), 0.0)
-  del result["seconds"]  # Of no one of them.
+  del result["seconds"]  # The time of one controller is not known.
   return result
 
 
 def _held_actions(space: ActionSpace) -> dict[str, np.ndarray]:
-  """Actions to hold in a dream, by name: one of each extreme, or one of each first choice."""
+  """Returns actions to hold in a dream, by name: the extremes of each number, or single choices."""
   unit = np.eye(space.size, dtype=np.float32)
   if not space.is_categorical:
     return {"no action": np.zeros(space.size, np.float32)} | {

@@ -1,8 +1,8 @@
-"""Families of world models: the seam between a run and the kind of model it learns.
+"""Families of world models: the interface between a run and the kind of model that it learns.
 
-A run collects, trains a controller in its dreams, evaluates and exports without knowing
-how the model is learned. A family knows its fits, the files they leave, and the data they read.
-Another family is one file and one line in `families`.
+A run collects data, trains a controller in dreams, evaluates and exports without knowing how the
+model is learned. A family knows its fits, the files that they write, and the data that they read.
+Another family is one module and one registration in `families`.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ families.register("two_stage", "wm_tf.runs.two_stage:TwoStage")
 
 
 class Family:
-  """How one run learns its world models.
+  """The way in which a run learns its world models.
 
   Attributes:
     run: the run.
-    fits: name of each fit, which is also the name of its folder in the workdir, to its title in
-      reports; in the order in which they are made.
+    fits: name of each fit to its title in reports, in the order of fitting. The name is also that
+      of the fit's folder in the workdir.
   """
 
   fits: ClassVar[Mapping[str, str]]
@@ -37,65 +37,118 @@ class Family:
     self.run = run
 
   def new_model(self) -> WorldModel:
-    """Returns a world model that has learned nothing, with every weight made.
+    """Returns an untrained world model with all weights created.
 
-    It is made before anything is collected, too, so that a configuration that fits neither itself
-    nor the environment is refused then.
+    A run also calls this before it collects data, so that a configuration that does not fit the
+    environment is refused early.
 
     Raises:
-      ValueError: with the field and the remedy.
+      ValueError: if the configuration cannot be used; the message has the field and the remedy.
     """
     raise NotImplementedError
 
   def load_model(self, model: WorldModel, iteration: int) -> WorldModel:
-    """Gives a world model the weights of an iteration, and returns it.
+    """Loads the weights of an iteration into a world model.
+
+    Args:
+      model: a model as `new_model` returns.
+      iteration: iteration of the weights.
+
+    Returns:
+      `model`.
 
     Raises:
-      WorkdirError: if there are none.
+      WorkdirError: if the iteration has no weights.
     """
     raise NotImplementedError
 
   def train(self, iteration: int) -> None:
-    """Makes every fit of an iteration that has not been made, in order."""
+    """Makes every fit of an iteration that does not exist yet, in order.
+
+    Args:
+      iteration: the iteration; rollouts up to it are used.
+    """
     raise NotImplementedError
 
   def prepare(self, iteration: int) -> None:
-    """Makes what `sequences` reads, if it is not there."""
+    """Makes the data that `sequences` refers to, if they do not exist.
+
+    Args:
+      iteration: the iteration; rollouts up to it are prepared.
+    """
 
   def batch_kinds(self) -> dict[str, int | None]:
-    """Returns what each fit's batches are of: the length of sequences, or None for single rows."""
+    """Returns the sequence length T in the batches of each fit; None for batches of single rows."""
     raise NotImplementedError
 
   def fit_iteration(self, fit: str, iteration: int) -> int:
-    """Returns the iteration whose fit of this name is in use at `iteration`."""
+    """Returns the iteration whose fit is in use at an iteration.
+
+    Args:
+      fit: name of the fit.
+      iteration: the iteration.
+
+    Returns:
+      An iteration from 0 to `iteration`; a family that fits less often overrides this method.
+    """
     del fit
     return iteration
 
   def keeps_features(self, iteration: int) -> bool:
-    """Whether features mean what they meant at the iteration before, so that policies can go on."""
+    """Returns whether a policy of the previous iteration can be trained further.
+
+    That is so if features have the same meaning as at `iteration - 1`.
+
+    Args:
+      iteration: the iteration, at least 1.
+    """
     raise NotImplementedError
 
   def sequences(self, folder: Path, iteration: int) -> Path:
-    """Returns the dataset folder that sequences are read from in place of a rollout folder."""
+    """Returns the folder of the dataset that a rollout folder was converted to.
+
+    Args:
+      folder: the rollout folder.
+      iteration: iteration of the fits in use.
+
+    Returns:
+      The folder that sequences are read from.
+    """
     raise NotImplementedError
 
   def quality(self, iteration: int) -> dict[str, Any]:
-    """Returns the held-out figures of the fits in use at an iteration, by name of the fit."""
+    """Returns the held-out figures of the fits in use at an iteration.
+
+    Args:
+      iteration: the iteration.
+
+    Returns:
+      Figures by name of the fit.
+    """
     run = self.run
     return {fit: run.quality(fit, self.fit_iteration(fit, iteration)) for fit in self.fits}
 
   def observation_figures(self, model: WorldModel, observations: Iterable[Nest]) -> dict[str, Any]:
-    """Returns figures of how well single observations are kept by the model, by name of the fit.
+    """Measures how well a model reconstructs single observations.
 
     Args:
-      model: a trained one.
-      observations: batches of held-out observations.
+      model: a trained world model.
+      observations: batches of held-out observations, each part `[B, ...]`.
+
+    Returns:
+      Figures by name of the fit.
     """
     raise NotImplementedError
 
 
 def make_family(run: LearnedRun) -> Family:
-  """Returns the family that `config.family` names, for a run.
+  """Makes the family that `config.family` names.
+
+  Args:
+    run: the run.
+
+  Returns:
+    The family.
 
   Raises:
     UnknownNameError: if there is no such family.

@@ -1,11 +1,13 @@
-"""The finish of a controller in the real environment: resumable, and kept apart from the dream's.
+"""Finishes a controller: a search in the real environment, starting from the trained controller.
 
-WORKDIR/finish/002/      of the controller of iteration 2
-  finish.json            how it is searched, and from which controller; another way is refused
-  checkpoints/           the whole state of the search, after every generation
-  metrics.jsonl          generations, and validations
-  validations.json       every contender so far
-  controller.npz         the contender that did best in validation, in the form of controller/002
+The search is resumable, and leaves the trained controller as it is. Files:
+
+WORKDIR/finish/002/      for the controller of iteration 2
+  finish.json            settings of the search and its first controller; others are refused
+  checkpoints/           complete state of the search, after every generation
+  metrics.jsonl          metrics of generations and validations
+  validations.json       validation results of all contenders so far
+  controller.npz         the contender with the best validation, in the format of controller/002
 """
 
 from __future__ import annotations
@@ -28,23 +30,23 @@ from wm_tf.runs.workdir import WorkdirError, read_json, say, write_json
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import make_loggers, progress
 
-# Validation tracks, but neither those that chose the iteration (0: it would owe its luck to them)
-# nor the doctor's (1) nor the ablations' (2).
+# Stream of validation seeds. The controller was chosen on stream 0, so its mean return there is
+# biased upwards. Stream 1 is the doctor's, and stream 2 that of the ablations.
 _TRACKS = 3
 
 
 class Finish:
-  """The search of one controller's finish.
+  """The search that finishes one controller.
 
-  Contenders are the controller that the search begins with, and after every few generations the
-  search's mean and the candidate that won its generation. A generation's own returns never choose
-  between them: the winner was selected by those. All play the same validation seeds, on which
-  nothing is searched, and the best one is kept. Its mean there is still the best of several, and
-  flatters it a little: report what fresh seeds say (`trainers.evaluate --finished`).
+  Contenders are the trained controller, and at each validation the mean of the search and the best
+  candidate of the last generation. They all play the same validation seeds, which the search does
+  not use, and the one with the best mean return is kept. A generation's own returns are not
+  compared, because its best candidate was selected by them. The kept mean return is the best of
+  several, and so is biased upwards: report returns on new seeds (`trainers.evaluate --finished`).
 
   Args:
     run: the run, entered.
-    iteration: whose controller.
+    iteration: iteration of the controller.
   """
 
   def __init__(self, run: Run, iteration: int):
@@ -64,12 +66,12 @@ class Finish:
     self._step = 0
 
   def _claim(self) -> None:
-    """Refuses to go on with another search, or from another controller."""
+    """Checks that the folder holds this search: the same settings and the same first controller."""
     source = self.run.path("controller", self.iteration) / "controller.npz"
     if not source.exists():
       raise WorkdirError(f"{source} does not exist; run trainers.train_controller first.")
     mine = dataclasses.asdict(self.settings)
-    del mine["num_generations"]  # A longer search begins as a shorter one.
+    del mine["num_generations"]  # The search may be continued for more generations.
     mine["controller"] = hashlib.sha256(source.read_bytes()).hexdigest()[:16]
     path = self.folder / "finish.json"
     if not path.exists():
@@ -84,7 +86,7 @@ class Finish:
         )
 
   def _covariance(self) -> np.ndarray | None:
-    """Of the dream's search, if there was one."""
+    """Returns the covariance of the search in dreams; None without one of the right size."""
     path = self.run.path("controller", self.iteration) / "distribution.npz"
     if not path.exists():
       return None
@@ -93,7 +95,7 @@ class Finish:
     try:
       return checkpoints.load_nest(path, {"covariance": np.zeros(kind, np.float32)})["covariance"]
     except checkpoints.CheckpointMismatchError:
-      return None  # Not all of the parameters are searched now.
+      return None  # Another number of parameters is searched now.
 
   # --- State on disk --------------------------------------------------------------------------
 
@@ -110,7 +112,7 @@ class Finish:
       self._step, state = restored
       self._search, self._chosen = state["search"], state["chosen"]
       self._contenders = json.loads(state["contenders"])
-      self._write_chosen()  # A kill may have come between.
+      self._write_chosen()  # The call may have been killed before this.
 
   def _save(self) -> None:
     self._checkpoints.save(self._step, self._state())
@@ -125,14 +127,19 @@ class Finish:
   # --- The search -----------------------------------------------------------------------------
 
   def run_all(self) -> list[dict[str, Any]]:
-    """Searches on until the last generation; returns every contender's validation."""
+    """Runs the search until its last generation, from the latest checkpoint.
+
+    Returns:
+      The contenders in order: the `generation`, the name `contender` (`start`, `mean` or `best`),
+      and the validation `score` of each.
+    """
     settings, label = self.settings, f"finish {self.iteration:03d}"
     self._restore()
     if self._contenders and self._step >= settings.num_generations:
       say(f"{label}: done before.")
       return self._contenders
     logger = make_loggers(self.folder, desc=label, keys=("env/return_mean", "validation/return"))
-    # With nothing saved, what is logged of the start (step 0) is logged again too.
+    # Without a checkpoint, metrics of step 0 are logged again.
     logger.rewind(self._step if self._contenders else -1)
     factory = environment_factory(self.run.config)
     try:
@@ -156,7 +163,7 @@ class Finish:
     return self._contenders
 
   def _generation(self, pool: real_es.CandidatePool, logger) -> np.ndarray:
-    """Plays a generation; returns the candidate that won it."""
+    """Runs a generation; returns its best candidate, `float64[D]`."""
     settings, run = self.settings, self.run
     seeds = episode_seeds("finish", run.seed, settings.num_seeds, self._step)
     with progress(settings.num_episodes, f"generation {self._step + 1}", unit="episode") as bar:
@@ -182,7 +189,7 @@ class Finish:
     return report.best
 
   def _validate(self, pool: real_es.CandidatePool, x: dict[str, np.ndarray], logger) -> None:
-    """Lets contenders play the validation seeds, and keeps the best one of all so far."""
+    """Plays the validation seeds with new contenders, and keeps the best contender so far."""
     started = time.monotonic()
     seeds = episode_seeds("validation", self.run.seed, self.settings.validation_episodes, _TRACKS)
     label = f"validate {' and '.join(x)}"
@@ -209,5 +216,9 @@ class Finish:
 
 
 def chosen(contenders: list[dict[str, Any]]) -> dict[str, Any]:
-  """The contender that is kept: the first one of those that did best."""
+  """Returns the contender that is kept: the first one with the best mean return.
+
+  Args:
+    contenders: the result of `Finish.run_all`.
+  """
   return max(contenders, key=lambda contender: contender["score"]["mean"])

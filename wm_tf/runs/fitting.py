@@ -1,4 +1,4 @@
-"""A fit of a run: made once, resumable, judged by its gate, and sealed with checksums."""
+"""Makes a fit of a run: once, resumable, checked by a quality gate, and with checksums."""
 
 from __future__ import annotations
 
@@ -30,17 +30,21 @@ def fitted(
   fit_fn: Callable[[int], Any],
   gate_fn: Callable[[Any], None],
 ) -> dict[str, Any]:
-  """Makes a fit unless it has been made; returns its held-out figures, past their gate.
+  """Makes a fit unless it exists, and checks its held-out figures.
 
   Args:
     run: the run.
-    name: of the fit, such as `vae`.
-    iteration: which one.
-    fit_fn: makes the fit of an iteration and returns its figures.
-    gate_fn: raises `QualityGateError` if the figures are not good enough to build on.
+    name: name of the fit, such as `vae`.
+    iteration: iteration of the fit.
+    fit_fn: maps an iteration to the held-out figures of the fit that it makes.
+    gate_fn: takes the figures, and raises `QualityGateError` if they are too bad to build on.
+
+  Returns:
+    The held-out figures.
 
   Raises:
-    QualityGateError: unless the run's configuration or `force` says to go on regardless.
+    QualityGateError: if the gate fails, unless `quality_gates` is false in the run's configuration
+      or the run has `force`; then there is a warning.
   """
   path = run.path(name, iteration) / "quality.json"
   if path.exists() and (path.parent / "weights.npz").exists():
@@ -72,12 +76,12 @@ def fit_model(
 
   Args:
     run: the run; its configuration has a `StageFitConfig` called `<name>_fit`.
-    name: of the fit.
-    title: for the progress bar.
-    model: has `loss(batch, seed)`.
-    iteration: which fit.
-    dataset_fn: makes an epoch of batches of some folders: `datasets.sequences_dataset` or another.
-    folders: of all data so far, from the oldest.
+    name: name of the fit.
+    title: name of the model in the progress bar.
+    model: a model with `loss(batch, seed)`; see `training.loop.fit`.
+    iteration: iteration of the fit.
+    dataset_fn: makes the batches of an epoch, such as `datasets.sequences_dataset`.
+    folders: dataset folders of all data so far, the oldest first.
   """
   folder, settings = run.path(name, iteration), getattr(run.config, f"{name}_fit")
   common = dict(batch_size=settings.batch_size, held_out_fraction=run.config.collect.held_out)
@@ -121,6 +125,11 @@ def fit_model(
 
 
 def seal(folder: Path, *names: str) -> None:
-  """Writes the checksums of a finished stage, unless they exist or one of its files is gone."""
+  """Writes the checksums of a finished stage, unless they exist or one of its files is missing.
+
+  Args:
+    folder: the folder of the stage.
+    *names: names of its files.
+  """
   if not (folder / files.SUMS).exists() and all((folder / name).exists() for name in names):
     files.write_sums(folder, names)

@@ -1,12 +1,12 @@
-"""The folder of a run: whose it is, where its parts lie, and how long they took.
+"""The folder of a run: its description, the paths of its parts, and the time that they took.
 
 workdir/
-  run.json               configuration and seed; another configuration is refused
+  run.json               configuration and seed; a call with others is refused
   seconds.json           time spent, by stage, over all restarts
   data/000, 000_random   rollouts of iteration 0, from official and from random starts
   vae/, dynamics/, ...   fits of the world model: see its family, such as `two_stage`
-  controller/000         trained in the dream of iteration 0, and its validation returns
-  finish/000             the same one, finished in the real environment (trainers.finish)
+  controller/000         trained in the dreams of iteration 0, and its validation returns
+  finish/000             the same controller, finished in the real environment (trainers.finish)
   export/                SavedModels of the chosen controller, its planner, its world model
   results.json, report.html
 """
@@ -27,24 +27,31 @@ from wm_tf.data import rollouts
 from wm_tf.files import DamagedFileError
 from wm_tf.runs.workdir import WorkdirError, locked, read_json, say, write_json
 
-_SECONDS_BETWEEN_RECORDS = 30.0  # What a killed stage at most loses of its time.
+_SECONDS_BETWEEN_RECORDS = 30.0  # Largest time that is not recorded if a stage is killed.
 
 
 class Description(NamedTuple):
-  """What makes a run what it is; a `run.json`."""
+  """The configuration and the seed of a run, as in its `run.json`."""
 
   config: config_lib.ExperimentConfig
   seed: int
 
   def to_dict(self) -> dict[str, Any]:
+    """Returns the content of `run.json`; JSON-able."""
     return {"config": config_lib.to_dict(self.config), "seed": self.seed}
 
 
 def read_description(path: Path) -> Description | None:
-  """Reads a `run.json`, also one of an older version; None if there is no such file.
+  """Reads a `run.json`, which may be of an older version.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The configuration and the seed; None if there is no such file.
 
   Raises:
-    WorkdirError: if it is damaged, or no `run.json`.
+    WorkdirError: if the file is damaged, or is not a `run.json`.
   """
   if not path.exists():
     return None
@@ -61,16 +68,17 @@ def read_description(path: Path) -> Description | None:
 
 
 def set_aside(workdir: Path, mine: Description) -> None:
-  """Makes way for a run of another seed: moves the one in `workdir` to `WORKDIR.seedN`.
+  """Moves a run of another seed from `workdir` to `WORKDIR.seedN`, N being its seed.
 
-  If `WORKDIR.seedN` holds the run of this seed, set aside before, it moves back.
+  If `WORKDIR.seedN` of the requested seed holds the requested run, it is moved back to `workdir`.
+  Runs of another configuration are left alone.
 
   Args:
     workdir: the folder of the run.
-    mine: the run that is to be in it.
+    mine: the requested run.
 
   Raises:
-    WorkdirError: if there is a run in both places.
+    WorkdirError: if the folder to move to exists.
   """
   there = read_description(workdir / "run.json")
   if there and there != mine and there.config == mine.config:
@@ -91,10 +99,10 @@ def set_aside(workdir: Path, mine: Description) -> None:
 
 
 class RunFolder:
-  """A run's configuration, seed and workdir.
+  """The configuration, the seed and the workdir of a run.
 
-  Use as a context manager: two processes on one workdir would overwrite each other, so the second
-  one is refused with the pid of the first.
+  Use it as a context manager, which locks the workdir: a second process would overwrite its files,
+  and is refused with the process id of the first.
   """
 
   def __init__(
@@ -108,9 +116,9 @@ class RunFolder:
 
     Args:
       workdir: the folder.
-      config: must equal the one the workdir was made with.
-      seed: of everything that is random; likewise.
-      create: whether the workdir may be a new one.
+      config: must equal the configuration that the workdir was made with.
+      seed: seed of all random numbers; must equal that of the workdir, too.
+      create: whether the workdir may be created.
     """
     self.workdir, self.config, self.seed = Path(workdir).expanduser(), config, seed
     self._create = create
@@ -118,10 +126,10 @@ class RunFolder:
     self._entered = 0
 
   def __enter__(self) -> RunFolder:
-    """Opens or creates the workdir. May be entered again inside.
+    """Opens or creates the workdir. The context may be entered several times.
 
     Raises:
-      WorkdirError: if the workdir belongs to another run, or another process is at it.
+      WorkdirError: if the workdir belongs to another run, or another process uses it.
     """
     if self._entered:
       self._entered += 1
@@ -145,9 +153,9 @@ class RunFolder:
     path, mine = self.workdir / "run.json", Description(self.config, self.seed)
     there = before = read_description(path)
     if there is not None:
-      later = {"finish": self.config.finish}  # Asked later, and kept where it is done.
+      later = {"finish": self.config.finish}  # May change; `Finish` compares it itself.
       if not (self.workdir / "controller").exists():
-        later["controller"] = self.config.controller  # To be chosen until there is one.
+        later["controller"] = self.config.controller  # May change until a controller exists.
       there = there._replace(config=dataclasses.replace(there.config, **later))
     if there is None:
       write_json(path, mine.to_dict())
@@ -168,14 +176,28 @@ class RunFolder:
         + ". Use another --workdir, the old settings, or remove the folder."
       )
 
-  # --- Places -------------------------------------------------------------------------------
+  # --- Paths --------------------------------------------------------------------------------
 
   def path(self, stage: str, iteration: int) -> Path:
-    """Returns the folder of a stage of an iteration."""
+    """Returns the folder of a stage at an iteration.
+
+    Args:
+      stage: name of the stage, such as `data`, `vae` or `controller`.
+      iteration: the iteration.
+
+    Returns:
+      The folder, which need not exist.
+    """
     return self.workdir / stage / f"{iteration:03d}"
 
   def data_folders(self, iteration: int) -> list[Path]:
-    """All rollout folders up to an iteration; the newest last.
+    """Returns all rollout folders up to an iteration.
+
+    Args:
+      iteration: the last iteration.
+
+    Returns:
+      The folders, the oldest first.
 
     Raises:
       WorkdirError: if there is none, or one has lost its manifest.
@@ -185,26 +207,45 @@ class RunFolder:
       for folder in (self.path("data", i), self.workdir / "data" / f"{i:03d}_random"):
         if (folder / rollouts.MANIFEST).exists():
           folders.append(folder)
-        elif any(folder.glob("shard-*.tfrecord")):  # Learning without it would be silent.
+        elif any(folder.glob("shard-*.tfrecord")):  # Do not leave out its data silently.
           lost = folder / rollouts.MANIFEST
           raise WorkdirError(f"{lost} is missing beside shards; trainers.collect makes both anew.")
     if not folders:
       raise WorkdirError(f"{self.workdir}/data holds no rollouts; run trainers.collect first.")
     return folders
 
-  # --- What it says of itself ---------------------------------------------------------------
+  # --- Results ------------------------------------------------------------------------------
 
   def num_episodes(self, iteration: int) -> int:
-    """Returns the number of episodes that were collected up to an iteration."""
+    """Returns the number of episodes collected up to an iteration.
+
+    Args:
+      iteration: the last iteration.
+
+    Returns:
+      The number of episodes.
+    """
     folders = self.data_folders(iteration)
     return sum(len(rollouts.load_manifest(folder).episodes) for folder in folders)
 
   def quality(self, stage: str, iteration: int) -> dict[str, Any]:
-    """The held-out figures of a finished fit, of stage `vae` or `dynamics`."""
+    """Reads the held-out figures of a finished fit.
+
+    Args:
+      stage: name of the fit, such as `vae` or `dynamics`.
+      iteration: iteration of the fit.
+
+    Returns:
+      The content of its `quality.json`.
+    """
     return read_json(self.path(stage, iteration) / "quality.json")
 
   def validations(self) -> list[dict[str, Any]]:
-    """Every iteration's validation so far."""
+    """Reads the validations of all controllers so far; controllers without one are skipped.
+
+    Returns:
+      The content of each `validation.json`, by ascending iteration.
+    """
     paths = sorted((self.workdir / "controller").glob("*/validation.json"))
     for path in sorted((self.workdir / "controller").glob("*/controller.npz")):
       if not path.with_name("validation.json").exists():
@@ -212,10 +253,16 @@ class RunFolder:
     return [read_json(path) for path in paths]
 
   def best_iteration(self, last: int | None = None) -> int:
-    """The iteration whose controller did best on the validation seeds.
+    """Returns the iteration whose controller has the best mean return on the validation seeds.
 
     Args:
-      last: if not None, later ones do not count.
+      last: the last iteration that counts; None for all.
+
+    Returns:
+      The iteration.
+
+    Raises:
+      WorkdirError: if no controller has been validated.
     """
     validations = [v for v in self.validations() if last is None or v["iteration"] <= last]
     if not validations:
@@ -227,9 +274,15 @@ class RunFolder:
 
   @contextlib.contextmanager
   def timing(self, name: str) -> Iterator[None]:
-    """Adds the time inside to what the run has spent on `name`, over all its restarts.
+    """Adds the time of the block to the time that the run has spent on `name`, over all restarts.
 
-    It is written down as it goes by, so that a stage that is killed has taken time too.
+    The time is saved every 30 seconds, so that the time of a killed stage counts.
+
+    Args:
+      name: name of the stage.
+
+    Yields:
+      None.
     """
     before, started = self.seconds().get(name, 0.0), time.monotonic()
     over = threading.Event()
@@ -240,7 +293,7 @@ class RunFolder:
 
     def keep_recording() -> None:
       while not over.wait(_SECONDS_BETWEEN_RECORDS):
-        with contextlib.suppress(OSError):  # The stage says so, if it is of consequence.
+        with contextlib.suppress(OSError):  # A full disk makes the stage itself fail.
           record()
 
     recorder = threading.Thread(target=keep_recording, daemon=True)
@@ -253,18 +306,33 @@ class RunFolder:
       record()
 
   def timed(self, stage, iteration: int) -> Any:
-    """Runs a stage of an iteration, `timing` it under its name; returns what it returns."""
+    """Runs a stage of an iteration, and records its time under the stage's name.
+
+    Args:
+      stage: a function of the iteration.
+      iteration: the iteration.
+
+    Returns:
+      The result of `stage`.
+    """
     with self.timing(stage.__name__):
       return stage(iteration)
 
   def seconds(self) -> dict[str, float]:
-    """The time spent so far, by stage."""
+    """Returns the time spent so far in seconds, by stage."""
     path = self.workdir / "seconds.json"
     return read_json(path) if path.exists() else {}
 
 
 def no_run(workdir: Path) -> WorkdirError:
-  """What to say where a run is looked for in vain."""
+  """Returns the error to raise if a folder holds no run.
+
+  Args:
+    workdir: the folder.
+
+  Returns:
+    The error, with the remedy.
+  """
   return WorkdirError(
     f"{workdir} holds no run; name its folder by --workdir, or run trainers.collect first."
   )

@@ -1,4 +1,4 @@
-"""Reads every file of a run and finds the ones that are missing or damaged."""
+"""Reads every file of a run and reports the missing and the damaged ones."""
 
 from __future__ import annotations
 
@@ -29,11 +29,12 @@ _READERS = {
 
 
 class Problem(NamedTuple):
-  """Something wrong.
+  """A missing or damaged file.
 
   Attributes:
-    text: what it is, with the file's name.
-    remove: what to remove so that it is made again; None if nothing need be.
+    text: description, with the name of the file.
+    remove: file or folder to remove, so that the run's command makes it again; None if there is
+      nothing to remove.
   """
 
   text: str
@@ -41,15 +42,21 @@ class Problem(NamedTuple):
 
 
 def problems(workdir: Path) -> Iterator[Problem]:
-  """Reads a run's files; yields what is wrong with them.
+  """Reads the files of a run and checks them.
 
-  Logs are left out (`tensorboard`, `server.log`): nothing is computed from them.
+  Logs (`tensorboard`, `server.log`) are not read, since nothing is computed from them.
+
+  Args:
+    workdir: the folder of the run.
+
+  Yields:
+    A `Problem` for each missing or damaged file.
   """
   if not (workdir / "run.json").exists():
     yield Problem(f"{workdir / 'run.json'} is missing; the run's command writes it again.", None)
   yield from _check_files(workdir, workdir.glob("*.json"))
   if (workdir / files.SUMS).exists():
-    for error in files.check_sums(workdir):  # The report and its figures: made together.
+    for error in files.check_sums(workdir):  # The report and its figures are made together.
       yield Problem(str(error), workdir / files.SUMS)
   elif (workdir / "report.html").exists():
     yield _without_sums(workdir)
@@ -59,7 +66,7 @@ def problems(workdir: Path) -> Iterator[Problem]:
   for stage in ("vae", "dynamics", "controller"):
     for folder in sorted(workdir.glob(f"{stage}/*")):
       yield from _check_stage(folder)
-  for folder in sorted(workdir.glob("finish/*")):  # Never so finished that it could not go on.
+  for folder in sorted(workdir.glob("finish/*")):  # A search can always continue: it has no sums.
     yield from _check_files(folder, [p for p in folder.rglob("*") if p.suffix in _READERS])
   for model in sorted(workdir.glob("export/*")):
     for version in saved_versions(model):
@@ -92,7 +99,7 @@ def _check_dataset(folder: Path) -> Iterator[Problem]:
 
 
 def _check_stage(folder: Path) -> Iterator[Problem]:
-  """A finished stage has sums of all its files; those of an unfinished one are read."""
+  """Checks a stage by its sums if it is finished, and reads all files that have a reader."""
   if (folder / files.SUMS).exists():
     yield from _check_sums(folder)
   elif (folder / "quality.json").exists() or (folder / "controller.npz").exists():

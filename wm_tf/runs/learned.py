@@ -1,4 +1,4 @@
-"""What a run has learned, ready for use: its models and agents, and how well they do."""
+"""Models and agents of a run, restored from its workdir, and their evaluation."""
 
 from __future__ import annotations
 
@@ -31,13 +31,17 @@ BASELINES = ("random", "heuristic")
 
 
 class LearnedRun(RunFolder):
-  """A run's folder, with the models and agents that its weights make."""
+  """A run's folder, with the models and agents that its weights make.
+
+  Attributes:
+    force: whether to continue past a failed quality gate.
+  """
 
   force = False
 
   @functools.cached_property
   def spec(self) -> EnvSpec:
-    """The specification of its environment.
+    """The specification of the run's environment.
 
     Raises:
       ConfigError: if there is no such environment.
@@ -46,20 +50,27 @@ class LearnedRun(RunFolder):
 
   @functools.cached_property
   def family(self) -> families.Family:
-    """How it learns its world models."""
+    """The family of the run's world models."""
     return self.make_family()
 
   def make_family(self) -> families.Family:
-    """Makes the family that the configuration names."""
+    """Makes the family that the configuration names; subclasses may override it.
+
+    Returns:
+      The family.
+    """
     return families.make_family(self)
 
   def sequence_folders(self, iteration: int, or_rollouts: bool = False) -> list[Path]:
-    """Returns the dataset folders that sequences up to an iteration are read from.
+    """Returns the dataset folders that training sequences are read from.
 
     Args:
-      iteration: the last one.
-      or_rollouts: whether to return the rollouts themselves if some of what was made of them is
-        not there.
+      iteration: the last iteration whose rollouts are used.
+      or_rollouts: whether to return the rollout folders instead if a dataset that was made of them
+        is missing.
+
+    Returns:
+      The folders, the oldest first.
     """
     data = self.data_folders(iteration)
     folders = [self.family.sequences(folder, iteration) for folder in data]
@@ -70,7 +81,13 @@ class LearnedRun(RunFolder):
   # --- Models and agents --------------------------------------------------------------------
 
   def world_model(self, iteration: int) -> WorldModel:
-    """Returns the world model of an iteration.
+    """Loads the world model of an iteration.
+
+    Args:
+      iteration: the iteration.
+
+    Returns:
+      The world model.
 
     Raises:
       WorkdirError: if it has not been trained.
@@ -78,12 +95,15 @@ class LearnedRun(RunFolder):
     return self.family.load_model(self.family.new_model(), iteration)
 
   def load_policy(self, learner: Learner, iteration: int, finished: bool = False) -> Nest:
-    """Returns the `policy_state` that a learner left at an iteration.
+    """Loads the `policy_state` of a trained controller.
 
     Args:
-      learner: one like it.
-      iteration: which one.
-      finished: whether to take what was finished of it in the real environment.
+      learner: a learner with the same settings.
+      iteration: iteration of the controller.
+      finished: whether to load the controller as it was finished in the real environment.
+
+    Returns:
+      The state, in the structure of `learner.policy_state()`.
 
     Raises:
       WorkdirError: if there is none.
@@ -95,7 +115,15 @@ class LearnedRun(RunFolder):
     return checkpoints.load_nest(path, learner.policy_state())
 
   def learner(self, iteration: int, finished: bool = False) -> tuple[WorldModel, Learner]:
-    """Returns the world model of an iteration, and the learner with the policy it has trained."""
+    """Loads the world model and the controller of an iteration.
+
+    Args:
+      iteration: the iteration.
+      finished: whether to load the controller as it was finished in the real environment.
+
+    Returns:
+      The world model, and a learner whose policy is the trained one.
+    """
     model = self.world_model(iteration)
     learner = make_learner(model, self.config.controller, self.seed)
     learner.restore_policy(self.load_policy(learner, iteration, finished))
@@ -104,16 +132,20 @@ class LearnedRun(RunFolder):
   def agent(
     self, policy: str = "controller", iteration: int | None = None, finished: bool = False
   ) -> Agent:
-    """Returns a trained agent.
+    """Loads a trained agent.
 
     Args:
-      policy: `controller`, or the `planner` that takes its proposals.
-      iteration: whose models and controller; by default the best one by validation.
-      finished: whether to take the controller as it was finished in the real environment.
+      policy: `controller`, or `planner`, which refines the controller's proposals.
+      iteration: iteration of the world model and the controller; by default the best one by
+        validation.
+      finished: whether to load the controller as it was finished in the real environment.
+
+    Returns:
+      The agent.
 
     Raises:
       WorkdirError: if it has not been trained.
-      UnknownNameError: for another policy.
+      UnknownNameError: if `policy` is another name.
     """
     if policy not in AGENTS:
       raise unknown("agent", policy, AGENTS)
@@ -125,10 +157,13 @@ class LearnedRun(RunFolder):
     return Agent(self.spec, model, acting)
 
   def actor(self, agent: str | Agent | Actor) -> Actor:
-    """Returns what plays for an agent.
+    """Returns the actor of an agent.
 
     Args:
-      agent: one, or the name of one: `random`, `heuristic`, `controller`, `planner`.
+      agent: an agent, an actor, or a name: `random`, `heuristic`, `controller` or `planner`.
+
+    Returns:
+      The actor; one that was given is returned as it is.
     """
     if isinstance(agent, str):
       if agent in BASELINES:
@@ -151,13 +186,13 @@ class LearnedRun(RunFolder):
     """Plays full official episodes in the environment.
 
     Args:
-      agent: what plays, as for `actor`.
-      episodes: how many, on seeds that nothing was trained or chosen on.
-      seeds: one per episode, instead of those.
-      label: of the progress bar.
+      agent: see `actor`.
+      episodes: number of episodes, on seeds that are not used in training or validation.
+      seeds: seed of each episode, in place of `episodes`.
+      label: name of the progress bar; by default the name of the agent.
 
     Returns:
-      `mean`, `std`, `n`, and the `returns` and `seeds` of the episodes.
+      `mean`, `std` and `n`, the `returns` and `seeds` of the episodes, and `seconds`.
     """
     if seeds is None:
       seeds = episode_seeds("evaluation", self.seed, episodes)
@@ -165,19 +200,32 @@ class LearnedRun(RunFolder):
     return playing.evaluate(self.config, self.actor(agent), seeds, label)
 
   def play(self, agent: str | Agent | Actor, seed: int) -> Episode:
-    """Plays one official episode and returns it with its observations."""
+    """Plays one official episode in the environment.
+
+    Args:
+      agent: see `actor`.
+      seed: seed of the episode.
+
+    Returns:
+      The episode with its observations.
+    """
     return playing.play(self.config, self.actor(agent), seed)
 
   def first_states(
     self, model: WorldModel, num: int, iteration: int, seed: int | None = None
   ) -> Nest:
-    """Returns at most `num` states of real first observations, from which full dreams start.
+    """Draws states of real first observations, from which full dreams start.
+
+    Episodes from random starts are left out.
 
     Args:
-      model: the world model of an iteration.
-      num: how many.
-      iteration: which one.
-      seed: of their choice; the run's if None.
+      model: the world model of the iteration.
+      num: largest number of states.
+      iteration: the iteration; rollouts up to it are used.
+      seed: seed of the draw; by default the run's.
+
+    Returns:
+      A nest of `[M, ...]`, M at most `num`.
     """
     folders = self.sequence_folders(iteration, or_rollouts=True)
     folders = [folder for folder in folders if not folder.name.endswith("_random")]
@@ -190,12 +238,12 @@ class LearnedRun(RunFolder):
     """Dreams full episodes from real first observations.
 
     Args:
-      agent: what plays, in its own world model.
-      num_episodes: how many.
-      iteration: whose world model that is; by default the best one by validation.
+      agent: the agent, which dreams in its own world model.
+      num_episodes: number of episodes.
+      iteration: iteration of that world model; by default the best one by validation.
 
     Returns:
-      As `evaluate`.
+      The same values as `evaluate`.
     """
     started = time.monotonic()
     iteration = self.best_iteration() if iteration is None else iteration
@@ -212,7 +260,7 @@ class LearnedRun(RunFolder):
     return playing.summarize(result, time.monotonic() - started)
 
   def initial_return(self) -> float:
-    """Returns the mean return of the frames skipped at the start of official episodes."""
+    """Returns the mean return of the frames that are skipped at the start of official episodes."""
     if not self.spec.frames_to_skip:
       return 0.0
     gains = [

@@ -1,4 +1,4 @@
-"""Return in the environment against milliseconds a decision, for several settings of a planner."""
+"""Measures the return in the environment and the time of a decision for planner settings."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from wm_tf.runs.playing import episode_seeds
 from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import read_json, say, write_findings
 
-# Its tracks are validation tracks, but nothing else's (see `finishing` for the others).
+# Stream of validation seeds; `finish.py` lists the others.
 _TRACKS = 4
 
 
-_WARM_UP = 3  # Decisions in which a graph is still traced and optimised.
+_WARM_UP = 3  # Untimed decisions at the start, in which the graph is traced and optimised.
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Row:
   """One row of the table.
 
   Attributes:
-    changes: fields of the run's `PlannerConfig`.
-    plans: whether it is a planner at all.
-    proposal: whether the controller proposes to it.
+    changes: `(name, value)` of changed fields of the run's `PlannerConfig`.
+    plans: whether the row is a planner; else it is the controller.
+    proposal: whether the planner starts from the controller's proposal.
   """
 
   changes: tuple[tuple[str, Any], ...] = ()
@@ -67,14 +67,14 @@ ROWS = {
 
 
 class Table:
-  """Measures rows, each once.
+  """Measures rows, each once, and writes the table.
 
   Args:
     run: the run.
-    folder: where to write.
-    num_episodes: of each row.
-    finished: whether to take the finished controller.
-    seed: of the tracks.
+    folder: the folder to write to.
+    num_episodes: number of real episodes of each row.
+    finished: whether to use the controller as it was finished in the real environment.
+    seed: seed of the episodes.
   """
 
   def __init__(self, run: Run, folder: Path, num_episodes: int, finished: bool, seed: int):
@@ -89,7 +89,14 @@ class Table:
       self.rows = there["rows"]
 
   def agent(self, row: Row) -> Agent:
-    """What a row plays with."""
+    """Makes the agent of a row.
+
+    Args:
+      row: the row.
+
+    Returns:
+      The agent.
+    """
     policy = self._learner.policy
     if row.plans:
       config = dataclasses.replace(self._run.config.planner, **dict(row.changes))
@@ -98,7 +105,12 @@ class Table:
     return Agent(self._run.spec, self._model, policy)
 
   def measure(self, name: str, num_decisions: int) -> None:
-    """Plays and times a row, unless that is done, and writes the table."""
+    """Evaluates and times a row, unless that was done before, and writes the table.
+
+    Args:
+      name: key of `ROWS`.
+      num_decisions: number of decisions to time.
+    """
     if name in self.rows:
       say(f"{name}: measured before.")
       return
@@ -114,14 +126,14 @@ class Table:
     self.write()
 
   def write(self) -> None:
-    """Writes what there is: JSON, a table and a figure."""
+    """Writes all rows measured so far: as JSON, as a table and as a figure."""
     self.rows = {name: self.rows[name] for name in ROWS if name in self.rows}
     table = {"what": self._what, "processors": os.cpu_count(), "rows": self.rows}
     md, svg = to_markdown(self.rows), planner_figure(self.rows)
     write_findings(self._folder / "planner_table", table, md=md, svg=svg)
 
   def _frames(self, num: int) -> np.ndarray:
-    """What a drive of the controller on the first track shows, and what to warm up with."""
+    """Returns observations of an episode of the controller, repeated to `num` and the warm-up."""
     if not hasattr(self, "_drive"):
       actor = AgentActor(self.agent(ROWS["controller"]))
       self._drive = self._run.play(actor, self._seeds[0]).observation
@@ -129,15 +141,15 @@ class Table:
 
 
 def milliseconds(agent: Agent, frames: np.ndarray) -> dict[str, float]:
-  """How long decisions take at batch 1, in process.
+  """Measures the time of a decision at batch size 1, in this process.
 
   Args:
-    agent: what decides; its whole `act` is compiled, as it is in an export.
-    frames: `uint8[T, ...]`, one after another; the first `_WARM_UP` decisions are not counted.
+    agent: the agent; its `act` is compiled as it is in an export.
+    frames: `uint8[T, ...]`, observations in order; the first 3 decisions are not timed.
 
   Returns:
-    `p50`, `p95` of the wall clock, and `cpu`, the mean over all processors, which says less of what
-    else the machine was doing.
+    In milliseconds: `p50` and `p95` of wall-clock time, and `cpu`, the mean processor time over all
+    threads, which depends less on the load of the machine.
   """
   act = tf.function(agent.act)
   state, spent = agent.initial_state(1), []
@@ -154,7 +166,15 @@ def milliseconds(agent: Agent, frames: np.ndarray) -> dict[str, float]:
 
 
 def to_markdown(rows: Mapping[str, Mapping[str, Any]]) -> str:
-  """The rows as a table; the last column is the mean difference on equal tracks, and its error."""
+  """Formats rows as a table.
+
+  Args:
+    rows: name to the values that `Table.measure` stores.
+
+  Returns:
+    The table in Markdown. Its last column is the mean difference from the controller's returns on
+    equal seeds, `±` its standard error.
+  """
   lines = [
     "| row | candidates | iterations | particles | horizon | scale | proposal | ms p50 | ms p95 "
     "| ms of processors | return | n | above the controller |",

@@ -1,4 +1,4 @@
-"""Playing official episodes with any actor, on seeds that training never saw."""
+"""Plays official episodes with any actor, on seeds that are not used in training."""
 
 from __future__ import annotations
 
@@ -18,13 +18,24 @@ from wm_tf.envs import env_factory, env_spec, make_env, make_heuristic
 from wm_tf.policies import exploration
 from wm_tf.training.loggers import progress
 
-# Every purpose has seeds of its own: what an agent is judged on is never trained or chosen on.
+# Each purpose has its own range of seeds, so that agents are not evaluated on training seeds.
 _PURPOSES = ("collect", "collect_random", "validation", "evaluation", "dream", "finish")
 _SEEDS_PER_PURPOSE = 1 << 27
 
 
 def episode_seeds(purpose: str, run_seed: int, num: int, iteration: int = 0) -> list[int]:
-  """Returns `num` distinct seeds of a purpose; those of different purposes never meet."""
+  """Draws distinct episode seeds for a purpose; the seeds of two purposes are disjoint.
+
+  Args:
+    purpose: one of `collect`, `collect_random`, `validation`, `evaluation`, `dream`, `finish`.
+    run_seed: seed of the run.
+    num: number of seeds.
+    iteration: number of the stream within the purpose. A longer draw from a stream starts with the
+      same seeds.
+
+  Returns:
+    `num` seeds.
+  """
   index = _PURPOSES.index(purpose)
   generator = np.random.default_rng([run_seed, index, iteration])
   chosen: dict[int, None] = {}
@@ -34,7 +45,15 @@ def episode_seeds(purpose: str, run_seed: int, num: int, iteration: int = 0) -> 
 
 
 def summarize(result: EvalResult, seconds: float) -> dict[str, Any]:
-  """An `EvalResult` as `results.json` has it."""
+  """Converts an `EvalResult` to the form that `results.json` has.
+
+  Args:
+    result: returns of E episodes.
+    seconds: time that they took.
+
+  Returns:
+    `mean` and `std` of the returns, `n` = E, `seeds`, `seconds`, and the `returns`.
+  """
   returns = result.episode_return.astype(np.float64)
   return {
     "mean": float(returns.mean()),
@@ -49,11 +68,14 @@ def summarize(result: EvalResult, seconds: float) -> dict[str, Any]:
 def environment_factory(
   config: config_lib.ExperimentConfig, **training_options
 ) -> Callable[[], Any]:
-  """Returns what builds the configured environment; it can be sent to another process.
+  """Returns a function that builds the configured environment; it can be pickled.
 
   Args:
-    config: names the environment and its options.
-    **training_options: more options, for training data only.
+    config: configuration that names the environment and its options.
+    **training_options: further options, for training data only.
+
+  Returns:
+    A function without arguments that returns the environment.
 
   Raises:
     ConfigError: if there is no such environment or option.
@@ -67,6 +89,12 @@ def environment_factory(
 def environment_spec(config: config_lib.ExperimentConfig) -> EnvSpec:
   """Returns the specification of the configured environment.
 
+  Args:
+    config: configuration that names the environment and its options.
+
+  Returns:
+    The specification.
+
   Raises:
     ConfigError: if there is no such environment or option.
   """
@@ -79,16 +107,16 @@ def environment_spec(config: config_lib.ExperimentConfig) -> EnvSpec:
 def evaluate(
   config: config_lib.ExperimentConfig, actor: Actor, seeds: Sequence[int], label: str
 ) -> dict[str, Any]:
-  """Plays full official episodes.
+  """Plays full official episodes and summarises their returns.
 
   Args:
-    config: names the environment.
-    actor: what plays.
-    seeds: one per episode.
-    label: of the progress bar.
+    config: configuration that names the environment.
+    actor: the actor that plays.
+    seeds: seed of each episode.
+    label: name of the progress bar.
 
   Returns:
-    What `summarize` returns.
+    The result of `summarize`.
   """
   started = time.monotonic()
   with (
@@ -104,26 +132,35 @@ def evaluate(
 
 
 def play(config: config_lib.ExperimentConfig, actor: Actor, seed: int) -> Episode:
-  """Plays one official episode and returns it with its observations."""
+  """Plays one official episode.
+
+  Args:
+    config: configuration that names the environment.
+    actor: the actor that plays.
+    seed: seed of the episode.
+
+  Returns:
+    The episode with its observations.
+  """
   with EnvPool(environment_factory(config), 1) as pool:
     ((episode, _),) = run_episodes(pool, actor, [seed])
   return episode
 
 
 def rendered(config: config_lib.ExperimentConfig, actor: Actor, seed: int) -> np.ndarray:
-  """Plays one official episode and returns pictures of it.
+  """Plays one official episode and returns images of it.
 
   Args:
-    config: names the environment.
-    actor: what plays.
-    seed: of the episode.
+    config: configuration that names the environment.
+    actor: the actor that plays.
+    seed: seed of the episode.
 
   Returns:
-    `uint8[T, H, W, 3]`, one per decision: the first image of the observations, or what the
-    environment renders if there is none.
+    `uint8[T, H, W, 3]`, one image for each observation: the first image part of the observation, or
+    the environment's own rendering if observations have no image.
 
   Raises:
-    ConfigError: if there is neither.
+    ConfigError: if the environment neither observes nor renders an image.
   """
   observation = environment_spec(config).observation
   if observation.images:
@@ -139,20 +176,20 @@ def rendered(config: config_lib.ExperimentConfig, actor: Actor, seed: int) -> np
 
 
 def film(config: config_lib.ExperimentConfig, actor: Actor, seed: int) -> np.ndarray | None:
-  """Plays one official episode in this process and returns what the environment renders.
+  """Plays one official episode in this process and returns the environment's rendering.
 
   Args:
-    config: names the environment.
-    actor: what plays.
-    seed: of the episode.
+    config: configuration that names the environment.
+    actor: the actor that plays.
+    seed: seed of the episode.
 
   Returns:
-    `uint8[T, H, W, 3]`, one frame per decision; None if the environment renders nothing.
+    `uint8[T, H, W, 3]`, one frame for each observation; None if the environment renders nothing.
   """
   options = dict(config.environment_options)
   try:
     env = make_env(config.environment, **{"render_mode": "rgb_array", **options})
-  except (ValueError, TypeError, ImportError):  # It has no such option.
+  except (ValueError, TypeError, ImportError):  # The environment has no `render_mode`.
     return None
   frames, over = [], False
   try:
@@ -171,21 +208,33 @@ def film(config: config_lib.ExperimentConfig, actor: Actor, seed: int) -> np.nda
 
 
 def tree_map(fn: Callable[[Any], Any], observation: Any) -> Any:
-  """Applies a function to every array of an observation."""
+  """Applies a function to every array of an observation.
+
+  Args:
+    fn: maps an array to a new value.
+    observation: an array, or a dict of arrays.
+
+  Returns:
+    The results, in the structure of `observation`.
+  """
   if isinstance(observation, dict):
     return {name: fn(value) for name, value in observation.items()}
   return fn(observation)
 
 
 def scripted_actor(name: str, config: config_lib.ExperimentConfig) -> Actor:
-  """Returns a baseline of the configured environment.
+  """Returns a baseline actor of the configured environment.
 
   Args:
-    name: `random` (a Brownian motion, or held choices), or `heuristic`, its scripted policy.
-    config: names the environment.
+    name: `random` (a Brownian motion; for categorical actions, choices that are kept for several
+      decisions), or `heuristic`, the environment's scripted policy.
+    config: configuration that names the environment.
+
+  Returns:
+    The actor.
 
   Raises:
-    ConfigError: if it has no scripted policy.
+    ConfigError: if the environment has no scripted policy.
   """
   if name == "random":
     space = environment_spec(config).action_space
@@ -197,13 +246,16 @@ def scripted_actor(name: str, config: config_lib.ExperimentConfig) -> Actor:
 
 
 def explorers(config: config_lib.ExperimentConfig) -> exploration.Mixture:
-  """Returns what plays before there is a controller: several policies, each with its share.
+  """Returns the actor of iteration 0: a mixture of exploration policies.
 
   Args:
-    config: names the environment and the shares.
+    config: configuration that names the environment and has the shares, in `collect`.
+
+  Returns:
+    The mixture; each policy of a share above 0 plays that share of the episodes.
 
   Raises:
-    ValueError: if the shares, or the options of the environment's scripted policy, make no sense.
+    ValueError: if the shares or the options of the scripted policy are invalid.
   """
   settings, space = config.collect, environment_spec(config).action_space
   actors = {
@@ -226,5 +278,13 @@ def explorers(config: config_lib.ExperimentConfig) -> exploration.Mixture:
 
 
 def num_workers(config: config_lib.ExperimentConfig) -> int:
-  """Environment processes: twice the processors, since they wait for each other at each step."""
+  """Returns the number of environment processes.
+
+  Args:
+    config: `collect.num_workers` is used if it is above 0.
+
+  Returns:
+    By default twice the number of processors, because environments wait for each other at each
+    step.
+  """
   return config.collect.num_workers or 2 * (os.cpu_count() or 1)

@@ -1,4 +1,4 @@
-"""A run's exports: writing them, and serving them in a process of their own."""
+"""Exports the models of a run, and serves them in a separate process."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from wm_tf.runs.workdir import WorkdirError, read_json, say
 
 
 def export_run(run: Run, version: int = 1, finished: bool = False) -> None:
-  """Exports what is not exported yet under this version.
+  """Exports the models of a run that are not yet exported under a version.
 
   Args:
     run: the run.
-    version: of all three.
-    finished: whether to take the controller as it was finished in the real environment.
+    version: version folder of the controller, the planner and the world model.
+    finished: whether to export the controller as it was finished in the real environment.
 
   Raises:
-    WorkdirError: if the version holds the other one of the two controllers, or not all there was.
-    DamagedFileError: if a file of the version is not as it was written.
+    WorkdirError: if the version exists with the other setting of `finished`, or is incomplete.
+    DamagedFileError: if a file of an existing version has changed.
   """
   best = run.best_iteration()
   folder = run.workdir / "export"
@@ -51,7 +51,7 @@ def export_run(run: Run, version: int = 1, finished: bool = False) -> None:
 
 
 def _config(there: Path) -> dict[str, Any]:
-  """What a version that is there was exported with, if all of it is as it was written."""
+  """Returns the `config.json` of an existing version, after checking all of its files."""
   remedy = f"Remove {there}; the same command exports it again."
   for path in (there / "saved_model.pb", there / "config.json"):
     if not path.exists():
@@ -62,13 +62,16 @@ def _config(there: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def serve(exports: Path) -> Iterator[str]:
-  """Serves the exported models in a process of its own; yields `host:port`.
+  """Serves exported models in a separate process.
 
   Args:
     exports: folder with `planner`, `controller` and `world_model`.
 
+  Yields:
+    The address, `host:port`.
+
   Raises:
-    WorkdirError: if the server does not come up; with what it said.
+    WorkdirError: if the server does not start; the message has the server's output.
   """
   from serving import process  # Serving is an extra.
 

@@ -1,4 +1,4 @@
-"""The final evaluations of a run: exports, serves, evaluates, and writes the report."""
+"""Final evaluation of a run: exports, serves, evaluates, and writes the report."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ from wm_tf.runs.workdir import read_json, say, write_json
 
 
 def run_evaluations(run: Run, command: str | None = None) -> dict[str, Any]:
-  """Exports, serves and evaluates; returns what `results.json` holds.
+  """Exports, serves and evaluates the models of a run, and writes `results.json` and the report.
 
-  Every score is kept as soon as it is measured, so that a killed run does not measure twice.
+  Every score is saved as soon as it is measured, so that a killed call does not measure it again.
 
   Args:
-    run: a run with at least one validated controller.
-    command: the command that made the run, for its report.
+    run: an entered run with at least one validated controller.
+    command: the command line that made the run, for its report; None to leave it out.
+
+  Returns:
+    The content of `results.json`.
   """
   from serving.client import GrpcActor  # Serving is an extra.
 

@@ -1,4 +1,4 @@
-"""A run: everything from an environment's name to a served agent, in one folder."""
+"""A run: trains, evaluates and exports an agent for an environment, in one folder."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from wm_tf.runs.workdir import read_json, write_json
 
 
 class Run(LearnedRun):
-  """A run: an environment, a configuration, a seed and a folder; its stages in order.
+  """A run of an environment, a configuration and a seed in a folder.
 
       run = Run("runs/pendulum", environment="gym:Pendulum-v1", preset="quickstart", seed=0)
-      run.train()                                   # goes on where it was killed
+      run.train()                                   # Continues where a killed call stopped.
       scores = run.evaluate("planner", episodes=10)
       run.export()
 
-  A stage that is done returns at once. As a context manager it holds the folder, so that another
-  process is refused; `train` and `export` do so by themselves.
+  A finished stage returns at once. The run is a context manager that locks the folder against other
+  processes; `train` and `export` enter it themselves.
   """
 
   def __init__(
@@ -44,20 +44,21 @@ class Run(LearnedRun):
     force: bool = False,
     create: bool = True,
   ):
-    """Describes a run. Everything that cannot work is refused here, before it begins.
+    """Describes a run. Settings that cannot work are refused here, before any data is collected.
 
     Args:
-      workdir: the folder.
-      environment: a registered name, `gym:ID` or `package.module:Factory`; car_racing if None.
-      preset: configuration to start from.
-      seed: of everything that is random.
-      overrides: fields to change, such as `"dynamics.num_mixtures=8"`.
-      config: a whole configuration, instead of `environment`, `preset` and `overrides`.
-      force: whether to go on past a failed quality gate, with a warning.
-      create: whether the workdir may be a new one.
+      workdir: the folder of the run.
+      environment: a registered name, `gym:ID` or `package.module:Factory`; by default car_racing.
+      preset: name of the configuration to start from.
+      seed: seed of all random numbers.
+      overrides: changes of single fields, such as `"dynamics.num_mixtures=8"`.
+      config: a complete configuration, in place of `environment`, `preset` and `overrides`.
+      force: whether to continue past a failed quality gate, with a warning.
+      create: whether the workdir may be created.
 
     Raises:
-      ConfigError: if there is no such environment, preset or field, or a stage could not begin.
+      ConfigError: if there is no such environment, preset or field, or the settings of a stage do
+        not fit the environment.
     """
     if config is None:
       config = config_lib.make_config(preset, overrides, environment)
@@ -66,7 +67,7 @@ class Run(LearnedRun):
     self._check()
 
   def _check(self) -> None:
-    """Refuses now what would otherwise fail after hours."""
+    """Checks settings that would otherwise fail after hours of work."""
     config, spec = self.config, self.spec
     collection.check_options(self)
     for group, check in (
@@ -83,7 +84,7 @@ class Run(LearnedRun):
         raise config_lib.ConfigError(f"{group}: {error}") from error
 
   def _check_amounts(self) -> None:
-    """Refuses a first collection that cannot be split, or does not fill a batch of a fit."""
+    """Checks that the first collection can be split and can fill a batch of each fit."""
     settings = self.config.collect
     num_random = round(settings.num_episodes * settings.random_start)
     seeds = [
@@ -102,15 +103,16 @@ class Run(LearnedRun):
         held_out_name="collect.held_out",
       )
 
-  # --- The whole ----------------------------------------------------------------------------
+  # --- All stages ---------------------------------------------------------------------------
 
   def train(self) -> list[dict[str, Any]]:
-    """Collects, fits and dreams, then again with the controller's own data, as configured.
+    """Runs all iterations: collects rollouts, fits the world model, and trains a controller in it.
 
-    Killed and called again it goes on, and ends as it would have.
+    Iterations after the first collect rollouts with the previous controller. A killed call can be
+    repeated: it continues, and its results are those of an uninterrupted call.
 
     Returns:
-      The validation of each iteration.
+      The result of `validate` for each iteration.
     """
     with self:
       history = []
@@ -126,7 +128,7 @@ class Run(LearnedRun):
 
     Args:
       version: version folder of all three.
-      finished: whether to take the controller as it was finished in the real environment.
+      finished: whether to export the controller as it was finished in the real environment.
 
     Returns:
       The folder that holds them.
@@ -140,15 +142,31 @@ class Run(LearnedRun):
   # --- Stages -------------------------------------------------------------------------------
 
   def collect(self, iteration: int) -> None:
-    """Collects the rollouts of an iteration: exploration at 0, then the last controller."""
+    """Collects the rollouts of an iteration: by exploration at 0, then by the previous controller.
+
+    Args:
+      iteration: the iteration.
+    """
     collection.collect_iteration(self, iteration)
 
   def train_controller(self, iteration: int) -> None:
-    """Trains a controller in the dream of an iteration."""
+    """Trains a controller in the dreams of an iteration's world model.
+
+    Args:
+      iteration: the iteration.
+    """
     controller.train_controller(self, iteration)
 
   def validate(self, iteration: int) -> dict[str, Any]:
-    """Plays the controller of an iteration on validation seeds, in the model and for real."""
+    """Evaluates the controller of an iteration on validation seeds, or reads the result.
+
+    Args:
+      iteration: the iteration.
+
+    Returns:
+      `iteration`, and the scores `controller_in_model` and `controller_in_environment` as
+      `evaluate` returns.
+    """
     path = self.path("controller", iteration) / "validation.json"
     if not path.exists():
       num = self.config.evaluate.validation_episodes
@@ -173,20 +191,23 @@ class Run(LearnedRun):
 
   @functools.cached_property
   def compiled_model(self) -> WorldModel:
-    """The world model that controllers are trained in, iteration after iteration."""
+    """The world model that controllers are trained in, reloaded at every iteration."""
     return self.family.new_model()
 
   @functools.cached_property
   def compiled_learner(self) -> Learner:
-    """What trains controllers in it."""
+    """The learner that trains controllers in `compiled_model`."""
     return make_learner(self.compiled_model, self.config.controller, self.seed)
 
 
 def load_run(workdir: str | os.PathLike) -> Run:
-  """Opens a run that exists, with its own configuration and seed.
+  """Opens an existing run, with its own configuration and seed.
 
   Args:
-    workdir: its folder.
+    workdir: the folder of the run.
+
+  Returns:
+    The run.
 
   Raises:
     WorkdirError: if there is none.

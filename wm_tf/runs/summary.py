@@ -1,4 +1,4 @@
-"""Gathers what the report of a run shows: film strips, curves, the animation, the data recipe."""
+"""Gathers the content of a run's report: film strips, curves, an animation, and data statistics."""
 
 from __future__ import annotations
 
@@ -23,11 +23,18 @@ from wm_tf.runs.workdir import read_json
 from wm_tf.training.loggers import read_jsonl
 
 _DREAM_STEPS = 40
-_TRACKS = 3  # Validation seeds that nothing else is judged on.
+_TRACKS = 3  # Stream of validation seeds; stream 0 chooses the run's controller.
 
 
 def data_figures(run: Run) -> dict[str, Any]:
-  """Episodes and frames by policy, over all iterations."""
+  """Counts the rollouts of all iterations.
+
+  Args:
+    run: the run.
+
+  Returns:
+    `episodes`, `frames`, `decisions`, and `by_policy`, the number of episodes of each policy.
+  """
   episodes = [
     info
     for folder in run.data_folders(run.config.num_iterations)
@@ -42,7 +49,15 @@ def data_figures(run: Run) -> dict[str, Any]:
 
 
 def histories(run: Run, iteration: int) -> dict[str, list[dict]]:
-  """The learning curves of every stage, iterations one after another."""
+  """Returns the learning curves of every stage, with the iterations one after another.
+
+  Args:
+    run: the run.
+    iteration: the last iteration to include.
+
+  Returns:
+    Title of the stage to the lines of its `metrics.jsonl` files.
+  """
   curves = {}
   stages = dict(run.family.fits) | {"controller": "Controller, in the dream"}
   for stage, title in stages.items():
@@ -68,14 +83,14 @@ def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes,
   """Draws a real episode, its reconstruction, and a dream along the same actions.
 
   Args:
-    agent: whose world model dreams.
-    episode: a real one.
-    first: step at which the dream begins, or earlier if the episode is short; the model has seen
-      all observations before.
+    agent: the agent whose world model dreams.
+    episode: a real episode.
+    first: step from which the dream starts; earlier if the episode is short. The model observes the
+      episode up to it.
 
   Returns:
-    The strip as PNG, and the reconstructions of the whole episode: observations as of
-    `WorldModel.decode`, with a leading T.
+    The strip as PNG, and the reconstruction of the whole episode: observations as of
+    `WorldModel.decode`, with leading dimension T.
   """
   model = agent.world_model
   states = _observed(model, _as_batch(episode))
@@ -122,7 +137,7 @@ def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes,
 
 
 def _decoded(model: WorldModel, states: Nest) -> Nest:
-  """Mean observations, with a leading T, of states `[1, T, ...]`."""
+  """Returns the mean observations `[T, ...]` of states `[1, T, ...]`."""
   decoded = model.decode(tf.nest.map_structure(lambda x: x[0], states))
   return tf.nest.map_structure(lambda x: x.numpy(), decoded)
 
@@ -132,14 +147,14 @@ def movie(run: Run, actor: Actor, seed: int, episode: Episode, reconstructed: Ne
 
   Args:
     run: the run.
-    actor: what played it.
-    seed: of the episode.
-    episode: what it observed.
-    reconstructed: what the world model makes of that.
+    actor: the actor that played the episode.
+    seed: seed of the episode.
+    episode: the episode.
+    reconstructed: its reconstruction, as `dream_strip` returns.
 
   Returns:
-    A GIF of the first image of the observations beside its reconstruction; of what the environment
-    renders, if there is no image; None if it cannot do that either.
+    A GIF: the first image part of the observations next to its reconstruction, or the environment's
+    rendering if observations have no image; None if it does not render either.
   """
   captions = [f"return so far {total:.0f}" for total in np.cumsum(episode.reward)]
   spec = run.spec.observation
@@ -157,12 +172,12 @@ def movie(run: Run, actor: Actor, seed: int, episode: Episode, reconstructed: Ne
 
 
 def disagreement_samples(run: Run, agent: Agent, iteration: int) -> dict[str, np.ndarray]:
-  """Measures an ensemble's disagreement on its data, where an agent goes, and in its dreams.
+  """Measures an ensemble's disagreement on its data, on real episodes, and in dreams.
 
   Args:
     run: the run.
-    agent: plays on two validation seeds of its own.
-    iteration: of the world model.
+    agent: the agent; it plays two validation episodes.
+    iteration: iteration of the world model.
 
   Returns:
     Name of the sample to the disagreements of its steps, `float32[S]`.
@@ -189,15 +204,15 @@ def write(
   frames: bytes | None,
   command: str | None,
 ) -> None:
-  """Writes `report.html` and its pictures.
+  """Writes `report.html`, its figures, and their checksums.
 
   Args:
     run: the finished run.
-    results: what `results.json` holds.
-    controller: the agent that was chosen.
-    strip: an episode of the served planner, as `dream_strip` draws it.
-    frames: an animation of it, a GIF.
-    command: what made the run.
+    results: content of `results.json`.
+    controller: the agent of the chosen controller.
+    strip: PNG of an episode of the served planner, from `dream_strip`.
+    frames: GIF of that episode; None to leave it out.
+    command: the command line that made the run; None to leave it out.
   """
   figures, captions = {"film_strip": strip}, {}
   captions["film_strip"] = (
@@ -230,7 +245,11 @@ def write(
 
 
 def is_written(run: Run) -> bool:
-  """Whether the report and its pictures are there as `write` left them."""
+  """Returns whether the report and its figures exist and are undamaged.
+
+  Args:
+    run: the run.
+  """
   try:
     return not files.check_sums(run.workdir)
   except FileNotFoundError:

@@ -1,9 +1,9 @@
 """The two-stage family: a VAE on observations, then a dynamics on its latents.
 
-In the workdir:
-  vae/000       the VAE's fits; while one runs, `frames` holds data/ decoded
-  latents/000   all rollouts so far, as posteriors of the VAE of iteration 0
-  dynamics/000  the dynamics' fits
+Folders in the workdir:
+  vae/000       a fit of the VAE; `frames` in it holds the decoded data/ while the fit runs
+  latents/000   posteriors of all rollouts so far, under the VAE of iteration 0
+  dynamics/000  a fit of the dynamics
 
 References:
   Ha & Schmidhuber 2018, arXiv:1803.10122, section 3.
@@ -38,25 +38,34 @@ from wm_tf.training.loggers import progress
 
 
 class TwoStage(Family):
-  """A VAE and an MDN-RNN, or an ensemble of MDN-RNNs, on the latents of the VAE."""
+  """A VAE, and an MDN-RNN or an ensemble of MDN-RNNs on its latents."""
 
   fits: ClassVar = {"vae": "VAE", "dynamics": "MDN-RNN"}
 
   # --- Models -------------------------------------------------------------------------------
 
   def new_model(self) -> LatentDynamics:
+    """Returns an untrained dynamics on an untrained VAE. See `Family.new_model`."""
     return self.new_dynamics(self.new_vae())
 
   def new_vae(self) -> VAE:
-    """Returns a VAE that has learned nothing."""
+    """Returns an untrained VAE."""
     return VAE(self.run.config.vae, self.run.spec.observation)
 
   def new_dynamics(self, vae: VAE) -> LatentDynamics:
-    """Returns a dynamics that has learned nothing, on a VAE."""
+    """Returns an untrained dynamics.
+
+    Args:
+      vae: the VAE whose latents it predicts.
+
+    Returns:
+      An `MDNRNN` or an `Ensemble`, by the configuration.
+    """
     config, space = self.run.config.dynamics, self.run.spec.action_space
     return dynamics_class(config)(vae, space.size, config, num_choices=space.num_choices)
 
   def load_model(self, model, iteration):
+    """Loads the dynamics and its VAE from one file. See `Family.load_model`."""
     weights = self.run.path("dynamics", iteration) / "weights.npz"
     if not weights.exists():
       raise WorkdirError(f"{weights} does not exist; run trainers.train_dynamics first.")
@@ -64,7 +73,13 @@ class TwoStage(Family):
     return model
 
   def vae(self, iteration: int) -> VAE:
-    """Returns the VAE in use at an iteration, with its weights.
+    """Loads the VAE in use at an iteration.
+
+    Args:
+      iteration: the iteration.
+
+    Returns:
+      The VAE.
 
     Raises:
       WorkdirError: if it has not been trained.
@@ -79,41 +94,58 @@ class TwoStage(Family):
   def _vae_weights(self, iteration: int) -> Path:
     return self.run.path("vae", self.fit_iteration("vae", iteration)) / "weights.npz"
 
-  # --- What a run asks ----------------------------------------------------------------------
+  # --- The interface of a family ------------------------------------------------------------
 
   def batch_kinds(self):
+    """Returns None for the VAE, and T for the dynamics. See `Family.batch_kinds`."""
     return {"vae": None, "dynamics": self.run.config.dynamics_fit.sequence_length}
 
   def fit_iteration(self, fit, iteration):
+    """Returns at most `num_vae_refits` for the VAE. See `Family.fit_iteration`."""
     return min(iteration, self.run.config.num_vae_refits) if fit == "vae" else iteration
 
   def keeps_features(self, iteration):
+    """Returns whether both iterations use the same VAE. See `Family.keeps_features`."""
     return self.fit_iteration("vae", iteration) == self.fit_iteration("vae", iteration - 1)
 
   def sequences(self, folder, iteration):
+    """Returns the folder of latents for a rollout folder. See `Family.sequences`."""
     return self.run.path("latents", self.fit_iteration("vae", iteration)) / folder.name
 
   def prepare(self, iteration):
+    """Encodes rollouts whose latents are missing. See `Family.prepare`."""
     if not all(self._is_encoded(*pair) for pair in self._encoded_pairs(iteration)):
       self.encode(iteration)
 
   def train(self, iteration):
+    """Trains the VAE, then the dynamics. See `Family.train`."""
     self.run.timed(self.train_vae, iteration)
     self.run.timed(self.train_dynamics, iteration)
 
   def observation_figures(self, model, observations):
+    """Returns the result of `vae_quality` under `vae`. See `Family.observation_figures`."""
     return {"vae": evaluation.vae_quality(model.vae, observations)}
 
   # --- The VAE ------------------------------------------------------------------------------
 
   def train_vae(self, iteration: int) -> dict[str, Any]:
-    """Fits the VAE of an iteration to all observations so far; returns its held-out figures."""
+    """Fits the VAE in use at an iteration to all observations so far, unless it exists.
+
+    Args:
+      iteration: the iteration.
+
+    Returns:
+      Held-out figures; see `vae_quality`.
+
+    Raises:
+      QualityGateError: see `fitting.fitted`.
+    """
     iteration = self.fit_iteration("vae", iteration)
     return fitted(self.run, "vae", iteration, self._fit_vae, evaluation.check_vae)
 
   def _fit_vae(self, iteration: int) -> dict[str, Any]:
     run = self.run
-    keras.utils.set_random_seed(run.seed)  # Initial weights: a killed run begins with the same.
+    keras.utils.set_random_seed(run.seed)  # A repeated call starts from the same weights.
     vae = self.new_vae()
     folders = decoded = run.data_folders(iteration)
     cache = run.path("vae", iteration) / "frames"
@@ -141,7 +173,14 @@ class TwoStage(Family):
   # --- Latents ------------------------------------------------------------------------------
 
   def encode(self, iteration: int) -> None:
-    """Writes the posteriors of all rollouts so far under the VAE of an iteration."""
+    """Writes the posteriors of all rollouts so far under the VAE in use at an iteration.
+
+    Args:
+      iteration: the iteration.
+
+    Raises:
+      WorkdirError: if the VAE has not been trained.
+    """
     model = self.new_dynamics(self.vae(iteration))
     fingerprint = hashlib.sha256(self._vae_weights(iteration).read_bytes()).hexdigest()
     parts = self.run.spec.observation
@@ -156,7 +195,7 @@ class TwoStage(Family):
     self._write_all(write, f"encode {iteration:03d}", sources, targets)
 
   def _encoded_pairs(self, iteration: int) -> list[tuple[Path, Path]]:
-    """Rollout folders, each with the folder of its latents."""
+    """Returns each rollout folder with the folder of its latents."""
     return [(data, self.sequences(data, iteration)) for data in self.run.data_folders(iteration)]
 
   def _write_all(
@@ -166,7 +205,7 @@ class TwoStage(Family):
     sources: Sequence[Path],
     targets: Sequence[Path],
   ) -> None:
-    """Makes latents or decoded frames of rollouts, with progress."""
+    """Writes a dataset made of each source folder, with a progress bar."""
     total = sum(len(rollouts.load_manifest(folder).episodes) for folder in sources)
     done = 0
     with progress(total, label, unit="episode") as bar:
@@ -178,7 +217,7 @@ class TwoStage(Family):
         done += len(write_fn(source, target, on_progress=update).episodes)
 
   def _is_encoded(self, source: Path, target: Path) -> bool:
-    """Whether the latents of a rollout folder exist, as far as sizes tell."""
+    """Returns whether the latents of a rollout folder exist; files are checked by size only."""
     frames = rollouts.load_manifest(source).shards
     try:
       latents = rollouts.existing_shards(target, rollouts.load_manifest(target))
@@ -189,9 +228,19 @@ class TwoStage(Family):
   # --- The dynamics -------------------------------------------------------------------------
 
   def train_dynamics(self, iteration: int) -> dict[str, Any]:
-    """Fits the dynamics of an iteration to all latents so far; returns their held-out figures."""
+    """Fits the dynamics of an iteration to all latents so far, unless it exists.
+
+    Args:
+      iteration: the iteration.
+
+    Returns:
+      Held-out figures; see `dynamics_quality`.
+
+    Raises:
+      QualityGateError: see `fitting.fitted`.
+    """
     quality = fitted(self.run, "dynamics", iteration, self._fit_dynamics, evaluation.check_dynamics)
-    self.prepare(iteration)  # If the fit was made before, its latents may be gone since.
+    self.prepare(iteration)  # The latents of an earlier fit may have been removed.
     return quality
 
   def _fit_dynamics(self, iteration: int) -> dict[str, Any]:
@@ -225,7 +274,14 @@ class TwoStage(Family):
     return evaluation.dynamics_quality(model, held_out)
 
   def initial_dynamics(self, iteration: int) -> LatentDynamics:
-    """Returns the dynamics that a fit starts from: the fit before it, on the VAE now in use."""
+    """Returns the dynamics that a fit starts from.
+
+    Args:
+      iteration: iteration of the fit.
+
+    Returns:
+      At iteration 0 an untrained dynamics, else the previous one, with the VAE now in use.
+    """
     run = self.run
     model = self.new_dynamics(self.vae(iteration))
     if iteration:

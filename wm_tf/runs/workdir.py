@@ -1,4 +1,4 @@
-"""The folder of a run: its lock, and its JSON files."""
+"""The lock and the JSON files of a run's folder."""
 
 from __future__ import annotations
 
@@ -15,17 +15,27 @@ __all__ = ["WorkdirError", "locked", "read_json", "say", "write_findings", "writ
 
 
 class WorkdirError(RuntimeError):
-  """A workdir that belongs to another run, or lacks what a stage needs."""
+  """A workdir belongs to another run, or lacks a file that a stage needs."""
 
 
 def say(text: str) -> None:
-  """Prints a line beside the progress bars."""
+  """Prints a line to stderr, like the progress bars.
+
+  Args:
+    text: the line.
+  """
   sys.stderr.write(f"{text}\n")
   sys.stderr.flush()
 
 
 def write_findings(path: Path, values: Mapping[str, Any], **texts: str) -> None:
-  """Writes `path`.json, and beside it, under its own ending, each text that shows what is in it."""
+  """Writes results as JSON, and texts that present them in files of the same name.
+
+  Args:
+    path: path of the files, without a suffix.
+    values: content of the `.json` file.
+    **texts: suffix, such as `md`, to the content of that file.
+  """
   write_json(path.with_name(f"{path.name}.json"), values)
   for kind, text in texts.items():
     with atomic_open(path.with_name(f"{path.name}.{kind}")) as file:
@@ -34,10 +44,13 @@ def write_findings(path: Path, values: Mapping[str, Any], **texts: str) -> None:
 
 @contextlib.contextmanager
 def locked(workdir: Path) -> Iterator[None]:
-  """Holds a workdir while the block runs, so that two processes do not write to it.
+  """Holds the lock of a workdir while the block runs, so that no other process changes it.
+
+  Args:
+    workdir: an existing folder.
 
   Raises:
-    WorkdirError: if another process holds it; with its pid.
+    WorkdirError: if another process holds the lock; the message has its process id.
   """
   try:
     descriptor = take_lock(workdir, ".lock")

@@ -17,6 +17,7 @@ class FusedAdam(keras.optimizers.Adam):
   """
 
   def update_step(self, gradient, variable, learning_rate):
+    """Updates one variable and its moments. See `keras.optimizers.Adam.update_step`."""
     index = self._get_variable_index(variable)
     step = tf.cast(self.iterations + 1, variable.dtype)
     tf.raw_ops.ResourceApplyAdam(

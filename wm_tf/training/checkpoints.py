@@ -1,9 +1,9 @@
-"""Saves state so that a kill at any moment loses nothing that was saved before.
+"""Saves state so that a process that is killed at any time loses nothing that was saved before.
 
 There is one file format: an uncompressed `.npz` (readable with NumPy alone) with one entry for each
 leaf of a nest. A single file can be replaced atomically, and the zip format has a CRC-32 of every
-entry. Names, shapes and dtypes are compared before anything is assigned, so an error says *what*
-does not fit, which that of `tf.train.Checkpoint` does not.
+entry. Names, shapes and dtypes are compared before anything is assigned, so that an error names the
+variable that does not fit. The errors of `tf.train.Checkpoint` do not.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from wm_tf.files import atomic_open, user_path
 
 
 class CheckpointMismatchError(ValueError):
-  """A file holds another structure than the one it is loaded into."""
+  """A file holds another structure than the one that it is loaded into."""
 
 
 class CorruptCheckpointError(RuntimeError):
@@ -61,7 +61,17 @@ def map_with_path(fn: Callable[[str, Any], Any], nest: Nest, path: str = "") -> 
 
 
 def flatten_with_path(nest: Nest) -> dict[str, Any]:
-  """Returns the leaves of a nest by path, in order."""
+  """Flattens a nest to its leaves by path.
+
+  Args:
+    nest: see `map_with_path`.
+
+  Returns:
+    Path, such as `"latent/0/loc"`, to leaf, in order.
+
+  Raises:
+    ValueError: if two leaves have the same path.
+  """
   leaves = {}
 
   def add(path, leaf):
@@ -96,7 +106,7 @@ def save_nest(path: str | os.PathLike, nest: Nest) -> None:
 
 
 def load_nest(path: str | os.PathLike, like: Nest) -> Nest:
-  """Reads what `save_nest` wrote.
+  """Reads a nest that `save_nest` wrote.
 
   Args:
     path: the file.
@@ -127,7 +137,13 @@ def load_nest(path: str | os.PathLike, like: Nest) -> Nest:
 
 
 def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
-  """Reads the leaves of a nest that `save_nest` wrote, by path.
+  """Reads the leaves of a nest that `save_nest` wrote.
+
+  Args:
+    path: the file.
+
+  Returns:
+    Path of the leaf to its array.
 
   Raises:
     FileNotFoundError: if there is no such file.
@@ -137,7 +153,7 @@ def read_arrays(path: str | os.PathLike) -> dict[str, np.ndarray]:
     try:
       archive = np.load(file, allow_pickle=False)
       return {name: archive[name] for name in archive.files}
-    except Exception as error:  # A flipped bit can fail in any layer of zip and npy parsing.
+    except Exception as error:  # Damage can raise errors in any layer of zip and npy parsing.
       raise CorruptCheckpointError(
         f"{path} is damaged ({error}). Remove it; the command that made it makes it again."
       ) from error
@@ -172,6 +188,12 @@ def name_variables(variables) -> dict[str, Any]:
 
   Keras numbers layers per process (`dense_1`) and prefixes the name of the layer that was called
   first, so equal models can have different paths. Position, layer kind and role do not change.
+
+  Args:
+    variables: Keras variables, in the order of the model.
+
+  Returns:
+    Name to variable, in the same order.
   """
   names = {}
   for i, variable in enumerate(variables):
@@ -181,25 +203,46 @@ def name_variables(variables) -> dict[str, Any]:
 
 
 def values(variables: Nest) -> Nest:
-  """Returns the values of a nest of variables, as NumPy arrays."""
+  """Reads the values of a nest of variables.
+
+  Args:
+    variables: a nest of Keras or TensorFlow variables.
+
+  Returns:
+    A nest of NumPy arrays.
+  """
   return tf.nest.map_structure(lambda variable: variable.numpy(), variables)
 
 
 def assign(variables: Nest, values: Nest) -> None:
-  """Assigns values, from `values` or `load_nest`, to a nest of variables."""
+  """Assigns values to a nest of variables.
+
+  Args:
+    variables: the variables.
+    values: a nest of the same structure, from `values` or `load_nest`.
+  """
   tf.nest.map_structure(lambda variable, value: variable.assign(value), variables, values)
 
 
 def save_weights(model: keras.Model, path: str | os.PathLike) -> None:
-  """Writes the weights of a built Keras model to one `.npz`, atomically."""
+  """Writes the weights of a built Keras model to one `.npz`, atomically.
+
+  Args:
+    model: the model.
+    path: the file to write or replace.
+  """
   save_nest(path, name_variables(model.weights))
 
 
 def load_weights(model: keras.Model, path: str | os.PathLike) -> None:
   """Loads what `save_weights` wrote into a built Keras model. An error leaves the model unchanged.
 
+  Args:
+    model: the model.
+    path: the file.
+
   Raises:
-    FileNotFoundError, CorruptCheckpointError, CheckpointMismatchError: as `load_nest`.
+    FileNotFoundError, CorruptCheckpointError, CheckpointMismatchError: see `load_nest`.
   """
   weights = name_variables(model.weights)
   assign(weights, load_nest(path, weights))
@@ -209,7 +252,7 @@ class Checkpoints:
   """The latest states of a run in a folder, one file for each step: `step-00001200.npz`.
 
   Attributes:
-    directory: the folder, created when first saved to.
+    directory: the folder, created by the first `save`.
     keep: number of latest files that are kept.
   """
 
@@ -220,6 +263,14 @@ class Checkpoints:
     self.keep = keep
 
   def path(self, step: int) -> Path:
+    """Returns the file of a step, which need not exist.
+
+    Args:
+      step: the step.
+
+    Returns:
+      The path of the file.
+    """
     return self.directory / f"step-{step:08d}.npz"
 
   def steps(self) -> list[int]:
@@ -228,19 +279,30 @@ class Checkpoints:
     return sorted(int(match[1]) for match in matches if match)
 
   def save(self, step: int, nest: Nest) -> None:
-    """Saves a nest (see `save_nest`), then removes all but the latest `keep`."""
+    """Saves a nest, then removes all but the latest `keep` files.
+
+    Args:
+      step: the step; an existing file of this step is replaced.
+      nest: see `save_nest`.
+    """
     save_nest(self.path(step), nest)
     self._remove(self.steps()[: -self.keep])
 
   def restore(self, like: Nest) -> tuple[int, Nest] | None:
-    """Returns `(step, nest)` of the latest file that is whole, or None if nothing was saved.
+    """Loads the latest undamaged file.
 
     A damaged file is named in a warning and removed, and the one before it is used. If all files
     are damaged, that is an error, since starting over would hide it.
 
+    Args:
+      like: see `load_nest`.
+
+    Returns:
+      `(step, nest)`; None if nothing was saved.
+
     Raises:
       CorruptCheckpointError: if every file is damaged.
-      CheckpointMismatchError: if the latest whole file does not fit `like`.
+      CheckpointMismatchError: if the latest undamaged file does not fit `like`.
     """
     steps = self.steps()
     damaged = []
@@ -260,11 +322,15 @@ class Checkpoints:
     return None
 
   def rewind(self, step: int) -> None:
-    """Removes the files of later steps than the one that a run continues from."""
+    """Removes the files of later steps.
+
+    Args:
+      step: the step that the run continues from.
+    """
     self._remove([saved for saved in self.steps() if saved > step])
 
   def clear(self) -> None:
-    """Removes every checkpoint, and the folder if nothing else is in it."""
+    """Removes all checkpoints, and the folder if it is empty then."""
     self._remove(self.steps())
     with contextlib.suppress(OSError):
       self.directory.rmdir()
@@ -272,5 +338,5 @@ class Checkpoints:
   def _remove(self, steps: Iterable[int]) -> None:
     for step in steps:
       self.path(step).unlink()
-    for half_written in self.directory.glob(".step-*.tmp"):  # Of a process that was killed.
+    for half_written in self.directory.glob(".step-*.tmp"):  # Left by a process that was killed.
       half_written.unlink()

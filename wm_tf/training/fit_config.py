@@ -13,18 +13,20 @@ class FitConfig:
   """Settings of `fit`.
 
   Attributes:
-    learning_rate: of Adam.
+    learning_rate: learning rate of Adam.
     end_learning_rate: learning rate at the end of the last epoch, reached linearly; None for a
       constant rate.
-    clip_norm: gradients are scaled down to this global norm.
+    clip_norm: global norm to which larger gradients are scaled down.
     num_epochs: largest number of epochs. Each ends with an evaluation, if there is held-out data.
     steps_per_epoch: largest number of batches in an epoch; None for the whole dataset.
-    patience: evaluations in a row without a lower held-out loss before stopping; None for never.
+    patience: number of consecutive evaluations without a lower held-out loss after which training
+      stops; None for never.
     checkpoint_every: steps between checkpoints within an epoch; None for one per epoch.
-    log_every: number of steps that a line of training metrics averages over.
-    max_bad_steps: skipped steps in a row (loss or gradient not finite) that are an error.
-    precision: of the products in training steps: `float32`, or `bfloat16` where the processor has
-      instructions for it (see `precision.computing_in`). Evaluations are in float32.
+    log_every: steps between two lines of training metrics, which are averaged over them.
+    max_bad_steps: number of consecutive skipped steps (loss or gradient not finite) that is an
+      error.
+    precision: dtype of the products in training steps: `float32`, or `bfloat16` if the processor
+      computes it faster (see `precision.computing_in`). Evaluations are in float32.
   """
 
   learning_rate: float = 1e-3

@@ -1,4 +1,4 @@
-"""The folder of one call of `fit`: the run that it is for, and the result of a finished run."""
+"""The folder of one call of `fit`: its settings, and the result when it is finished."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 from wm_tf.files import read_json, to_json, write_json
 from wm_tf.training import checkpoints
 
-RUN = "run.json"  # What the folder is for; a call for anything else is refused.
-CHECKPOINTS, BEST = "checkpoints", "best"  # Only while it runs.
+RUN = "run.json"  # Settings of the fit; a call with other settings is refused.
+CHECKPOINTS, BEST = "checkpoints", "best"  # Removed when the fit is finished.
 HISTORY, WEIGHTS, RESULT = "metrics.jsonl", "weights.npz", "fit.json"  # `RESULT` is written last.
 
 
@@ -24,14 +24,14 @@ class FitResult:
   """The result of `fit`.
 
   Attributes:
-    best: held-out metrics (`eval/loss`, ...) of the weights that the model has now; empty without
-      held-out data.
+    best: held-out metrics (`eval/loss`, ...) of the model's final weights; empty without held-out
+      data.
     final: held-out metrics of the last evaluation.
     train: training metrics (`train/loss`, ...) averaged up to the last step.
-    best_step: the step that the model's weights are from.
+    best_step: the step of the model's final weights.
     steps: number of batches trained on.
-    epochs: number of epochs begun and finished.
-    skipped_steps: steps without an update, because the loss or gradient was not finite.
+    epochs: number of completed epochs.
+    skipped_steps: number of steps without an update, because the loss or gradient was not finite.
     stopped_early: whether patience ran out.
     seconds: time spent, over all restarts.
     history: the JSONL file of metrics (`loggers.read_jsonl`).
@@ -52,15 +52,15 @@ class FitResult:
 
 
 def claim(directory: Path, run: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-  """Records which run a folder is for, or checks that it is for this one.
+  """Records the settings of a fit in its folder, or compares them with the recorded ones.
 
   Args:
     directory: the folder.
     run: `config`, `seed` and `fingerprint`; JSON-able.
-    defaults: values of fields of `config` that a folder of an older version does not have.
+    defaults: values of fields of `config` that a folder of an older version lacks.
 
   Raises:
-    RunMismatchError: if the folder is for another run.
+    RunMismatchError: if the recorded settings differ.
   """
   run = to_json(run)
   path = directory / RUN
@@ -79,12 +79,23 @@ def claim(directory: Path, run: Mapping[str, Any], defaults: Mapping[str, Any]) 
 
 
 def is_finished(directory: Path) -> bool:
-  """Whether a folder holds a finished run with its weights."""
+  """Returns whether a folder holds a finished fit with its weights.
+
+  Args:
+    directory: the folder.
+  """
   return (directory / RESULT).exists() and (directory / WEIGHTS).exists()
 
 
 def finished(directory: Path) -> FitResult:
-  """Returns the result of a finished run, and removes what only an unfinished one needs."""
+  """Reads the result of a finished fit, and removes its checkpoints.
+
+  Args:
+    directory: the folder.
+
+  Returns:
+    The result.
+  """
   for name in (CHECKPOINTS, BEST):
     checkpoints.Checkpoints(directory / name).clear()
   return FitResult(

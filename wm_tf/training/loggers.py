@@ -17,40 +17,57 @@ from wm_tf.files import DamagedFileError, atomic_open, user_path
 
 
 class Logger:
-  """Receives metrics; subclasses need only define `write`.
+  """Receives metrics. A subclass must define `write` only.
 
-  Steps are in the loop's own unit: batches, generations, episodes.
+  A step is in the unit of the loop that logs: batches, generations or episodes.
   """
 
   def write(self, step: int, metrics: Mapping[str, float]) -> None:
-    """Records metrics, such as `train/nll` and `eval/nll`, at a step."""
+    """Records metrics at a step.
+
+    Args:
+      step: number of steps done.
+      metrics: value by name, such as `train/nll` or `eval/nll`.
+    """
 
   def rewind(self, step: int) -> None:
-    """Drops the metrics of later steps: the run continues from `step` and writes them again.
+    """Drops the metrics of later steps; the run continues from `step` and writes them again.
 
-    A negative `step` drops everything, also from a damaged file: the run starts over.
+    Args:
+      step: last step to keep. A negative step drops everything, also from a damaged file, because
+        the run starts over.
     """
 
   def tick(self, step: int, total: int | None = None) -> None:
-    """Reports that `step` of `total` is reached, without metrics. Cheap; called at each step."""
+    """Reports progress without metrics. It is cheap and is called at each step.
+
+    Args:
+      step: number of steps done.
+      total: expected number of steps; None if unknown.
+    """
 
   def close(self) -> None:
     """Flushes and releases files."""
 
 
 class JsonlLogger(Logger):
-  """Writes one JSON object a line: `{"step": 100, "train/nll": 1.25}`; NaN becomes `null`."""
+  """Writes one JSON object per line: `{"step": 100, "train/nll": 1.25}`.
+
+  NaN and infinity become `null`.
+  """
 
   def __init__(self, path: str | os.PathLike):
     self.path = user_path(path)
 
   def write(self, step, metrics):
+    """Appends a line to the file. See `Logger.write`."""
     finite = {key: value if math.isfinite(value) else None for key, value in metrics.items()}
     self.path.parent.mkdir(parents=True, exist_ok=True)
     with open(self.path, "a", encoding="utf-8") as file:
       file.write(json.dumps({"step": step} | finite) + "\n")
 
   def rewind(self, step):
+    """Rewrites the file without later lines, or removes it. See `Logger.rewind`."""
     if not self.path.exists():
       return
     if step < 0:
@@ -67,17 +84,21 @@ _REMEDY = "Remove that line, or the file."
 
 
 def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
-  """Reads the lines of a `JsonlLogger`; a last line that a kill cut short is left out.
+  """Reads the file of a `JsonlLogger`. An incomplete last line, as a killed run leaves, is skipped.
+
+  Args:
+    path: the file.
 
   Returns:
     One dict for each line.
 
   Raises:
-    DamagedFileError: if a line is not one of a `JsonlLogger`.
+    FileNotFoundError: if there is no such file.
+    DamagedFileError: if a line was not written by a `JsonlLogger`.
   """
   lines = user_path(path).read_bytes().split(b"\n")
   parsed = []
-  for i, line in enumerate(lines[:-1]):  # After the last newline comes nothing or a cut line.
+  for i, line in enumerate(lines[:-1]):  # After the last newline is nothing or an incomplete line.
     try:
       parsed.append(json.loads(line))
       if not isinstance(parsed[-1], dict) or type(parsed[-1].get("step")) is not int:
@@ -88,13 +109,25 @@ def read_jsonl(path: str | os.PathLike) -> list[dict[str, Any]]:
 
 
 def read_history(path: str | os.PathLike) -> str | None:
-  """Returns the text of a `JsonlLogger`'s file, for a checkpoint; None if there is no file."""
+  """Reads the text of a `JsonlLogger`'s file, to save it in a checkpoint.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The text; None if there is no such file.
+  """
   path = user_path(path)
   return path.read_text(encoding="utf-8", errors="replace") if path.exists() else None
 
 
 def restore_history(path: str | os.PathLike, history: str | None) -> None:
-  """Restores a `JsonlLogger`'s file to its text in a checkpoint; None leaves it as it is."""
+  """Restores a `JsonlLogger`'s file to the text that was saved in a checkpoint.
+
+  Args:
+    path: the file.
+    history: the text; None leaves the file as it is.
+  """
   if history is not None and read_history(path) != history:
     with atomic_open(path) as file:
       file.write(history.encode())
@@ -107,22 +140,33 @@ class TensorBoardLogger(Logger):
     self._writer = tf.summary.create_file_writer(str(user_path(directory)))
 
   def write(self, step, metrics):
+    """Writes and flushes the scalars. See `Logger.write`."""
     with self._writer.as_default():
       for key, value in metrics.items():
         tf.summary.scalar(key, value, step=step)
     self._writer.flush()
 
   def close(self):
+    """Closes the event file. See `Logger.close`."""
     self._writer.close()
 
 
 class Progress:
   """A progress bar with rate and remaining time; plain lines if stderr is not a terminal.
 
-  Use as an iterable (`for x in progress(xs, "reading")`), or count by hand:
+  Use it as an iterable (`for x in progress(xs, "reading")`), or update it explicitly:
 
       with progress(1000, "steps") as bar:
         bar.update(1, {"loss": 0.3})
+
+  Args:
+    iterable: the items to iterate over; None to update explicitly.
+    total: expected final count; None if unknown.
+    desc: label.
+    unit: name of what is counted.
+    initial: count at the start, which does not enter the rate.
+    stream: the stream to write to; stderr by default.
+    seconds_between_lines: time between two plain lines.
   """
 
   def __init__(
@@ -150,13 +194,22 @@ class Progress:
       )
 
   def set_total(self, total: int | None) -> None:
-    """Changes the expected total."""
+    """Changes the expected final count.
+
+    Args:
+      total: the count; None if unknown.
+    """
     self.total = total
     if self._bar is not None:
       self._bar.total = total
 
   def update(self, count: int = 1, metrics: Mapping[str, float] | None = None) -> None:
-    """Advances by `count` and shows `metrics` until the next ones."""
+    """Advances the bar.
+
+    Args:
+      count: number to add.
+      metrics: values to show by name; None keeps those of the last call.
+    """
     self.count += count
     if metrics is not None:
       self._metrics = dict(metrics)
@@ -168,6 +221,7 @@ class Progress:
       self._line()
 
   def close(self) -> None:
+    """Closes the bar, or prints the last line."""
     if self._bar is not None:
       self._bar.close()
       self._bar = None
@@ -206,12 +260,15 @@ class Progress:
 
 
 def progress(iterable_or_total: Iterable | int | None, desc: str, **options) -> Progress:
-  """Returns a `Progress` over an iterable, or one that is advanced by hand.
+  """Makes a `Progress` over an iterable, or one that is updated explicitly.
 
   Args:
-    iterable_or_total: an iterable, the expected total, or None if that is unknown.
+    iterable_or_total: an iterable, the expected final count, or None if that is unknown.
     desc: label, such as `"collecting"`.
     **options: see `Progress`.
+
+  Returns:
+    The progress bar.
   """
   if iterable_or_total is None or isinstance(iterable_or_total, int):
     return Progress(None, iterable_or_total, desc, **options)
@@ -220,7 +277,13 @@ def progress(iterable_or_total: Iterable | int | None, desc: str, **options) -> 
 
 
 class ProgressLogger(Logger):
-  """Shows steps and chosen metrics as a `Progress`."""
+  """Shows steps and selected metrics in a progress bar.
+
+  Args:
+    desc: label of the bar.
+    keys: names of the metrics to show.
+    **options: see `Progress`.
+  """
 
   def __init__(self, desc: str, keys: Sequence[str] = ("train/loss", "eval/loss"), **options):
     self._desc, self._keys, self._options = desc, tuple(keys), options
@@ -229,9 +292,11 @@ class ProgressLogger(Logger):
     self._bar: Progress | None = None
 
   def rewind(self, step):
+    """Sets the initial count of the bar. See `Logger.rewind`."""
     self._start = max(0, step)
 
   def tick(self, step, total=None):
+    """Advances the bar to a step. See `Logger.tick`."""
     if self._bar is None:
       self._bar = progress(total, self._desc, initial=self._start, **self._options)
     elif total is not None:
@@ -239,11 +304,13 @@ class ProgressLogger(Logger):
     self._bar.update(step - self._bar.count)
 
   def write(self, step, metrics):
+    """Shows the selected metrics. See `Logger.write`."""
     self._shown |= {key: metrics[key] for key in self._keys if key in metrics}
     self.tick(step)
     self._bar.update(0, self._shown)
 
   def close(self):
+    """Closes the bar. See `Logger.close`."""
     if self._bar is not None:
       self._bar.close()
       self._bar = None
@@ -256,18 +323,22 @@ class Loggers(Logger):
     self.loggers = tuple(loggers)
 
   def write(self, step, metrics):
+    """Calls `write` of every logger. See `Logger.write`."""
     for logger in self.loggers:
       logger.write(step, metrics)
 
   def rewind(self, step):
+    """Calls `rewind` of every logger. See `Logger.rewind`."""
     for logger in self.loggers:
       logger.rewind(step)
 
   def tick(self, step, total=None):
+    """Calls `tick` of every logger. See `Logger.tick`."""
     for logger in self.loggers:
       logger.tick(step, total)
 
   def close(self):
+    """Calls `close` of every logger. See `Logger.close`."""
     for logger in self.loggers:
       logger.close()
 
@@ -282,10 +353,13 @@ def make_loggers(
   """Makes the loggers of a run: `metrics.jsonl`, TensorBoard events, and a progress bar.
 
   Args:
-    directory: the run's folder; events go to its `tensorboard` folder.
+    directory: folder of the run; events are written to its subfolder `tensorboard`.
     tensorboard: whether to write events.
-    desc: name of the progress bar; None for no bar.
-    keys: metrics to show in the bar.
+    desc: label of the progress bar; None for no bar.
+    keys: names of the metrics to show in the bar.
+
+  Returns:
+    The loggers as one.
   """
   directory = user_path(directory)
   loggers: list[Logger] = [JsonlLogger(directory / "metrics.jsonl")]

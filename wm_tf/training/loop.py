@@ -33,11 +33,11 @@ class NonFiniteLossError(RuntimeError):
 
 @dataclasses.dataclass
 class _Progress:
-  """The loop's state besides the variables; part of every checkpoint."""
+  """State of the loop other than variables; part of every checkpoint."""
 
   step: int = 0
   epoch: int = 0
-  batches: int = 0  # Of this epoch.
+  batches: int = 0  # Number in this epoch.
   skipped: int = 0
   bad_streak: int = 0
   sums: dict[str, float] = dataclasses.field(default_factory=dict)  # Since metrics were logged.
@@ -62,12 +62,12 @@ def fit(
   logger: Logger | None = None,
   fingerprint: Mapping[str, Any] | None = None,
 ) -> FitResult:
-  """Fits a model by Adam, starting from its current weights, and leaves it with the best ones.
+  """Fits a model with Adam, starting from its current weights, and leaves it with the best weights.
 
-  Called again with the same arguments, it continues where a killed call stopped, and ends with the
+  A repeated call with the same arguments continues where a killed call stopped, and ends with the
   same weights and metrics as an uninterrupted call. On a finished folder it only loads the weights.
-  If a finished folder lacks its weights, or a needed checkpoint is gone, it starts over. On CPU
-  the results are equal bit for bit. On GPU that requires
+  If a finished folder lacks its weights, or a needed checkpoint is missing, it starts over. On CPU
+  the results are bitwise equal. On GPU that requires
   `tf.config.experimental.enable_op_determinism()`, which the program must call, since it changes
   the whole process.
 
@@ -78,11 +78,11 @@ def fit(
     model: has `loss(batch, seed) -> (scalar, {name: scalar})`, with `seed` an `int32[2]` that
       differs at each step. (`keras.Model` hides a method of that name behind its own attribute:
       `del self.loss` after `super().__init__()`.) Only `model.trainable_variables` are trained.
-    train_fn: takes the epoch (from 0) and returns its batches; the same ones in the same order
-      for the same epoch, in every process.
+    train_fn: maps the epoch (from 0) to its batches. It must return the same batches in the same
+      order for the same epoch, in every process.
     config: see `FitConfig`.
-    directory: the run's own folder.
-    seed: the seeds that `loss` gets are derived from it.
+    directory: folder of the fit.
+    seed: seed from which the seeds of `loss` are derived.
     eval_fn: returns the held-out batches, finitely many. Their mean loss (weighted by rows, with
       the same seeds each time) decides which weights are best.
     logger: receives the metrics, and is not closed; None for `metrics.jsonl` in `directory` only.
@@ -90,17 +90,17 @@ def fit(
       and its resumption.
 
   Returns:
-    What was achieved; see `FitResult`.
+    Metrics and files of the fit; see `FitResult`.
 
   Raises:
-    NonFiniteLossError: if steps stay bad, or no evaluation gave a finite loss.
+    NonFiniteLossError: if too many consecutive steps are bad, or no evaluation gave a finite loss.
     RunMismatchError: if `directory` holds a run of another config, seed or fingerprint.
     checkpoints.CheckpointMismatchError: if it holds a run of another model.
     ValueError: if an epoch or the held-out data is empty.
   """
   directory = user_path(directory)
   run = {"config": dataclasses.asdict(config), "seed": seed, "fingerprint": dict(fingerprint or {})}
-  # A folder of an older version ran with the defaults of options that it does not know.
+  # A folder of an older version was made with the defaults of options that it lacks.
   fit_folder.claim(directory, run, dataclasses.asdict(FitConfig()))
   train_spec = train_fn(0).element_spec
   # Tracing the loss builds all layers; the optimizer must know all variables.
@@ -199,13 +199,13 @@ class _Loop:
     if config.steps_per_epoch is not None:
       data = data.take(config.steps_per_epoch)
     per_epoch = int(data.cardinality())
-    if per_epoch < 0 and progress.epoch > 0:  # Unknown: take the mean of the earlier epochs.
+    if per_epoch < 0 and progress.epoch > 0:  # Unknown: use the mean of the earlier epochs.
       per_epoch = (progress.step - progress.batches) // progress.epoch
     total = per_epoch * config.num_epochs if per_epoch > 0 else None
     resumed_at = progress.step
     for batch in data.skip(progress.batches):
-      # Before a step, so that no checkpoint falls between the last step of an epoch and its
-      # evaluation, whose line would then be in the history twice.
+      # Save before a step: a checkpoint between the last step of an epoch and its evaluation would
+      # make a resumed run log the evaluation twice.
       due = config.checkpoint_every and progress.step % config.checkpoint_every == 0
       if due and progress.step > resumed_at:
         self.save()

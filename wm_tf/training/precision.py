@@ -1,4 +1,4 @@
-"""Matrix products and convolutions of training steps in bfloat16."""
+"""Computes matrix products and convolutions of training steps in bfloat16."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPTION = "auto_mixed_precision_onednn_bfloat16"
 
 @functools.cache
 def has_bfloat16() -> bool:
-  """Whether this processor multiplies bfloat16 faster than float32."""
+  """Returns whether this processor computes bfloat16 products faster than float32."""
   try:
     return multiplies_bfloat16(Path("/proc/cpuinfo").read_text())
   except OSError:  # Not Linux.
@@ -23,10 +23,13 @@ def has_bfloat16() -> bool:
 
 
 def multiplies_bfloat16(cpuinfo: str) -> bool:
-  """Whether the processor that a text such as `/proc/cpuinfo` describes is one of `has_bfloat16`.
+  """Returns whether a processor computes bfloat16 products faster than float32.
 
-  Processors with AMX are, and AMD's with AVX-512. Intel's with AVX-512 alone have the instruction,
-  at half the speed of float32. Without it, emulation is slower still.
+  That is the case with AMX, and for AMD processors with AVX-512 bfloat16. Intel processors with
+  AVX-512 bfloat16 alone compute it at half the speed of float32, and emulation is slower still.
+
+  Args:
+    cpuinfo: description of the processor, in the format of `/proc/cpuinfo`.
   """
   words = set(cpuinfo.split())
   return "amx_bf16" in words or {"avx512_bf16", "AuthenticAMD"} <= words
@@ -38,14 +41,17 @@ def computing_in(precision: str) -> Iterator[None]:
 
   In `bfloat16`, matrix products, convolutions and the operations between them take bfloat16 and
   accumulate in float32. Variables and sensitive operations (sums, exponentials) stay float32. A
-  function keeps one program for each precision that it was called in. Without `has_bfloat16`,
+  function keeps one program for each precision that it was called in. If `has_bfloat16` is false,
   everything is float32.
 
   Args:
     precision: one of `PRECISIONS`.
 
+  Yields:
+    None.
+
   Raises:
-    ValueError: if it is another one.
+    ValueError: if `precision` is not one of them.
 
   References:
     Micikevicius et al. 2018, arXiv:1710.03740, section 3.1 (variables in float32).

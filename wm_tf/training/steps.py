@@ -1,4 +1,4 @@
-"""The compiled training step and evaluation step of `fit`."""
+"""The compiled training and evaluation steps of `fit`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from wm_tf import rng
 
 
 def _scalars(loss, metrics) -> dict[str, tf.Tensor]:
-  scalars = {"loss": loss} | dict(metrics) | {"loss": loss}  # First, and what was minimised.
+  scalars = {"loss": loss} | dict(metrics) | {"loss": loss}  # First key; overrides a metric "loss".
   for name, value in scalars.items():
     if value.shape.rank != 0:
       raise ValueError(f"model.loss returned {name!r} of shape {value.shape}; it must be a scalar.")
@@ -26,7 +26,7 @@ def make_train_step(model, optimizer, clip_norm, base_seed, spec):
   Args:
     model: see `fit`.
     optimizer: a Keras optimizer, built for the model's trainable variables.
-    clip_norm: gradients are scaled down to this global norm.
+    clip_norm: global norm to which larger gradients are scaled down.
     base_seed: `int32[2]`; step `index` gets `fold_in(base_seed, index)`.
     spec: nest of `tf.TensorSpec` of a batch.
 
@@ -36,8 +36,8 @@ def make_train_step(model, optimizer, clip_norm, base_seed, spec):
   """
   variables = model.trainable_variables
 
-  # With the dataset's spec as signature there is one trace, also if a resume starts at a smaller
-  # last batch.
+  # With the dataset's spec as signature there is one trace, even if a resumed run starts at a
+  # smaller last batch.
   @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
   def train_step(batch, index):
     # The forward pass changes the averages of batch normalisation before it is known whether the
@@ -57,7 +57,7 @@ def make_train_step(model, optimizer, clip_norm, base_seed, spec):
 
     def update():
       scale = clip_norm / norm
-      # Rarely needed, and a pass over all gradients.
+      # Clipping is rare, and costs a pass over all gradients.
       clipped = tf.cond(
         norm > clip_norm,
         lambda: [gradient * tf.cast(scale, gradient.dtype) for gradient in gradients],
