@@ -377,7 +377,7 @@ class EvalResult(NamedTuple):
 
 
 class Policy(Protocol):
-  """Chooses actions from a world model's state; `memory` is its own state, such as a plan or `()`."""
+  """Chooses actions from a world model's state; `memory` is its own state, such as a plan."""
 
   def initial_memory(self, batch_size) -> Nest:
     """Returns the memory at the start of B episodes.

@@ -147,9 +147,6 @@ def locked(folder: str | os.PathLike, owner_file: str = "") -> Iterator[None]:
   Args:
     folder, owner_file: see `take_lock`.
 
-  Yields:
-    None.
-
   Raises:
     FolderInUseError: if another process holds the lock.
   """

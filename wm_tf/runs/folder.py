@@ -280,9 +280,6 @@ class RunFolder:
 
     Args:
       name: name of the stage.
-
-    Yields:
-      None.
     """
     before, started = self.seconds().get(name, 0.0), time.monotonic()
     over = threading.Event()

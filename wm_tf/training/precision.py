@@ -47,9 +47,6 @@ def computing_in(precision: str) -> Iterator[None]:
   Args:
     precision: one of `PRECISIONS`.
 
-  Yields:
-    None.
-
   Raises:
     ValueError: if `precision` is not one of them.
 
