@@ -22,7 +22,7 @@ _ITERATION = flags.DEFINE_integer(
 
 def main() -> None:
   with common.open_run(create=False) as run:
-    figures = run.family.train_dynamics(_ITERATION.value)
+    figures = run.train_fit("dynamics", _ITERATION.value)
   print(f"dynamics, held out:\n{report.figures_text(figures)}")
 
 

@@ -19,7 +19,7 @@ _ITERATION = flags.DEFINE_integer(
 
 def main() -> None:
   with common.open_run(create=False) as run:
-    figures = run.family.train_vae(_ITERATION.value)
+    figures = run.train_fit("vae", _ITERATION.value)
   print(f"VAE, held out:\n{report.figures_text(figures)}")
 
 

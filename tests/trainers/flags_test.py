@@ -76,6 +76,7 @@ def test_runs_by_python_m():
     ("collect --override=dynamics_fit.sequence_length=1", "sequence_length must be at least 2"),
     ("collect --override=controller.dream.horizon=0", "horizon must be positive"),
     ("collect --override=planner.num_elites=65", "num_elites must be in [2, num_candidates = 64]"),
+    ("collect --override=family=two_stages", "error: family: .* did you mean two_stage"),
     ("collect --override=environment=car_race", "did you mean car_racing"),
     (
       "collect --override=environment=no.such:Env",

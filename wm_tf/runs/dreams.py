@@ -114,7 +114,7 @@ def load_dream(
       raise ValueError(f"{name} must be a whole number of at least {lowest}, not {value!r}.")
   run = _read_run(Path(workdir).expanduser())
   iteration = _newest(run) if iteration is None else int(iteration)
-  weights = _weights(run, iteration)
+  weights = run.family.model_weights(iteration)
   changed = weights.stat().st_mtime_ns if weights.exists() else None
   draw = (starts, int(num_starts), int(start_seed))
   dream = _dream_of_run(run.workdir.absolute(), changed, iteration, *draw, *options.items())
@@ -142,7 +142,7 @@ def _dream_of_run(workdir, changed, iteration, starts, num_starts, start_seed, *
     states,
     observation=run.spec.observation,
     action_space=run.spec.action_space,
-    name=str(_weights(run, iteration).parent),
+    name=str(run.family.model_weights(iteration).parent),
     **dict(options),
   )
 
@@ -240,11 +240,6 @@ def _read_run(workdir: Path) -> LearnedRun:
   if existing is None:
     raise no_run(workdir)
   return LearnedRun(workdir, *existing)
-
-
-def _weights(run: LearnedRun, iteration: int) -> Path:
-  """Returns the file of a world model's weights, which the last fit of its family writes."""
-  return run.path(tuple(run.family.fits)[-1], iteration) / "weights.npz"
 
 
 def _newest(run: LearnedRun) -> int:

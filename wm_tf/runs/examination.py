@@ -160,7 +160,7 @@ class Examination:
     """
     path = self.folder / "real_returns.json"
     known = read_json(path) if path.exists() else {}
-    weights = self.run.path("dynamics", self.iteration) / "weights.npz"
+    weights = self.run.family.model_weights(self.iteration)
     model = hashlib.sha256(weights.read_bytes()).digest()
     keys = {
       name: hashlib.sha256(b"".join([model, *map(np.ndarray.tobytes, layers)])).hexdigest()[:16]

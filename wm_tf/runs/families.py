@@ -62,13 +62,42 @@ class Family:
     """
     raise NotImplementedError
 
+  def model_weights(self, iteration: int) -> Path:
+    """Returns the file that `load_model` reads.
+
+    Args:
+      iteration: iteration of the weights.
+
+    Returns:
+      The path; the file may not exist yet.
+    """
+    raise NotImplementedError
+
+  def make_fit(self, fit: str, iteration: int) -> dict[str, Any]:
+    """Makes one fit of an iteration, unless it exists.
+
+    Args:
+      fit: one of `fits`.
+      iteration: the iteration; rollouts up to it are used.
+
+    Returns:
+      The held-out figures of the fit.
+
+    Raises:
+      QualityGateError: if the model has not learned, and the run is not forced.
+      WorkdirError: if data or an earlier fit are missing.
+    """
+    raise NotImplementedError
+
   def train(self, iteration: int) -> None:
     """Makes every fit of an iteration that does not exist yet, in order.
 
     Args:
       iteration: the iteration; rollouts up to it are used.
     """
-    raise NotImplementedError
+    for fit in self.fits:
+      with self.run.timing(f"train_{fit}"):
+        self.make_fit(fit, iteration)
 
   def prepare(self, iteration: int) -> None:
     """Makes the data that `sequences` refers to, if they do not exist.

@@ -71,6 +71,7 @@ class Run(LearnedRun):
     config, spec = self.config, self.spec
     collection.check_options(self)
     for group, check in (
+      ("family", lambda: self.family),
       ("collect", lambda: explorers(config)),
       ("collect", self._check_amounts),
       ("planner", lambda: config.planner.strategy(spec.action_size, spec.action_space.num_choices)),
@@ -186,6 +187,26 @@ class Run(LearnedRun):
         },
       )
     return read_json(path)
+
+  def train_fit(self, fit: str, iteration: int) -> dict[str, Any]:
+    """Makes one fit of an iteration, unless it exists. See `Family.make_fit`.
+
+    Args:
+      fit: a name of `family.fits`.
+      iteration: the iteration; rollouts up to it are used.
+
+    Returns:
+      The held-out figures of the fit.
+
+    Raises:
+      ConfigError: if the run's family has no such fit.
+    """
+    if fit not in self.family.fits:
+      raise config_lib.ConfigError(
+        f"family={self.config.family} has no fit {fit!r}; its fits are "
+        f"{', '.join(self.family.fits)}."
+      )
+    return self.family.make_fit(fit, iteration)
 
   # One model and one learner for all iterations, so that they are compiled once.
 

@@ -64,9 +64,13 @@ class TwoStage(Family):
     config, space = self.run.config.dynamics, self.run.spec.action_space
     return dynamics_class(config)(vae, space.size, config, num_choices=space.num_choices)
 
+  def model_weights(self, iteration):
+    """Returns the weights of the dynamics, which hold the VAE's. See `Family.model_weights`."""
+    return self.run.path("dynamics", iteration) / "weights.npz"
+
   def load_model(self, model, iteration):
     """Loads the dynamics and its VAE from one file. See `Family.load_model`."""
-    weights = self.run.path("dynamics", iteration) / "weights.npz"
+    weights = self.model_weights(iteration)
     if not weights.exists():
       raise WorkdirError(f"{weights} does not exist; run trainers.train_dynamics first.")
     checkpoints.load_weights(model, weights)
@@ -117,10 +121,9 @@ class TwoStage(Family):
     if not all(self._is_encoded(*pair) for pair in self._encoded_pairs(iteration)):
       self.encode(iteration)
 
-  def train(self, iteration):
-    """Trains the VAE, then the dynamics. See `Family.train`."""
-    self.run.timed(self.train_vae, iteration)
-    self.run.timed(self.train_dynamics, iteration)
+  def make_fit(self, fit, iteration):
+    """Fits the VAE or the dynamics. See `Family.make_fit`."""
+    return {"vae": self.train_vae, "dynamics": self.train_dynamics}[fit](iteration)
 
   def observation_figures(self, model, observations):
     """Returns the result of `vae_quality` under `vae`. See `Family.observation_figures`."""
