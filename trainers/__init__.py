@@ -1,6 +1,6 @@
-"""Trainer binaries: flags, configuration, build, run."""
+"""Command-line programs that train, evaluate and examine runs."""
 
-import wm_tf  # noqa: F401  Before TensorFlow: it says which Keras `tf.keras` is to be.
+import wm_tf  # noqa: F401  Before TensorFlow, because it selects the Keras behind `tf.keras`.
 from trainers import quiet
 
 quiet.import_tensorflow()

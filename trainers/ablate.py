@@ -1,9 +1,10 @@
-"""What each part of a run is worth: fits variants of it on its own data, and plays each.
+"""Ablation study of a run: fits variants of it to the run's own data and evaluates them.
 
-A variant takes rollouts and VAE from the run in --workdir, which is only read, and fits dynamics
-and controller anew, once; it is to be compared with `all_data`, which changes nothing. `brownian`
-is a whole run of its own without the scripted driver, to be compared with `as_it_is`. Killed and
-called again, it goes on. Leaves ablations.json and ablations.md in WORKDIR/ablations (or --output).
+A variant uses the rollouts and the VAE of the run in --workdir, which is only read. It fits a
+dynamics and trains a controller once. Compare it with `all_data`, which changes nothing. `brownian`
+is a complete run of its own without the scripted driver; compare it with `as_it_is`. Writes
+ablations.json and ablations.md to WORKDIR/ablations (or --output). Repeat the command to continue
+after it was killed.
 
     python -m trainers.ablate --workdir=runs/quickstart
     python -m trainers.ablate --workdir=runs/quickstart --variants=all_data,z_only --num_seeds=3
@@ -22,16 +23,16 @@ from wm_tf.files import user_path
 from wm_tf.runs.ablation import VARIANTS, Ablations, applicable, to_markdown
 from wm_tf.runs.workdir import locked, write_findings
 
-_VARIANTS = flags.DEFINE_list("variants", [], f"Which ones of {', '.join(VARIANTS)}; all if empty.")
+_VARIANTS = flags.DEFINE_list("variants", [], f"Some of {', '.join(VARIANTS)}; all if empty.")
 _NUM_SEEDS = flags.DEFINE_integer(
-  "num_seeds", 1, "Fits of each variant, from --seed on.", lower_bound=1
+  "num_seeds", 1, "Fits of each variant, with seeds from --seed on.", lower_bound=1
 )
 _EPISODES = flags.DEFINE_integer("episodes", 16, "Real episodes of each controller.", lower_bound=1)
 _ONE_FIT = flags.DEFINE_bool(
-  "one_fit", False, "Fit each dynamics once, with --seed; only the controllers differ in theirs."
+  "one_fit", False, "Fit each dynamics once, with --seed; only controllers use the other seeds."
 )
 _LAST = flags.DEFINE_integer(
-  "last_iteration", None, "The last iteration whose rollouts are used; all if not given."
+  "last_iteration", None, "The last iteration whose rollouts are used; by default all are."
 )
 _CHANGE = flags.DEFINE_multi_string(
   "change",
@@ -43,7 +44,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; WORKDIR/ablat
 
 
 def main() -> None:
-  # In this order each comes after the one whose dynamics it uses.
+  # In this order each variant comes after the one whose dynamics it uses.
   names = chosen("variants", _VARIANTS.value, list(VARIANTS), "variant")
   source = common.read_run()
   source.best_iteration()  # Without a validated controller there is nothing to compare with.

@@ -1,7 +1,7 @@
-"""Reads every file of a run and says which ones are missing or damaged.
+"""Reads every file of a run and prints the missing and the damaged ones.
 
-With --remove it removes what is damaged, and no more than that; the command that made the run then
-makes it again, and what follows from the seed comes out the same.
+With --remove it also removes the damaged files. The command that made the run then makes them
+again, with equal content where that follows from the seed.
 
     python -m trainers.check --workdir=runs/car
     python -m trainers.check --workdir=runs/car --remove
@@ -18,7 +18,7 @@ from trainers import common
 from wm_tf.runs.integrity import problems
 from wm_tf.runs.workdir import WorkdirError, locked
 
-_REMOVE = flags.DEFINE_bool("remove", False, "Remove what is damaged, so that it is made again.")
+_REMOVE = flags.DEFINE_bool("remove", False, "Remove damaged files, so that they are made again.")
 
 
 def main() -> None:

@@ -1,8 +1,8 @@
 """Collects rollouts from the environment into TFRecords: stage 1 of a run.
 
-Iteration 0 explores (uniform, held, Brownian, scripted; see the configuration's `collect`). Every
-later one is played by the controller of the iteration before, plus noise. Killed and started again
-it goes on after the last whole shard.
+Iteration 0 explores (uniform, held, Brownian, scripted; see `collect` in the configuration). Later
+iterations use the controller of the previous iteration with noise. Repeat the command to continue
+after the last complete shard.
 
     python -m trainers.collect --preset=quickstart --workdir=runs/car
     python -m trainers.collect --workdir=runs/car --override=collect.num_episodes=300
@@ -17,7 +17,7 @@ from trainers import common
 _ITERATION = flags.DEFINE_integer(
   "iteration",
   0,
-  "Which collection; above 0 it needs the controller of the one before.",
+  "Iteration to collect; above 0 it needs the controller of the previous one.",
   lower_bound=0,
 )
 

@@ -1,4 +1,4 @@
-"""What the trainer binaries share: flags, opening the run, errors that read well."""
+"""Shared by the trainers: flags, opening of runs, and error messages."""
 
 from __future__ import annotations
 
@@ -23,41 +23,45 @@ _PRESET = flags.DEFINE_enum(
   "preset", "default", config_lib.preset_names(), "Configuration to start from."
 )
 _CONFIG = flags.DEFINE_string(
-  "config", None, "A run.json to take the configuration from, instead of a preset."
+  "config", None, "A run.json whose configuration is used instead of a preset."
 )
 _WORKDIR = flags.DEFINE_string(
-  "workdir", "runs/default", "Folder of the run. Started again with the same flags, it goes on."
+  "workdir", "runs/default", "Folder of the run. Repeat a command to continue a killed run."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of everything that is random.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of all random numbers.", lower_bound=0)
 _ENVIRONMENT = flags.DEFINE_string(
   "environment",
   None,
   "A registered name (car_racing, car_racing_3d), gym:ID (any gymnasium id, such as "
-  "gym:Pendulum-v1), or package.module:Factory. car_racing if not given.",
+  "gym:Pendulum-v1), or package.module:Factory. The default is car_racing.",
 )
 _OVERRIDE = flags.DEFINE_multi_string(
   "override",
   [],
-  "Changes one field: --override=dynamics.num_mixtures=8. A run's run.json shows all fields.",
+  "Changes one field: --override=dynamics.num_mixtures=8. The run.json of a run has all fields.",
 )
 _METHOD = flags.DEFINE_enum(
-  "method", None, config_lib.METHODS, "Short for --override=controller.method=..."
+  "method", None, config_lib.METHODS, "The same as --override=controller.method=..."
 )
-_FORCE = flags.DEFINE_bool("force", False, "Go on past a failed quality gate, with a warning.")
-_DESCRIBING = (_PRESET, _CONFIG, _ENVIRONMENT, _OVERRIDE, _METHOD)  # What a run is.
+_FORCE = flags.DEFINE_bool("force", False, "Continue past a failed quality gate, with a warning.")
+_DESCRIBING = (_PRESET, _CONFIG, _ENVIRONMENT, _OVERRIDE, _METHOD)  # The configuration of a run.
 
 
 def set_default(**values) -> None:
-  """Sets the defaults of shared flags for one binary."""
+  """Sets the defaults of shared flags for one trainer.
+
+  Args:
+    **values: name of the flag to its default.
+  """
   for name, value in values.items():
     flags.FLAGS.set_default(name, value)
 
 
 def config() -> config_lib.ExperimentConfig:
-  """The configuration that the flags describe.
+  """Returns the configuration that the flags describe.
 
   Raises:
-    ConfigError: if there is none.
+    ConfigError: if a flag's value is invalid.
   """
   overrides = list(_OVERRIDE.value)
   if _METHOD.value is not None:
@@ -73,29 +77,31 @@ def config() -> config_lib.ExperimentConfig:
 
 
 def workdir() -> Path:
-  """The value of `--workdir`."""
+  """Returns the value of `--workdir`."""
   return user_path(_WORKDIR.value)
 
 
 def seed() -> int:
-  """The value of `--seed`."""
+  """Returns the value of `--seed`."""
   return _SEED.value
 
 
 def open_run(create: bool = True) -> Run:
-  """The run that the flags describe: a context manager.
+  """Returns the run that the flags describe, a context manager.
 
   Args:
-    create: whether it may be a new one.
+    create: whether the workdir may be created.
   """
   return Run(_WORKDIR.value, config=config(), seed=seed(), force=_FORCE.value, create=create)
 
 
 def read_run() -> Run:
-  """The run in --workdir, with its own configuration and seed: to be read, not to be entered.
+  """Returns the run in --workdir with its own configuration and seed, for reading only.
+
+  Do not enter it as a context.
 
   Raises:
-    WorkdirError: if there is no run, or not the one that the flags describe, if they describe one.
+    WorkdirError: if there is no run, or the flags describe another configuration.
   """
   workdir = user_path(_WORKDIR.value)
   there = read_description(workdir / "run.json")
@@ -111,18 +117,22 @@ def read_run() -> Run:
 
 
 def set_aside_other_seed() -> None:
-  """Moves a run of another seed out of the way of `--seed`; see `runs.folder.set_aside`."""
+  """Moves a run of another seed to a folder of its own; see `runs.folder.set_aside`."""
   set_aside(user_path(_WORKDIR.value), Description(config(), seed()))
 
 
 def run(main: Callable[[], None]) -> None:
-  """Runs a binary's `main`; expected errors end it with one line and exit code 1."""
+  """Runs the `main` function of a trainer. An expected error ends it with one line and exit code 1.
 
-  # So that --help shows them.
+  Args:
+    main: the function, called when the flags are parsed.
+  """
+
+  # Makes --help show them.
   for flag in (*_DESCRIBING, _WORKDIR, _SEED, _FORCE):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
 
-  sys.stdout.reconfigure(line_buffering=True)  # In order with the progress, also in a log.
+  sys.stdout.reconfigure(line_buffering=True)  # Keeps the order of stdout and stderr in a log.
 
   def wrapped(argv: list[str]) -> None:
     if len(argv) > 1:

@@ -1,11 +1,11 @@
-"""Compares ways to train a controller in one and the same dream, with equal wall-clock time each.
+"""Compares methods of training a controller in the same dream, with equal wall-clock time each.
 
 World model, starts and data are those of an iteration of the run in --workdir, which is only read.
-The methods take turns, so that whatever else the machine does costs each of them the same; the
-first step of each, which compiles it, is not counted, and noise on dreamed actions falls over the
-time there is. Then each one plays in the model, and in the environment on tracks that nothing was
-trained or chosen on. Leaves compare.json, its table compare.md, and each controller and its export
-in WORKDIR/compare (or --output). Killed and called again, it goes on.
+The methods take turns, so that load from other processes affects all of them alike. The first step
+of each method, which compiles it, is not timed. Noise on dreamed actions decays over the training
+time. Each controller is then evaluated in the model, and in the environment on seeds that are not
+used in training or validation. Writes compare.json, the table compare.md, and each controller with
+its export to WORKDIR/compare (or --output). Repeat the command to continue after it was killed.
 
     python -m trainers.compare --workdir=runs/quickstart
     python -m trainers.compare --workdir=runs/quickstart --methods=ppo,actor_critic --seconds=120
@@ -27,17 +27,17 @@ from wm_tf.runs.comparison import compare, to_text
 from wm_tf.runs.workdir import WorkdirError, locked, read_json, write_json
 
 _METHODS = flags.DEFINE_list(
-  "methods", ["es", "reinforce", "ppo"], f"Of {', '.join(config_lib.METHODS)}."
+  "methods", ["es", "reinforce", "ppo"], f"Some of {', '.join(config_lib.METHODS)}."
 )
 _SECONDS = flags.DEFINE_float("seconds", 600.0, "Training time of each method.", lower_bound=0.0)
 _TURN = flags.DEFINE_float(
-  "turn", 30.0, "Seconds that a method trains before it is another one's turn.", lower_bound=0.0
+  "turn", 30.0, "Seconds that a method trains before the next one's turn.", lower_bound=0.0
 )
 _EPISODES = flags.DEFINE_integer(
-  "episodes", 32, "Real episodes, and dreams, that each one is judged by.", lower_bound=1
+  "episodes", 32, "Real episodes, and dreams, to evaluate each method on.", lower_bound=1
 )
 _ITERATION = flags.DEFINE_integer(
-  "iteration", None, "Whose world model; the chosen controller's by default.", lower_bound=0
+  "iteration", None, "Iteration of the world model; by default the best one.", lower_bound=0
 )
 _CONTROLLER = flags.DEFINE_multi_string(
   "controller", [], "Changes one of the run's controller settings: --controller=start_anywhere=0.7"

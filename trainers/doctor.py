@@ -1,8 +1,8 @@
-"""Examines the world model of a run: every figure, what is usual, and what it means, in words.
+"""Examines the world model of a run: measures it, and explains the results in words.
 
-The workdir is read and not changed, but for WORKDIR/doctor (or --output): doctor.json, doctor.html
-and film strips. Configuration and data are the run's own. Most of the time goes into playing many
-controllers for real; what was played is kept, and the same command goes on from there.
+The workdir is only read, except for WORKDIR/doctor (or --output), where doctor.json, doctor.html
+and film strips are written. Configuration and data are those of the run. Most of the time is spent
+on playing many controllers in the environment. Returns are saved; repeat the command to continue.
 
     python -m trainers.doctor --workdir=runs/quickstart
     python -m trainers.doctor --workdir=runs/quickstart --output=diagnosis --num_controllers=48
@@ -29,16 +29,18 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; WORKDIR/docto
 _ITERATION = flags.DEFINE_integer(
   "iteration",
   None,
-  "Iteration to examine; by default the one that validation chose.",
+  "Iteration to examine; by default the best one by validation.",
   lower_bound=0,
 )
 _NUM_CONTROLLERS = flags.DEFINE_integer(
   "num_controllers", 36, "Controllers of mixed skill to compare.", lower_bound=4
 )
-_EPISODES = flags.DEFINE_integer("episodes", 8, "Real episodes of each.", lower_bound=1)
-_NUM_DREAMS = flags.DEFINE_integer("num_dreams", 32, "Full dreams of each.", lower_bound=1)
+_EPISODES = flags.DEFINE_integer("episodes", 8, "Real episodes of each controller.", lower_bound=1)
+_NUM_DREAMS = flags.DEFINE_integer(
+  "num_dreams", 32, "Full dreams of each controller.", lower_bound=1
+)
 _HELD_OUT = flags.DEFINE_integer(
-  "held_out_episodes", 64, "At most so many held-out episodes to judge by.", lower_bound=1
+  "held_out_episodes", 64, "Largest number of held-out episodes to use.", lower_bound=1
 )
 
 

@@ -18,10 +18,10 @@ from wm_tf.training import checkpoints, loop
 
 
 class FlagError(ValueError):
-  """A flag's value that cannot be used."""
+  """A value of a flag that cannot be used."""
 
 
-# Errors that name what is wrong and what to do: their message is enough.
+# Errors whose message has the cause and the remedy.
 EXPECTED_ERRORS = (
   FlagError,
   WorkdirError,
@@ -70,10 +70,14 @@ def chosen(flag: str, asked: Sequence[str], known: Sequence[str], noun: str) -> 
 
 
 def storage_error(error: Exception) -> str | None:
-  """What to say of a disk that is full, read-only or broken; None for other errors."""
+  """Returns a message for errors of a full, read-only or broken disk; None for other errors.
+
+  Args:
+    error: an `OSError`, or an error of TensorFlow.
+  """
   if isinstance(error, OSError):
     remedy = _STORAGE.get(error.errno)
-  else:  # TensorFlow's file system says it in words.
+  else:  # TensorFlow's errors have the text of the error number.
     remedy = next(
       (what for code, what in _STORAGE.items() if os.strerror(code) in error.message), None
     )

@@ -1,4 +1,4 @@
-"""Evaluates any agent over full official episodes, by one command.
+"""Evaluates an agent over full official episodes.
 
 `--agent` is `random`, `heuristic`, `controller` or `planner` (of the run in --workdir), the folder
 of an exported SavedModel, or a served model as `grpc://host:port/model`.
@@ -26,10 +26,10 @@ from wm_tf.files import atomic_open
 from wm_tf.runs.actors import foreign_actor
 from wm_tf.runs.playing import episode_seeds, evaluate, rendered, scripted_actor
 
-_AGENT = flags.DEFINE_string("agent", "controller", "What to evaluate; see above.")
+_AGENT = flags.DEFINE_string("agent", "controller", "The agent to evaluate; see above.")
 _EPISODES = flags.DEFINE_integer("episodes", 16, "Number of full episodes.", lower_bound=1)
 _SEEDS = flags.DEFINE_list(
-  "seeds", [], "Seeds of the episodes, instead of fresh ones that follow from --seed."
+  "seeds", [], "Seeds of the episodes, instead of those derived from --seed."
 )
 flags.register_validator(
   "seeds",
@@ -42,7 +42,7 @@ _IN_MODEL = flags.DEFINE_bool(
   "in_model", True, "Also evaluate a run's own agent in its dream, and print the gap."
 )
 _FINISHED = flags.DEFINE_bool(
-  "finished", False, "Take the run's controller as trainers.finish left it."
+  "finished", False, "Evaluate the result of trainers.finish as the run's controller."
 )
 _RENDER = flags.DEFINE_string("render", None, "GIF file for an animation of the first episode.")
 flags.register_validator(

@@ -1,7 +1,7 @@
 """Exports a run's best controller, its planner and its world model as SavedModels.
 
-They go to `export/{controller,planner,world_model}/VERSION` in the workdir, complete with warmup
-requests, ready for TensorFlow Serving or `make serve`.
+They are written to `export/{controller,planner,world_model}/VERSION` in the workdir, with warmup
+requests, for TensorFlow Serving or `make serve`.
 
     python -m trainers.export --preset=quickstart --workdir=runs/quickstart
     python -m trainers.export --preset=quickstart --workdir=runs/quickstart --finished --version=2
@@ -18,7 +18,7 @@ _VERSION = flags.DEFINE_integer("version", 1, "Version folder to write.", lower_
 _FINISHED = flags.DEFINE_bool(
   "finished",
   False,
-  "Take the controller as trainers.finish left it, also as the planner's proposal.",
+  "Export the result of trainers.finish as the controller, and as the planner's proposal.",
 )
 
 

@@ -1,11 +1,11 @@
-"""Finishes a run's controller in the real environment: CMA-ES from where the dream has led.
+"""Finishes a run's controller in the real environment by CMA-ES, from the trained controller.
 
 Takes the run's best controller (or that of --iteration) and evolves its output, its last layer or
-all of it (finish.parameters) on fresh tracks, the same ones for all candidates of a generation. The
-best one by validation is kept in WORKDIR/finish, beside the dream's own, which stays as it is:
-trainers.evaluate and trainers.export take it with --finished. Killed and called again it goes on;
-with more finish.num_generations, too. The configuration is the run's own; --override may change
-finish.* only.
+all of it (finish.parameters), on new seeds in each generation, which all candidates share. The best
+candidate by validation is kept in WORKDIR/finish; the trained controller is not changed.
+trainers.evaluate and trainers.export use the result with --finished. Repeat the command to continue
+after it was killed, or with more finish.num_generations. The configuration is that of the run;
+--override may change finish.* only.
 
     python -m trainers.finish --workdir=runs/quickstart
     python -m trainers.finish --workdir=runs/quickstart --override=finish.num_generations=30
@@ -25,15 +25,15 @@ from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError
 
 _ITERATION = flags.DEFINE_integer(
-  "iteration", None, "Whose controller; by default that of the best iteration.", lower_bound=0
+  "iteration", None, "Iteration of the controller; by default the best one.", lower_bound=0
 )
 
 
 def opened() -> Run:
-  """The run in --workdir, with its own configuration but for `finish`; not yet entered.
+  """Returns the run in --workdir, not yet entered, with its own configuration except for `finish`.
 
   Raises:
-    WorkdirError: if there is no run, or not the one that the flags describe, if they describe one.
+    WorkdirError: if there is no run, or the flags describe another configuration.
   """
   workdir = common.workdir()
   there = read_description(workdir / "run.json")

@@ -1,7 +1,8 @@
-"""Runs the whole loop: collect, fit, dream; then collect with the controller, refit, dream again.
+"""Runs all iterations: collects rollouts, fits the world model, and trains a controller in it.
 
-What it has done it keeps: killed and started again with the same flags it goes on, and ends as it
-would have.
+Iterations after the first collect rollouts with the previous controller. Finished stages are kept.
+Repeat the command with the same flags to continue after it was killed; the results are those of an
+uninterrupted run.
 
     python -m trainers.iterate --preset=quickstart --workdir=runs/car
 """

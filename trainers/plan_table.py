@@ -1,10 +1,10 @@
-"""What a planner's time buys: return in the environment against milliseconds a decision.
+"""Measures the return in the environment and the time of a decision for several planner settings.
 
-Each row is the planner of the run in --workdir with one of its settings changed; `controller` is
-what proposes to it, and `gaussian` a wide search that nothing proposes to. All play the same
-tracks. Time is that of one decision in process at batch 1, frame to action. The workdir is only
-read; what was measured is kept, and the same command goes on. Leaves planner_table.json, .md and
-.svg in WORKDIR/planner_table (or --output).
+Each row is the planner of the run in --workdir with some settings changed. The row `controller` is
+the controller that proposes plans, and `gaussian` is a wide search without proposals. All rows play
+the same seeds. The time is that of one decision in process at batch size 1, from frame to action.
+The workdir is only read. Results are saved; repeat the command to continue. Writes
+planner_table.json, .md and .svg to WORKDIR/planner_table (or --output).
 
     python -m trainers.plan_table --workdir=runs/quickstart
     python -m trainers.plan_table --workdir=runs/quickstart --rows=controller,planner --episodes=32
@@ -21,11 +21,13 @@ from wm_tf.files import user_path
 from wm_tf.runs.planner_table import ROWS, Table, to_markdown
 from wm_tf.runs.workdir import locked
 
-_ROWS = flags.DEFINE_list("rows", [], f"Which ones of {', '.join(ROWS)}; all if empty.")
+_ROWS = flags.DEFINE_list("rows", [], f"Some of {', '.join(ROWS)}; all if empty.")
 _EPISODES = flags.DEFINE_integer("episodes", 16, "Real episodes of each row.", lower_bound=1)
-_DECISIONS = flags.DEFINE_integer("decisions", 200, "Decisions that are timed.", lower_bound=2)
-_FINISHED = flags.DEFINE_bool("finished", False, "Take the controller as trainers.finish left it.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder to write to; WORKDIR/planner_table if none.")
+_DECISIONS = flags.DEFINE_integer("decisions", 200, "Decisions to time.", lower_bound=2)
+_FINISHED = flags.DEFINE_bool("finished", False, "Use the result of trainers.finish as controller.")
+_OUTPUT = flags.DEFINE_string(
+  "output", None, "Folder to write to; WORKDIR/planner_table by default."
+)
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
-"""From nothing to a served planner that drives CarRacing-v3, in one command.
+"""Trains, serves and evaluates a planner for an environment, in one command.
 
-Collects rollouts, trains the world model, trains a controller inside it (several rounds, each on
-data of the last controller), exports everything, serves it, and evaluates it on tracks that
-training never saw. Leaves `results.json` and `report.html` in the workdir. Killed and started again
-it goes on.
+Collects rollouts, trains the world model, and trains a controller in it (several iterations, each
+on data of the previous controller). Then exports and serves the models, and evaluates them on seeds
+that are not used in training. Writes `results.json` and `report.html` to the workdir. Repeat the
+command to continue after it was killed. The default environment is CarRacing-v3.
 
     python -m trainers.quickstart --workdir=runs/quickstart --seed=0
+    python -m trainers.quickstart --environment=gym:Pendulum-v1 --workdir=runs/pendulum
 """
 
 from __future__ import annotations

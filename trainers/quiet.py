@@ -1,4 +1,4 @@
-"""Loads TensorFlow without the lines that its C++ libraries print whatever they are told."""
+"""Imports TensorFlow without the log lines of its C++ libraries."""
 
 import os
 import sys
@@ -6,10 +6,11 @@ import tempfile
 
 
 def import_tensorflow() -> None:
-  """Imports TensorFlow; what it says on the way is seen only if that fails.
+  """Imports TensorFlow; its output is shown only if the import fails.
 
-  Its libraries log before their logging is set up, so `TF_CPP_MIN_LOG_LEVEL` does not reach them;
-  where it is 0, all is shown. Later on they would call it an error that there is no GPU.
+  Its libraries log before their logging is set up, so `TF_CPP_MIN_LOG_LEVEL` does not affect these
+  lines. If it is 0, everything is shown. Otherwise it is set to 3 by default, because TensorFlow
+  later logs a missing GPU as an error.
   """
   if "tensorflow" in sys.modules or os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3") == "0":
     return

@@ -1,10 +1,10 @@
-"""Trains a controller inside the learned model: stage 4 of a run.
+"""Trains a controller in the learned world model: stage 4 of a run.
 
-By evolution (`--method=es`: a linear controller), by imagination (`--method=actor_critic`: a
-multilayer perceptron and its critic, by the gradient of dreamed returns), or by policy gradients
-with TF-Agents (`--method=ppo`, `ppo_clip` or `reinforce`: networks as imagination's). Then plays it
-on validation seeds, in the model and in the environment. The method may be chosen until a run has a
-controller; from then on give every trainer of the run the same.
+The method is evolution (`--method=es`: a linear controller), gradients of dreamed returns
+(`--method=actor_critic`: a multilayer perceptron and a critic), or policy gradients with TF-Agents
+(`--method=ppo`, `ppo_clip` or `reinforce`: the same kinds of networks). The controller is then
+evaluated on validation seeds, in the model and in the environment. The method may be changed until
+the run has a controller; after that, give every trainer of the run the same method.
 
     python -m trainers.train_controller --preset=quickstart --workdir=runs/car
     python -m trainers.train_controller --preset=quickstart --workdir=runs/car_ppo --method=ppo

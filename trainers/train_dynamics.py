@@ -1,7 +1,7 @@
 """Trains the MDN-RNN on latent sequences: stage 3 of a run.
 
-Encodes the frames first. Prints held-out figures and fails if the dynamics are no better than
-standing still (--force goes on).
+Encodes the frames first. Prints held-out figures, and fails if the dynamics predict no better than
+persistence (--force continues).
 
     python -m trainers.train_dynamics --preset=quickstart --workdir=runs/car
     python -m trainers.train_dynamics --preset=quickstart --workdir=runs/joint \\

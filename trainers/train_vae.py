@@ -1,6 +1,6 @@
 """Trains the VAE on the frames collected so far: stage 2 of a run.
 
-Prints held-out figures and fails if the VAE has not learned (--force goes on).
+Prints held-out figures, and fails if the VAE has not learned (--force continues).
 
     python -m trainers.train_vae --preset=quickstart --workdir=runs/car
 """

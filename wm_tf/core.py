@@ -306,7 +306,7 @@ class Episode(NamedTuple):
 
 
 class Embedded(NamedTuple):
-  """Preprocessed observations. The two-stage family caches `loc` and `log_scale`, concatenated."""
+  """Result of `WorldModel.embed`; in the two-stage family `loc` and `log_scale`, concatenated."""
 
   value: Any  # float32[..., E]
 
@@ -377,7 +377,7 @@ class EvalResult(NamedTuple):
 
 
 class Policy(Protocol):
-  """Chooses actions from a world model's state; `memory` is its own state, such as a plan."""
+  """Chooses actions from a world model's state. `memory` is its own state; `()` if it has none."""
 
   def initial_memory(self, batch_size) -> Nest:
     """Returns the memory at the start of B episodes.
