@@ -8,11 +8,10 @@ import warnings
 from collections.abc import Callable
 from pathlib import Path
 
-import tensorflow as tf
 from absl import app, flags
 from absl import logging as absl_logging
 
-from trainers.errors import EXPECTED_ERRORS, storage_error
+from trainers.errors import one_line_errors
 from wm_tf import config as config_lib
 from wm_tf.files import user_path
 from wm_tf.runs.folder import Description, no_run, read_description, set_aside
@@ -140,18 +139,7 @@ def run(main: Callable[[], None]) -> None:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     absl_logging.set_verbosity(absl_logging.WARNING)
     warnings.filterwarnings("ignore", module="tensorflow_probability")
-    try:
+    with one_line_errors():
       main()
-    except EXPECTED_ERRORS as error:
-      print(f"\nerror: {error}", file=sys.stderr)
-      sys.exit(1)
-    except (OSError, tf.errors.OpError) as error:
-      if not (reason := storage_error(error)):
-        raise
-      print(f"\nerror: {reason} The same command goes on from here then.", file=sys.stderr)
-      sys.exit(1)
-    except KeyboardInterrupt:
-      print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
-      sys.exit(130)
 
   app.run(wrapped)

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+
+import tensorflow as tf
 
 from wm_tf import config as config_lib
 from wm_tf.data.env_pool import WorkerError
 from wm_tf.data.manifest import CorruptManifestError
 from wm_tf.data.rollouts import CorruptShardError
 from wm_tf.evaluation import QualityGateError
-from wm_tf.files import DamagedFileError
+from wm_tf.files import DamagedFileError, FolderInUseError
 from wm_tf.registry import nearest
 from wm_tf.runs.workdir import WorkdirError
 from wm_tf.training import checkpoints, loop
@@ -30,6 +34,7 @@ EXPECTED_ERRORS = (
   CorruptManifestError,
   CorruptShardError,
   DamagedFileError,
+  FolderInUseError,
   WorkerError,
   loop.NonFiniteLossError,
   loop.RunMismatchError,
@@ -82,3 +87,21 @@ def storage_error(error: Exception) -> str | None:
       (what for code, what in _STORAGE.items() if os.strerror(code) in error.message), None
     )
   return f"{error}. {remedy}" if remedy else None
+
+
+@contextlib.contextmanager
+def one_line_errors() -> Iterator[None]:
+  """Ends the process with one line, instead of a traceback, for an expected error in the block."""
+  try:
+    yield
+  except EXPECTED_ERRORS as error:
+    print(f"\nerror: {error}", file=sys.stderr)
+    sys.exit(1)
+  except (OSError, tf.errors.OpError) as error:
+    if not (reason := storage_error(error)):
+      raise
+    print(f"\nerror: {reason} The same command goes on from here then.", file=sys.stderr)
+    sys.exit(1)
+  except KeyboardInterrupt:
+    print("\nInterrupted. The same command goes on from here.", file=sys.stderr)
+    sys.exit(130)
