@@ -72,13 +72,15 @@ class _Noting:
       self.frames.append(int(frame.numpy()[0, 0, 0, 0]))
       return np.float32(0.0)
 
-    zero = tf.py_function(note, [observation], tf.float32)
+    zero = tf.py_function(note, tf.nest.flatten(observation)[:1], tf.float32)
     return tf.zeros([1, 2]) + zero, state
 
 
-def test_every_frame_is_decided_on():
+@pytest.mark.parametrize("mixed", [False, True])
+def test_every_observation_is_decided_on(mixed):
   agent = _Noting()
   frames = np.arange(5, dtype=np.uint8).reshape(5, 1, 1, 1) * np.ones([1, 64, 64, 3], np.uint8)
-  timing = planner_table.milliseconds(agent, frames)
+  observations = {"image": frames, "vector": np.zeros([5, 2], np.float32)} if mixed else frames
+  timing = planner_table.milliseconds(agent, observations)
   assert agent.frames == [0, 1, 2, 3, 4]
   assert 0 < timing["p50"] <= timing["p95"] < 1000 and timing["cpu"] >= 0

@@ -86,13 +86,13 @@ def outcomes(world_model: WorldModel, episodes: Iterable[Batch]) -> Outcomes:
   """
 
   @tf.function
-  def foretell(batch):
+  def predict(batch):
     _, predicted = one_step(world_model, batch, rng.make_seed(0), temperature=0.0)
     return predicted.reward, 1.0 - predicted.discount
 
   parts = []
   for batch in episodes:
-    reward, end = foretell(as_observed(world_model, batch))
+    reward, end = predict(as_observed(world_model, batch))
     columns = (reward, batch.reward[:, 1:], end, batch.discount[:, 1:] == 0)
     mask = np.asarray(batch.mask)[:, 1:]
     parts.append([np.asarray(column)[mask] for column in columns])

@@ -38,12 +38,12 @@ def along(world_model: WorldModel, episodes: Iterable[Batch]) -> np.ndarray:
   """
 
   @tf.function
-  def foretell(batch):
+  def predict(batch):
     _, predicted = one_step(world_model, batch, rng.make_seed(0))
     return predicted.disagreement
 
   parts = [
-    foretell(as_observed(world_model, batch)).numpy()[np.asarray(batch.mask)[:, 1:]]
+    predict(as_observed(world_model, batch)).numpy()[np.asarray(batch.mask)[:, 1:]]
     for batch in episodes
   ]
   if not sum(map(len, parts)):

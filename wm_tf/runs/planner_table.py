@@ -13,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf.agent import Agent, AgentActor
+from wm_tf.core import Nest
 from wm_tf.policies.planner import Planner
 from wm_tf.report.planner_figures import planner_figure
 from wm_tf.runs.playing import episode_seeds
@@ -115,7 +116,7 @@ class Table:
       say(f"{name}: measured before.")
       return
     agent = self.agent(ROWS[name])
-    timing = milliseconds(agent, self._frames(num_decisions))
+    timing = milliseconds(agent, self._observations(num_decisions))
     score = self._run.evaluate(agent, seeds=self._seeds, label=f"play {name}")
     settings = dataclasses.asdict(self._run.config.planner) | dict(ROWS[name].changes)
     self.rows[name] = {
@@ -132,20 +133,27 @@ class Table:
     md, svg = to_markdown(self.rows), planner_figure(self.rows)
     write_findings(self._folder / "planner_table", table, md=md, svg=svg)
 
-  def _frames(self, num: int) -> np.ndarray:
-    """Returns observations of an episode of the controller, repeated to `num` and the warm-up."""
-    if not hasattr(self, "_drive"):
+  def _observations(self, num: int) -> Nest:
+    """Returns observations `[num + 3, ...]` of an episode of the controller, from the start again
+    when it is over.
+    """
+    if not hasattr(self, "_episode"):
       actor = AgentActor(self.agent(ROWS["controller"]))
-      self._drive = self._run.play(actor, self._seeds[0]).observation
-    return np.resize(self._drive, (num + _WARM_UP, *self._drive.shape[1:]))
+      self._episode = self._run.play(actor, self._seeds[0]).observation
+
+    def repeated(x):
+      return np.resize(x, (num + _WARM_UP, *x.shape[1:]))
+
+    return tf.nest.map_structure(repeated, self._episode)
 
 
-def milliseconds(agent: Agent, frames: np.ndarray) -> dict[str, float]:
+def milliseconds(agent: Agent, observations: Nest) -> dict[str, float]:
   """Measures the time of a decision at batch size 1, in this process.
 
   Args:
     agent: the agent; its `act` is compiled as it is in an export.
-    frames: `uint8[T, ...]`, observations in order; the first 3 decisions are not timed.
+    observations: T observations in order, such as `uint8[T, 64, 64, 3]` or a dict of arrays; the
+      first 3 decisions are not timed.
 
   Returns:
     In milliseconds: `p50` and `p95` of wall-clock time, and `cpu`, the mean processor time over all
@@ -153,14 +161,16 @@ def milliseconds(agent: Agent, frames: np.ndarray) -> dict[str, float]:
   """
   act = tf.function(agent.act)
   state, spent = agent.initial_state(1), []
-  for step, frame in enumerate(frames):
+  num_steps = len(tf.nest.flatten(observations)[0])
+  for step in range(num_steps):
+    observation = tf.nest.map_structure(lambda x, t=step: tf.constant(x[t : t + 1]), observations)
     if step == _WARM_UP:
       cpu = time.process_time()
     started = time.perf_counter()
-    action, state = act(tf.constant(frame[np.newaxis]), state, tf.constant([[1, step]]))
+    action, state = act(observation, state, tf.constant([[1, step]]))
     action.numpy()
     spent.append(1000 * (time.perf_counter() - started))
-  cpu = 1000 * (time.process_time() - cpu) / (len(frames) - _WARM_UP)
+  cpu = 1000 * (time.process_time() - cpu) / (num_steps - _WARM_UP)
   p50, p95 = np.percentile(spent[_WARM_UP:], [50, 95])
   return {"p50": float(p50), "p95": float(p95), "cpu": float(cpu)}
 

@@ -23,7 +23,7 @@ from wm_tf.runs.workdir import read_json
 from wm_tf.training.loggers import read_jsonl
 
 _DREAM_STEPS = 40
-_TRACKS = 3  # Stream of validation seeds; stream 0 chooses the run's controller.
+_TRACKS = 5  # Stream of validation seeds that no other part of a run plays.
 
 
 def data_figures(run: Run) -> dict[str, Any]:
