@@ -112,7 +112,7 @@ class AgentActor:
     self._agent = agent
     self._state = None
 
-    @tf.function
+    @tf.function(autograph=False)
     def act(observation, state, is_first, seed):
       state = restart(agent, state, is_first)
       return agent.act(observation, state, seed, explore)

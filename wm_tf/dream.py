@@ -98,9 +98,10 @@ class Dream:
       pairs = zip(observation.parts, values, strict=True)
       return observation.pack([_as_observed(part, value) for part, value in pairs])
 
-    self.begin = tf.function(begin)
-    self.step = tf.function(step, jit_compile=jit_compile)
-    self.decode = tf.function(decode)  # Not compiled by XLA, whose convolutions are slow.
+    self.begin = tf.function(begin, autograph=False)
+    self.step = tf.function(step, jit_compile=jit_compile, autograph=False)
+    # Not compiled by XLA, whose convolutions are slow.
+    self.decode = tf.function(decode, autograph=False)
 
 
 def _decoded_spec(decoded: Nest) -> ObservationSpec:

@@ -289,7 +289,7 @@ def draw_states(
     ValueError: if no step may be drawn.
   """
   seed = rng.make_seed(draws[0].seed)
-  observe = tf.function(lambda batch: observe_sequence(world_model, batch, seed))
+  observe = tf.function(lambda batch: observe_sequence(world_model, batch, seed), autograph=False)
   reservoirs = [_Reservoir(draw) for draw in draws]
   for batch in batches:
     states = tf.nest.map_structure(lambda x: x.numpy(), observe(batch))

@@ -41,6 +41,7 @@ def test_its_specification_makes_another_one(name):
 @pytest.mark.parametrize("name", _NAMES)
 def test_episodes_end_by_max_steps(name):
   env = envs.make_env(name, action_repeat=2, max_steps=7, frames_to_skip=0)
+  env.action_space.seed(3)
   env.reset(seed=1)
   for decision in range(1, 5):
     observation, reward, terminated, truncated, info = env.step(env.action_space.sample())

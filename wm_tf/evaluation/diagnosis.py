@@ -85,7 +85,7 @@ def outcomes(world_model: WorldModel, episodes: Iterable[Batch]) -> Outcomes:
     ValueError: if there is no step.
   """
 
-  @tf.function
+  @tf.function(autograph=False)
   def predict(batch):
     _, predicted = one_step(world_model, batch, rng.make_seed(0), temperature=0.0)
     return predicted.reward, 1.0 - predicted.discount
@@ -144,7 +144,7 @@ def action_sensitivity(
   actions = np.tile(np.repeat(sequences, num_dreams, axis=0), [num_starts, 1, 1])
   actions = tf.constant(actions, tf.float32)
 
-  @tf.function
+  @tf.function(autograph=False)
   def play(state):
     return imagine_returns(
       world_model,

@@ -37,7 +37,7 @@ def along(world_model: WorldModel, episodes: Iterable[Batch]) -> np.ndarray:
     ValueError: if there is no step.
   """
 
-  @tf.function
+  @tf.function(autograph=False)
   def predict(batch):
     _, predicted = one_step(world_model, batch, rng.make_seed(0))
     return predicted.disagreement
@@ -79,7 +79,7 @@ def in_dreams(
     `float32[S]`, for all S steps that are not left out.
   """
 
-  @tf.function
+  @tf.function(autograph=False)
   def play(state, seed):
     rows = tf.shape(tf.nest.flatten(state)[0])[0]
     act_seed, dream_seed = rng.split(seed, 2)

@@ -138,9 +138,11 @@ def open_loop(
     ValueError: if no dream has a step to compare.
   """
   horizon = max(OPEN_LOOP_STEPS)
-  observe = tf.function(lambda batch: observe_sequence(world_model, batch, rng.make_seed(seed)))
+  observe = tf.function(
+    lambda batch: observe_sequence(world_model, batch, rng.make_seed(seed)), autograph=False
+  )
   dream = _make_dream(world_model, horizon, seed)
-  decode = tf.function(world_model.decode, reduce_retracing=True)
+  decode = tf.function(world_model.decode, reduce_retracing=True, autograph=False)
   latent = world_model.diagnostic_latent
   latents, images, vectors, rewards = ({k: _Errors() for k in OPEN_LOOP_STEPS} for _ in range(4))
   for batch in episodes:
@@ -229,7 +231,7 @@ def _make_dream(world_model: WorldModel, horizon: int, seed: int) -> Callable[..
   Its results are the states `[H, N, ...]`, and the sums of rewards so far, `float32[H, N]`.
   """
 
-  @tf.function(reduce_retracing=True)
+  @tf.function(reduce_retracing=True, autograph=False)
   def dream(state, actions):
     actions = tf.cast(actions, tf.float32)
     noise = world_model.draw_noise(tf.shape(actions)[0], horizon, rng.make_seed(seed))

@@ -77,7 +77,7 @@ def vae_quality(vae: VAE, observations: Iterable[Nest]) -> dict[str, Any]:
   """
   spec = vae.observation
 
-  @tf.function(reduce_retracing=True)
+  @tf.function(reduce_retracing=True, autograph=False)
   def figures(batch):
     loc, log_scale = vae.encode(batch)
     means = spec.unpack(vae.decode(loc))
@@ -140,7 +140,7 @@ def dynamics_quality(
   """
   horizon = max(OPEN_LOOP_STEPS)
 
-  @tf.function(reduce_retracing=True)
+  @tf.function(reduce_retracing=True, autograph=False)
   def teacher_forced(batch):
     states, predicted = one_step(world_model, batch, rng.make_seed(seed), temperature=0.0)
     _, metrics = world_model.loss(batch, rng.make_seed(seed))
@@ -148,7 +148,7 @@ def dynamics_quality(
     nll = metrics.get("nll_per_dimension")
     return states, latent, predicted.reward, predicted.discount, nll
 
-  @tf.function(reduce_retracing=True)
+  @tf.function(reduce_retracing=True, autograph=False)
   def open_loop(state, actions):
     noise = world_model.draw_noise(tf.shape(actions)[0], horizon, rng.make_seed(seed))
 

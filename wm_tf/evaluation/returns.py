@@ -80,7 +80,7 @@ def evaluate_in_model(
     [np.random.default_rng(s).integers(len(tf.nest.flatten(starts)[0])) for s in seeds]
   )
 
-  @tf.function
+  @tf.function(autograph=False)
   def play(state, seed):
     act_seed, dream_seed = rng.split(seed, 2)
     return imagine_returns(

@@ -104,7 +104,7 @@ def dream_returns(
     actions = controller_actions(layers, features, world_model.num_choices)
     return tf.reshape(actions, [num * num_rows, world_model.action_size]), memory
 
-  @tf.function
+  @tf.function(autograph=False)
   def play(state, horizon, seed):
     return imagine_returns(
       world_model, action_fn, state, horizon, seed, temperature=temperature, num_copies=num

@@ -222,7 +222,7 @@ def _encodes(world_model: WorldModel, specs: dict[str, tf.TensorSpec], spec: Env
   def encode(**inputs):
     outputs.update(world_model.encode_outputs(observation_of(inputs, spec)))
 
-  tf.function(encode).get_concrete_function(**specs)
+  tf.function(encode, autograph=False).get_concrete_function(**specs)
   return bool(outputs)
 
 

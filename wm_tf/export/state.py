@@ -38,7 +38,7 @@ def inputs_used(
   fn: Callable[..., Tensors], specs: dict[str, tf.TensorSpec]
 ) -> dict[str, tf.TensorSpec]:
   """Those of a function's inputs whose values its outputs depend on."""
-  graph = tf.function(fn).get_concrete_function(**specs).graph
+  graph = tf.function(fn, autograph=False).get_concrete_function(**specs).graph
   used = {x.op.name for x in graph.inputs if any(op.type != "Shape" for op in x.consumers())}
   return {key: value for key, value in specs.items() if key in used}
 

@@ -73,7 +73,7 @@ def write_version(
   module = tf.Module()
   functions = {}
   for name, signature in signatures.items():
-    function = tf.function(_with_own_outputs(signature.fn))
+    function = tf.function(_with_own_outputs(signature.fn), autograph=False)
     functions[name] = function.get_concrete_function(**signature.specs)
   functions["serving_default"] = functions[default]
   variables = {id(v): v for fn in functions.values() for v in fn.graph.variables}

@@ -81,8 +81,8 @@ class ActorCritic(GradientLearner):
       jit_compile: whether XLA compiles the dreams and their gradients.
     """
     super().__init__(world_model, config, seed)
-    self._gradients = tf.function(self._dream, jit_compile=jit_compile)
-    self.update = tf.function(self._update)
+    self._gradients = tf.function(self._dream, jit_compile=jit_compile, autograph=False)
+    self.update = tf.function(self._update, autograph=False)
 
   @classmethod
   def from_settings(cls, world_model: WorldModel, settings: ControllerConfig, seed: int):

@@ -89,10 +89,10 @@ class DreamES:
     """
     self._world_model, self._controller = world_model, controller
     self._strategy, self._config = strategy, config
-    self._draw_noise = tf.function(self._drawn, jit_compile=jit_compile)
-    self._dream = tf.function(self._dreamed, jit_compile=jit_compile)
-    self.score = tf.function(self._score)
-    self.generation = tf.function(self._generation)
+    self._draw_noise = tf.function(self._drawn, jit_compile=jit_compile, autograph=False)
+    self._dream = tf.function(self._dreamed, jit_compile=jit_compile, autograph=False)
+    self.score = tf.function(self._score, autograph=False)
+    self.generation = tf.function(self._generation, autograph=False)
 
   def _score(self, parameters: tf.Tensor, starts: Nest, seed: tf.Tensor):
     """Scores N candidates.

@@ -217,7 +217,7 @@ class CandidateActor:
     """Makes an actor from an agent whose policy is a `CandidatePolicy`."""
     self._agent, self._state = agent, None
 
-    @tf.function
+    @tf.function(autograph=False)
     def act(observation, state, is_first, seed, candidate):
       state = restart(agent, state, is_first)._replace(memory=candidate)
       return agent.act(observation, state, seed)

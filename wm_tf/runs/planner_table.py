@@ -159,7 +159,7 @@ def milliseconds(agent: Agent, observations: Nest) -> dict[str, float]:
     In milliseconds: `p50` and `p95` of wall-clock time, and `cpu`, the mean processor time over all
     threads, which depends less on the load of the machine.
   """
-  act = tf.function(agent.act)
+  act = tf.function(agent.act, autograph=False)
   state, spent = agent.initial_state(1), []
   num_steps = len(tf.nest.flatten(observations)[0])
   for step in range(num_steps):

@@ -189,7 +189,7 @@ class TwoStage(Family):
     parts = self.run.spec.observation
     signature = parts.pack([tf.TensorSpec([None, *part.shape], part.dtype) for part in parts.parts])
 
-    @functools.partial(tf.function, input_signature=[signature])
+    @functools.partial(tf.function, input_signature=[signature], autograph=False)
     def encode_fn(observation):
       return model.embed(observation).value
 

@@ -104,7 +104,7 @@ def fit(
   fit_folder.claim(directory, run, dataclasses.asdict(FitConfig()))
   train_spec = train_fn(0).element_spec
   # Tracing the loss builds all layers; the optimizer must know all variables.
-  loss = tf.function(lambda batch, seed: model.loss(batch, seed))
+  loss = tf.function(lambda batch, seed: model.loss(batch, seed), autograph=False)
   loss.get_concrete_function(train_spec, tf.TensorSpec([2], tf.int32))
   if fit_folder.is_finished(directory):
     checkpoints.load_weights(model, directory / fit_folder.WEIGHTS)

@@ -38,7 +38,7 @@ def make_train_step(model, optimizer, clip_norm, base_seed, spec):
 
   # With the dataset's spec as signature there is one trace, even if a resumed run starts at a
   # smaller last batch.
-  @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
+  @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)], autograph=False)
   def train_step(batch, index):
     # The forward pass changes the averages of batch normalisation before it is known whether the
     # step is finite. Reading them copies nothing.
@@ -88,7 +88,7 @@ def make_eval_step(model, base_seed, spec):
     `step(batch, index) -> (metrics, rows)`: a dict of scalars, and the batch size `int32[]`.
   """
 
-  @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)])
+  @tf.function(input_signature=[spec, tf.TensorSpec([], tf.int64)], autograph=False)
   def eval_step(batch, index):
     before = [tf.identity(variable) for variable in model.non_trainable_variables]
     loss, metrics = model.loss(batch, rng.fold_in(base_seed, index))

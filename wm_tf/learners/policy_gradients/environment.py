@@ -106,7 +106,8 @@ class WorldModelEnvironment(TFEnvironment):
     self._count = tf.Variable(0, dtype=tf.int64, trainable=False)
     first = self._dreams.begin(self._starts, self._draw().row)
     self._dream = tf.nest.map_structure(lambda x: tf.Variable(x, trainable=False), first)
-    self._begin_all, self._step_all = tf.function(self._begin_all), tf.function(self._step_all)
+    self._begin_all = tf.function(self._begin_all, autograph=False)
+    self._step_all = tf.function(self._step_all, autograph=False)
 
   def render(self) -> tf.Tensor:
     """Decodes the current states of the dreams.
