@@ -1,7 +1,7 @@
 """Converts between TensorProto and NumPy without TensorFlow, for the server and the client.
 
-`decode` accepts exactly what the model server's `Tensor::FromProto` accepts, because clients in
-other languages rely on it: a single `int_val` fills the whole shape, and no value means zeros.
+`decode` follows the model server's `Tensor::FromProto`, because clients in other languages rely on
+it: a single `int_val` fills the whole shape, and no value means zeros. It also limits sizes.
 """
 
 from __future__ import annotations
@@ -143,7 +143,7 @@ def _check_filled(shape: list[int], count: int, dtype: np.dtype, given: int) -> 
 
 
 def _split_strings(content: bytes, count: int) -> np.ndarray:
-  """Splits the raw content of a string tensor: lengths as varints, then the bytes of all strings."""
+  """Splits the raw content of a string tensor: all lengths as varints, then all the bytes."""
   sizes, position = [], 0
   for _ in range(count):
     size = shift = 0
