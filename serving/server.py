@@ -51,7 +51,7 @@ def main(argv):
   over, serves = threading.Event(), threading.Event()
   if flags.WITH_STDIN.value:
     threading.Thread(target=_end_with_stdin, args=(over, serves), daemon=True).start()
-  # Imported here because TensorFlow takes seconds to import; --help and unknown flags do not need it.
+  # Imported here because TensorFlow takes seconds to import, and --help does not need it.
   from serving import config
   from serving.embedded import EmbeddedServer
   from serving.errors import ServingError
