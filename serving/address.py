@@ -1,4 +1,7 @@
-"""Addresses of served models: `grpc://host:port/model[/versions/N|/labels/L]`, or `grpcs://`."""
+"""Parses addresses of served models: `grpc://host:port/model[/versions/N|/labels/L]`.
+
+The scheme `grpcs://` selects an encrypted connection.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ _FORM = "grpc://host:port/model[/versions/N|/labels/L], or grpcs:// for TLS"
 
 
 class Address(NamedTuple):
-  """A served model.
+  """The address of a served model.
 
   Attributes:
     target: `host:port`.
-    model: the name under which it is served.
-    version: one version; None for the newest.
-    label: the version with a label; None if not asked for.
+    model: the name under which the model is served.
+    version: the version number; None if the address names none.
+    label: the version label; None if the address names none.
     secure: whether the connection is encrypted.
   """
 
@@ -28,15 +31,25 @@ class Address(NamedTuple):
 
 
 def is_address(text: str) -> bool:
-  """Whether a text is meant as the address of a served model; `parse_address` checks the rest."""
+  """Returns whether a text begins with `grpc://` or `grpcs://`.
+
+  Args:
+    text: any text. `parse_address` checks the rest of it.
+  """
   return text.startswith(tuple(f"{scheme}://" for scheme in _SCHEMES))
 
 
 def parse_address(text: str) -> Address:
-  """Parses an address.
+  """Parses the address of a served model.
+
+  Args:
+    text: the address; the model's name may be percent-encoded.
+
+  Returns:
+    The `Address`. `version` and `label` are None if the address names neither.
 
   Raises:
-    ValueError: if it has another form.
+    ValueError: if the text has another form.
   """
   url = urllib.parse.urlsplit(text)
   path = [urllib.parse.unquote(piece) for piece in url.path.strip("/").split("/")]

@@ -1,11 +1,11 @@
-"""The client of `serving.client` for asyncio.
+"""A client for served controllers and planners, for asyncio.
 
   async with AsyncPlannerClient("localhost:8500") as client:
     await client.reset(seed=0)
     action = await client.act(frame)
 
-Many environments on one connection: `clients = [client.fork() for _ in range(16)]`, each with
-episodes of its own.
+`clients = [client.fork() for _ in range(16)]` creates clients that share one connection and have
+separate episodes.
 """
 
 from __future__ import annotations
@@ -24,30 +24,32 @@ from serving.spec import Spec
 
 
 class AsyncPlannerClient(ClientBase):
-  """As `serving.client.PlannerClient`, with coroutines; made inside a running event loop.
+  """Same as `serving.client.PlannerClient`, with coroutines.
 
-  One client has one call in flight, since a call needs the state that the one before brought.
+  Create it inside a running event loop. A client can have only one `act` in flight, since each call
+  needs the state that the previous one returned. See `ClientBase` for the arguments and the
+  attributes.
   """
 
   _grpc = grpc.aio
 
   def fork(self) -> AsyncPlannerClient:
-    """Another client on the same connection, with episodes of its own."""
+    """Creates another client for the same connection. See `PlannerClient.fork`."""
     return copy.copy(self)
 
   async def spec(self) -> Spec:
-    """Asks the model what environment it is for."""
+    """Fetches the specification of the model's environment. See `PlannerClient.spec`."""
     return Spec.from_outputs(await self.predict("spec", initial_inputs(np.zeros(1, np.int64))))
 
   async def reset(self, batch_size: int = 1, seed: int | Iterable[int] = 0) -> None:
-    """Begins new episodes in all rows: see `PlannerClient.reset`."""
+    """Begins new episodes in all rows. See `PlannerClient.reset`."""
     seeds = self._seeds_of(batch_size, seed)
     self._begin(seeds, await self.predict("initial_state", initial_inputs(seeds)))
 
   async def act(
     self, observation: Any, timeout: float | None = None, agent_view: bool = False
   ) -> np.ndarray | int:
-    """Chooses the next action, or one for each row: see `PlannerClient.act`."""
+    """Chooses the next action of each row. See `PlannerClient.act`."""
     self._require_reset()
     inputs, wanted, single = self._inputs(observation, await self._known_spec(), agent_view)
     return self._advance(await self.predict("act", inputs, wanted, timeout), single)
@@ -59,7 +61,7 @@ class AsyncPlannerClient(ClientBase):
     output_filter: Iterable[str] = (),
     timeout: float | None = None,
   ) -> dict[str, np.ndarray]:
-    """Calls any signature: see `PlannerClient.predict`."""
+    """Calls any signature of the model. See `PlannerClient.predict`."""
     request = self._request(signature, inputs, output_filter)
     deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
     attempt = 0
@@ -78,7 +80,7 @@ class AsyncPlannerClient(ClientBase):
     await self._channel.close()
 
   async def _known_spec(self) -> Spec | None:
-    """The model's `spec`, fetched once; None if the model has no such signature."""
+    """Returns the model's `spec`, fetched once; None if the model has no such signature."""
     if "spec" not in self._known:
       try:
         self._known["spec"] = await self.spec()

@@ -1,9 +1,9 @@
-"""Puts calls that wait at the same time into one run, along the leading dimension.
+"""Combines concurrent calls into one run, along the leading dimension.
 
-There are no threads of its own. The first call of a batch leads it: it waits until the batch is
-full or its time is up, then for one of a few slots to run in, while more calls join; then it runs
-them all and hands out the results. So a server with little to do adds no delay, and a busy one puts
-together whatever has come in the meantime.
+There are no extra threads. The thread of a batch's first call waits until the batch is full or its
+timeout has passed, and then for a free slot. More calls may join the batch during both waits. Then
+the thread runs the batch and distributes the results. Without a timeout, a server with free slots
+adds no delay, and a busy one combines all calls that arrive while it waits for a slot.
 """
 
 from __future__ import annotations
@@ -21,16 +21,24 @@ from serving.model import Run
 
 
 class Batcher:
-  """Wraps what runs a signature; one for a server, so that all its models share the slots."""
+  """Wraps the functions that run signatures. All models of a server share one, and its slots.
+
+  Attributes:
+    max_size: the maximal number of rows in a batch.
+    timeout: the longest time to wait for a full batch, in seconds.
+    max_waiting: the maximal number of waiting batches for each set of feeds and fetches.
+    allowed_sizes: the sizes to which batches are padded, in increasing order; empty for no padding.
+    slots: semaphore that limits the number of batches that run at once.
+  """
 
   def __init__(self, parameters: BatchingParameters):
     """
     Args:
-      parameters: the official server's; what is not set has its default there. Calls whose tensors
-        differ in shape are put into different batches, never padded.
+      parameters: the official server's parameters; unset fields have its defaults. Calls with
+        tensors of different shapes go to different batches and are not padded.
 
     Raises:
-      ConfigError: if they contradict each other, or ask for what is not here.
+      ConfigError: if the parameters contradict each other, or are not supported.
     """
 
     def given(name, default):
@@ -55,12 +63,20 @@ class Batcher:
     self.slots = threading.Semaphore(threads)
 
   def wrap(self, run: Run) -> Run:
-    """Makes what runs each call by itself run them together; the results are the same."""
+    """Makes a function that runs a signature combine concurrent calls.
+
+    Args:
+      run: maps feeds to fetches. All of them have the same leading dimension.
+
+    Returns:
+      A function with the arguments and results of `run`. It raises ServingError if the feeds are
+      scalars or differ in their leading dimension, or if too many batches wait for a slot.
+    """
     return _Queue(self, run)
 
 
 class _Batch:
-  """Calls whose tensors have the same types and shapes but for the number of rows."""
+  """Calls whose tensors have the same dtypes, and the same shapes except for the number of rows."""
 
   def __init__(self):
     self.calls: list[_Call] = []
@@ -77,7 +93,7 @@ class _Call:
 
 
 class _Queue:
-  """The batches of one set of feeds and fetches."""
+  """The batches of calls with the same feeds and fetches."""
 
   def __init__(self, batcher: Batcher, run: Run):
     self._batcher, self._run = batcher, run
@@ -112,7 +128,7 @@ class _Queue:
     return size
 
   def _join(self, key: tuple, call: _Call) -> tuple[_Batch, bool]:
-    """Puts a call into the open batch of its kind, or into a new one, which it then leads."""
+    """Adds a call to an open batch of its shapes, or to a new one; returns whether it is new."""
     with self._lock:
       batch = self._open.get(key)
       leads = batch is None or batch.size + call.size > self._batcher.max_size
@@ -138,7 +154,7 @@ class _Queue:
     if self._batcher.timeout:
       batch.full.wait(self._batcher.timeout)
     with self._batcher.slots:
-      with self._lock:  # From here on, nobody joins any more.
+      with self._lock:  # After this, no call joins the batch.
         self._waiting -= 1
         if self._open.get(key) is batch:
           del self._open[key]
@@ -173,7 +189,7 @@ class _Queue:
       start += call.size
 
   def _run_each(self, batch: _Batch, error: Exception) -> None:
-    """One bad call must not fail those that it met."""
+    """Sets the error of all calls; if only one of them may be invalid, runs each separately."""
     for call in batch.calls:
       call.error = error
       if len(batch.calls) > 1 and isinstance(error, RUN_ERRORS):
@@ -183,6 +199,6 @@ class _Queue:
           call.error = own
 
   def _padding(self, size: int) -> int:
-    """Rows to add, so that the size is one of those that are allowed."""
+    """Returns the number of rows to add to reach an allowed size."""
     fitting = [allowed for allowed in self._batcher.allowed_sizes if allowed >= size]
     return fitting[0] - size if fitting and size else 0

@@ -1,12 +1,14 @@
-"""A client for served controllers and planners. Needs gRPC, protobuf and NumPy; no TensorFlow.
+"""A client for served controllers and planners.
+
+It requires gRPC, protobuf and NumPy, but not TensorFlow.
 
   client = PlannerClient("localhost:8500", model="planner")
   spec = client.spec()                 # observation, action repeat, frames to skip, ...
   client.reset(seed=0)
-  action = client.act(frame)           # uint8[96, 96, 3] -> float32[3], the environment's own
+  action = client.act(frame)           # uint8[96, 96, 3] -> float32[3], in the environment's units
 
-The server keeps no state between calls. The recurrent state and the plan travel: this client sends
-what the last call answered. `serving.aio_client` is the same for asyncio.
+The server keeps no state between calls. Each call returns the recurrent state and the plan, and the
+client sends them with the next call. `serving.aio_client` is the client for asyncio.
 """
 
 from __future__ import annotations
@@ -34,29 +36,44 @@ __all__ = ["TLS", "CallError", "GrpcActor", "PlannerClient", "Retry", "Spec", "i
 
 
 class PlannerClient(ClientBase):
-  """Drives one or many environments with a served `planner` or `controller`.
+  """Chooses actions for one or more environments with a served `planner` or `controller`.
 
-  A client is for one thread; `fork` makes another one on the same connection. See `ClientBase` for
-  the arguments and the attributes.
+  A client is not thread-safe; `fork` creates another one for the same connection. See `ClientBase`
+  for the arguments and the attributes.
   """
 
   _grpc = grpc
 
   def fork(self) -> PlannerClient:
-    """Another client on the same connection, with episodes of its own."""
+    """Creates another client for the same connection, with separate episodes.
+
+    Returns:
+      The new client. It starts with a copy of this client's state.
+    """
     return copy.copy(self)
 
   def spec(self) -> Spec:
-    """Asks the model what environment it is for."""
+    """Fetches the specification of the model's environment.
+
+    Returns:
+      The specification.
+
+    Raises:
+      CallError: if the call fails.
+    """
     return Spec.from_outputs(self.predict("spec", initial_inputs(np.zeros(1, np.int64))))
 
   def reset(self, batch_size: int = 1, seed: int | Iterable[int] = 0) -> None:
     """Begins new episodes in all rows.
 
     Args:
-      batch_size: the number of environments.
-      seed: of the first row (the next rows have the next integers), or one for each row. The only
-        randomness of an action comes from its row's seed and step.
+      batch_size: the number of environments B.
+      seed: the seed of the first row, from which the next rows count up, or one seed per row. An
+        action's random numbers depend only on its row's seed and step.
+
+    Raises:
+      CallError: if the call fails.
+      ValueError: if the number of seeds differs from `batch_size`.
     """
     seeds = self._seeds_of(batch_size, seed)
     self._begin(seeds, self.predict("initial_state", initial_inputs(seeds)))
@@ -64,15 +81,15 @@ class PlannerClient(ClientBase):
   def act(
     self, observation: Any, timeout: float | None = None, agent_view: bool = False
   ) -> np.ndarray | int:
-    """Chooses the next action, or one for each row. A call that fails leaves the state unchanged.
+    """Chooses the next action of each row. A call that fails leaves the state unchanged.
 
-    The first call also asks the model for its `spec`, to check observations against it.
+    The first call also fetches the model's `spec`, to check observations against it.
 
     Args:
-      observation: as the environment shows it: an array, or a dict of arrays by name of the part;
-        with a leading B after `reset(B)`. Images may have the size that the agent sees.
-      timeout: seconds for this call.
-      agent_view: whether the observation is a batch as the agent sees it instead: images
+      observation: an array, or a dict of arrays by part name, as returned by the environment; with
+        a leading dimension B after `reset(B)`. Images may also have the agent's height and width.
+      timeout: seconds for this call with all its retries; the client's `timeout` if None.
+      agent_view: whether the observation is a batch in the agent's format instead: images
         `uint8[B, H, W, C]` and vectors `float32[B, D]`.
 
     Returns:
@@ -81,6 +98,7 @@ class PlannerClient(ClientBase):
 
     Raises:
       CallError: if the call fails.
+      RuntimeError: if `reset` was not called, or the model does not return an action and its state.
       ValueError: if the observation has another shape or dtype, or is not finite.
     """
     self._require_reset()
@@ -94,19 +112,20 @@ class PlannerClient(ClientBase):
     output_filter: Iterable[str] = (),
     timeout: float | None = None,
   ) -> dict[str, np.ndarray]:
-    """Calls any signature.
+    """Calls any signature of the model.
 
     Args:
-      signature: its name.
-      inputs: arrays by name.
-      output_filter: the outputs wanted; all by default.
-      timeout: seconds for this call with all its retries, instead of the client's.
+      signature: name of the signature.
+      inputs: arrays by input name.
+      output_filter: names of the requested outputs; all if empty.
+      timeout: seconds for this call with all its retries; the client's `timeout` if None.
 
     Returns:
-      The outputs by name.
+      The outputs: arrays by name.
 
     Raises:
-      CallError: if it fails for good, or the time is up.
+      CallError: if the call fails after its retries, or times out.
+      ValueError: if TensorFlow does not support the dtype of an input.
     """
     request = self._request(signature, inputs, output_filter)
     deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
@@ -126,7 +145,7 @@ class PlannerClient(ClientBase):
     self._channel.close()
 
   def _known_spec(self) -> Spec | None:
-    """The model's `spec`, fetched once; None if the model has no such signature."""
+    """Returns the model's `spec`, fetched once; None if the model has no such signature."""
     if "spec" not in self._known:
       try:
         self._known["spec"] = self.spec()
@@ -144,10 +163,13 @@ class PlannerClient(ClientBase):
 
 
 class GrpcActor:
-  """A served model as an actor for collection and evaluation, from `grpc://host:port/model`.
+  """An actor for collection and evaluation that calls a served model.
 
-  It sends observations as the agent sees them and returns the agent's own actions, like an agent in
-  this process. Copies share the address and the connection, not the state.
+  It sends observations in the agent's format and returns the agent's actions, like an agent in this
+  process. Copies share the address and the connection, but not the state.
+
+  Attributes:
+    client: the `PlannerClient` of the current episodes.
   """
 
   def __init__(self, address: str, **options):
@@ -155,7 +177,7 @@ class GrpcActor:
     Args:
       address: `grpc://host:port/model`, optionally with `/versions/7` or `/labels/canary`; with
         `grpcs://` the connection is encrypted.
-      **options: for `PlannerClient`.
+      **options: further arguments of `PlannerClient`.
 
     Raises:
       ValueError: if the address has another form.
@@ -170,7 +192,14 @@ class GrpcActor:
     self.client = PlannerClient(parsed.target, parsed.model, **options)
 
   def begin(self, rows: int) -> None:
-    """Starts new episodes in `rows` environments."""
+    """Starts new episodes.
+
+    Args:
+      rows: the number of environments B.
+
+    Raises:
+      CallError: if the call fails.
+    """
     self.client = self.client.fork()
     self.client.reset(rows)
 
@@ -178,14 +207,14 @@ class GrpcActor:
     """Chooses the agent's actions.
 
     Args:
-      observation: an array, or a dict of arrays by name of the part: images `uint8[B, H, W, C]` and
+      observation: an array, or a dict of arrays by part name: images `uint8[B, H, W, C]` and
         vectors `float32[B, D]`.
-      is_first: `bool[B]`, which rows begin an episode.
-      seeds: `int64[B]`, the seeds of the episodes.
-      infos: not used: a served model sees observations only.
+      is_first: `bool[B]`, true in rows that begin an episode.
+      seeds: `int64[B]`, the seed of each row's episode.
+      infos: not used: a served model gets only observations.
 
     Returns:
-      `float32[B, A]`: numbers in [-1, 1], or one-hot vectors.
+      `float32[B, A]`, values in [-1, 1] or one-hot groups.
 
     Raises:
       CallError: if the call fails.

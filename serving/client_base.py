@@ -1,6 +1,6 @@
-"""What the synchronous and the asynchronous client share: everything except the calls.
+"""The common parts of the synchronous and the asynchronous client: everything except the calls.
 
-Needs gRPC, protobuf and NumPy; no TensorFlow.
+It requires gRPC, protobuf and NumPy, but not TensorFlow.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ _HINTS = {
 _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 _CHANNEL_OPTIONS = (
   ("grpc.max_receive_message_length", -1),
-  # By default gRPC waits 1 s, then ever longer, before it looks for a lost server again.
+  # By default gRPC waits 1 s, and then longer each time, before it reconnects to a lost server.
   ("grpc.initial_reconnect_backoff_ms", 100),
   ("grpc.max_reconnect_backoff_ms", 2000),
-  # By default all calls go to the first address that a name resolves to.
+  # By default all calls go to the first address of a name.
   ("grpc.service_config", _SERVICE_CONFIG),
 )
 
 
 class CallError(Exception):
-  """A call that failed, after the retries.
+  """A call failed after its retries.
 
   Attributes:
     code: a `grpc.StatusCode`.
-    message: the server's own text.
+    message: the server's message.
   """
 
   def __init__(self, code: grpc.StatusCode, message: str, call: str):
@@ -53,9 +53,14 @@ class CallError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Retry:
-  """How often to call again when the server is away (UNAVAILABLE) or full (RESOURCE_EXHAUSTED).
+  """The retry policy for servers that are unreachable (UNAVAILABLE) or full (RESOURCE_EXHAUSTED).
 
-  Every signature is stateless, so calling twice does no harm. Other failures are not retried.
+  Other failures are not retried. Every signature is stateless, so a repeated call has no effect.
+
+  Attributes:
+    attempts: the maximal number of calls, including the first.
+    first_wait: seconds before the first retry; each further wait is twice as long.
+    max_wait: the longest wait, in seconds.
   """
 
   attempts: int = 8
@@ -63,18 +68,28 @@ class Retry:
   max_wait: float = 2.0
 
   def wait(self, attempt: int) -> float:
-    """Seconds before the next attempt: doubling, with jitter to keep clients out of step."""
+    """Draws the time before the next attempt, with jitter so that clients do not synchronise.
+
+    Args:
+      attempt: the number of failed attempts before the last one; 0 for the first retry.
+
+    Returns:
+      Seconds.
+    """
     return min(self.first_wait * 2**attempt, self.max_wait) * random.uniform(0.5, 1.0)
 
   def next_wait(self, error: grpc.RpcError, attempt: int, seconds_left: float) -> float | None:
-    """Seconds before calling again after a failure; None if it should not be retried.
+    """Decides whether to retry a failed call, and when.
 
     Args:
       error: the failure.
       attempt: the number of attempts before the one that failed.
-      seconds_left: until the deadline.
+      seconds_left: seconds until the deadline.
+
+    Returns:
+      Seconds to wait before the next attempt; None to give up.
     """
-    # gRPC gives a message over the size limit the same code as a server without a free thread.
+    # gRPC uses one code for a message over the size limit and for a server without a free thread.
     too_large = "larger than max" in (error.details() or "")
     wait = self.wait(attempt)
     if error.code() not in _RETRIED or too_large or attempt + 1 >= self.attempts:
@@ -84,12 +99,13 @@ class Retry:
 
 @dataclasses.dataclass(frozen=True)
 class TLS:
-  """Files for an encrypted connection. `TLS()` trusts the authorities that gRPC comes with.
+  """The files for an encrypted connection.
 
   Attributes:
-    ca: PEM file of the authorities that may have signed the server's certificate.
+    ca: PEM file of the authorities that may have signed the server's certificate; gRPC's default
+      authorities if None.
     key, certificate: PEM files that identify the client (mTLS); both or neither.
-    server_name: the name in the server's certificate, if that is not the host of `target`.
+    server_name: the name in the server's certificate; the host of `target` if None.
   """
 
   ca: str | os.PathLike | None = None
@@ -98,11 +114,14 @@ class TLS:
   server_name: str | None = None
 
   def credentials(self) -> grpc.ChannelCredentials:
-    """Reads the files.
+    """Reads the files and creates gRPC credentials.
+
+    Returns:
+      The credentials.
 
     Raises:
       FileNotFoundError: if a file does not exist.
-      ValueError: if a file holds no PEM, or there is a key without a certificate.
+      ValueError: if a file is not in PEM form, or only one of `key` and `certificate` is given.
     """
     if (self.key is None) != (self.certificate is None):
       raise ValueError("TLS: give both key and certificate (mTLS), or neither")
@@ -121,13 +140,13 @@ class TLS:
 
 
 class ClientBase:
-  """Holds the state of the episodes, makes requests and reads answers.
+  """Stores the state of the episodes, creates requests and parses responses.
 
   Attributes:
-    extras: the outputs of the last `act` besides the action and the state, by name, such as
+    extras: the outputs of the last `act` other than the action and the state, by name, such as
       `agent_action` `float32[B, A]` (in [-1, 1] or one-hot).
-    version: the model version that answered last.
-    state: the tensors that travel, `[B, ...]` by name; None before `reset`.
+    version: the model version that answered the last call; None before the first one.
+    state: the state tensors, `[B, ...]` by name, which the next `act` sends; None before `reset`.
   """
 
   _grpc: Any  # `grpc` or `grpc.aio`.
@@ -147,17 +166,18 @@ class ClientBase:
     Args:
       target: `host:port`, or any gRPC name: with `dns:///host:port` the calls alternate between
         all addresses of the host.
-      model: the name under which it is served.
-      version: pins one version; by default the newest one answers, which may change between calls.
-      label: asks for the version that the server gives this label, such as `stable`.
+      model: the name under which the model is served.
+      version: the version number. If None, the newest version answers, which may change between
+        calls.
+      label: selects the version that has this label on the server, such as `stable`.
       timeout: seconds for a call with all its retries.
-      retry: see `Retry`; `Retry(attempts=1)` never retries.
-      credentials: for TLS; plain text by default.
-      extras: the outputs that `act` fetches besides the action and the state; all by default. `()`
-        keeps replies small. A server compiles each selection at its first call.
+      retry: see `Retry`; `Retry(attempts=1)` disables retries.
+      credentials: for an encrypted connection; plain text if None.
+      extras: names of the outputs that `act` fetches in addition to the action and the state; all
+        if None. `()` keeps replies small. A server compiles each selection at its first call.
 
     Raises:
-      ValueError: if both a version and a label are asked for.
+      ValueError: if both `version` and `label` are given.
     """
     if version is not None and label is not None:
       raise ValueError(f"asked for both version {version} and label {label!r}: choose one")
@@ -178,16 +198,21 @@ class ClientBase:
 
   @property
   def seed(self) -> np.ndarray:
-    """`int32[B, 2]`, each row's seed and step, as the next `act` sends them."""
+    """`int32[B, 2]`, the seed and step of each row, which the next `act` sends."""
     self._require_reset()
     return _seed_tensor(self._seeds, self._steps)
 
   def restart(self, rows: np.ndarray, seed: Iterable[int] | None = None) -> None:
-    """Begins new episodes in some rows, without a call: `reset` has fetched the initial state.
+    """Begins new episodes in some rows, with the initial state that `reset` fetched.
 
     Args:
-      rows: `bool[B]`, the rows that begin.
-      seed: `int[B]` of all rows; unchanged by default.
+      rows: `bool[B]`, true in rows that begin an episode.
+      seed: `int[B]`, seeds for all rows, of which only those of `rows` are used; keeps the old
+        seeds if None.
+
+    Raises:
+      RuntimeError: if `reset` was not called.
+      ValueError: if `rows` does not have the shape `[B]`.
     """
     self._require_reset()
     rows = np.asarray(rows, bool)
@@ -205,7 +230,7 @@ class ClientBase:
     }
 
   def _connect(self, credentials):
-    """A channel, which connects when it is first called."""
+    """Creates a channel, which connects at the first call."""
     options = list(_CHANNEL_OPTIONS)
     if credentials is None:
       return self._grpc.insecure_channel(self._target, options)
@@ -252,11 +277,11 @@ class ClientBase:
   def _inputs(
     self, observation, spec: Spec | None, agent_view: bool
   ) -> tuple[dict[str, np.ndarray], tuple[str, ...], bool]:
-    """The inputs of `act`, its output filter, and whether there is no batch dimension.
+    """Returns the inputs of `act`, its output filter, and whether there is no batch dimension.
 
     Args:
       observation: see `PlannerClient.act`.
-      spec: what the model says of its environment; None if it does not.
+      spec: the specification of the model's environment; None if the model has none.
       agent_view: see `PlannerClient.act`.
     """
     rows = len(self._steps)
@@ -270,7 +295,7 @@ class ClientBase:
     return {**batch.inputs, "seed": self.seed, **self.state}, wanted, batch.single
 
   def _advance(self, outputs, single: bool) -> np.ndarray:
-    """Keeps the next state; returns the action."""
+    """Stores the next state and the extras, and returns the action."""
     missing = [name for name in ("action", *self.state) if name not in outputs]
     if missing:
       missing = ", ".join(missing)
@@ -287,7 +312,11 @@ class ClientBase:
 
 
 def lacks_signature(error: CallError) -> bool:
-  """Whether a call failed because the model has no such signature."""
+  """Returns whether a call failed because the model does not have the signature.
+
+  Args:
+    error: the error of the call.
+  """
   return error.code == grpc.StatusCode.FAILED_PRECONDITION
 
 
@@ -296,5 +325,12 @@ def _seed_tensor(seeds, steps) -> np.ndarray:
 
 
 def initial_inputs(seeds: np.ndarray) -> dict[str, np.ndarray]:
-  """The inputs of `initial_state` for episodes of these seeds, `int64[B]`; and of `spec`."""
+  """Creates the inputs of the signatures `initial_state` and `spec`.
+
+  Args:
+    seeds: `int64[B]`, the seed of each row's episode.
+
+  Returns:
+    `{"seed": int32[B, 2]}`, the seed and the step 0 of each row.
+  """
   return {"seed": _seed_tensor(seeds, np.zeros_like(seeds))}

@@ -1,4 +1,7 @@
-"""Unpacks gzip with an end to what comes out: a megabyte may hold a gigabyte of zeros."""
+"""Decompresses gzip with a limit on the size of the output.
+
+A megabyte of gzip may expand to a gigabyte of zeros.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ MAGIC = b"\x1f\x8b"  # No protobuf message begins like this: there is no wire ty
 
 
 class TooLargeError(ServingError):
-  """More than there is room for; 413 in HTTP."""
+  """The decompressed request is larger than the limit; 413 in HTTP."""
 
   http_status = 413
 
@@ -23,11 +26,18 @@ class TooLargeError(ServingError):
 
 
 def gunzip(data: bytes, limit: int) -> bytes:
-  """Undoes gzip.
+  """Decompresses gzip data.
+
+  Args:
+    data: one gzip stream; bytes after its end are ignored.
+    limit: the largest accepted size of the output, in bytes.
+
+  Returns:
+    The decompressed bytes.
 
   Raises:
-    ServingError: INVALID_ARGUMENT if the data is damaged, RESOURCE_EXHAUSTED if what comes out is
-      longer than the limit.
+    ServingError: INVALID_ARGUMENT if the data is damaged.
+    TooLargeError: if the output is larger than `limit`.
   """
   unpacker = zlib.decompressobj(wbits=31)
   try:

@@ -1,6 +1,7 @@
-"""The official server's configuration files: text protos for models, TLS, monitoring, batching.
+"""Reads the official server's configuration files: models, TLS, monitoring and batching.
 
-Python's serving API lacks most of their messages, so they are declared here, field by field.
+The files are text protos. The Python serving API lacks most of their messages, so they are declared
+here.
 """
 
 from __future__ import annotations
@@ -50,14 +51,21 @@ BatchingParameters = _MESSAGES["BatchingParameters"]
 
 
 class ConfigError(ValueError):
-  """A file that cannot be read, or says what cannot be; the text names the file."""
+  """A configuration is invalid, or its file cannot be read; the message names the file."""
 
 
 def read(path: str | os.PathLike, message: _M) -> _M:
-  """Fills a message from a text proto.
+  """Parses a text proto file into a message.
+
+  Args:
+    path: the file.
+    message: the message to fill.
+
+  Returns:
+    `message`.
 
   Raises:
-    ConfigError: if the file cannot be read, or has another form.
+    ConfigError: if the file cannot be read or parsed.
   """
   try:
     with open(path, encoding="utf-8") as file:
@@ -69,18 +77,30 @@ def read(path: str | os.PathLike, message: _M) -> _M:
 def read_models(path: str | os.PathLike) -> model_server_config_pb2.ModelServerConfig:
   """Reads a `--model_config_file`.
 
+  Args:
+    path: the file.
+
+  Returns:
+    The configuration.
+
   Raises:
-    ConfigError: if the file cannot be read, or has another form.
+    ConfigError: if the file cannot be read or parsed.
   """
   return read(path, model_server_config_pb2.ModelServerConfig())
 
 
 def server_credentials(path: str | os.PathLike) -> grpc.ServerCredentials:
-  """Makes TLS credentials from an `--ssl_config_file`, whose PEM texts stand in it.
+  """Creates TLS credentials from an `--ssl_config_file`, which contains PEM text.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The credentials.
 
   Raises:
-    ConfigError: if the file cannot be read, or lacks a key, a certificate, or the authority that
-      `client_verify` needs.
+    ConfigError: if the file cannot be read or parsed, or lacks a key, a certificate, or the
+      authority that `client_verify` needs.
   """
   config = read(path, SSLConfig())
   if not config.server_key or not config.server_cert:
@@ -98,10 +118,16 @@ def server_credentials(path: str | os.PathLike) -> grpc.ServerCredentials:
 
 
 def prometheus_path(path: str | os.PathLike) -> str | None:
-  """Where a `--monitoring_config_file` wants the metrics; None if it does not.
+  """Reads the URL path of the metrics from a `--monitoring_config_file`.
+
+  Args:
+    path: the file.
+
+  Returns:
+    The URL path, `metrics.PATH` by default; None if Prometheus is not enabled.
 
   Raises:
-    ConfigError: if the file cannot be read, or has another form.
+    ConfigError: if the file cannot be read or parsed, or the URL path does not begin with `/`.
   """
   config = read(path, MonitoringConfig()).prometheus_config
   if not config.enable:

@@ -1,4 +1,4 @@
-"""The model server as an object: for tests, notebooks, the quickstart, and `serving.server`."""
+"""The model server as an object, for tests, notebooks, the quickstart and `serving.server`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from serving.manager import ModelManager, model_config
 from serving.metrics import Metrics
 from serving.services import MAX_MESSAGE_BYTES, Api, Services, Unimplemented
 
-# Threads beside the working ones: they only tell callers that all are busy.
+# Extra threads, which refuse calls when all workers are busy.
 _SPARE_THREADS = 4
-# Calls beyond those that wait for a thread: refused before their request is read.
+# Calls that wait for a thread. gRPC refuses more calls before it reads their requests.
 _MAX_WAITING = 1000
-# Connections: how many, how long one may take to speak HTTP/2, and how long it may then be silent.
+# The number of connections, and the limits on the HTTP/2 handshake and on idle time.
 _MAX_CONNECTIONS = 1000
 _HANDSHAKE_SECONDS = 10
 _IDLE_SECONDS = 1800
@@ -33,34 +33,35 @@ _HEALTH_NAMES = ("", "ModelService", "PredictionService")
 
 
 def default_max_threads() -> int:
-  """The official server's default: four calls at once for each CPU."""
+  """Returns the default number of concurrent calls, as in the official server: four per CPU."""
   return 4 * (os.cpu_count() or 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How a server serves; the defaults are those of the official one.
+  """Options of a server. The defaults are those of the official server, except for `host`.
 
   Attributes:
-    host: the address to listen on. Anything but loopback opens it to the network.
-    max_threads: gRPC calls that may run at once; `4 x CPUs` by default.
-    socket_path: a UNIX socket to listen on too.
-    credentials: TLS for gRPC; plain text if None.
+    host: the address to listen on. An address other than loopback opens the server to the network.
+    max_threads: maximal number of concurrent gRPC calls; `4 x CPUs` if None.
+    socket_path: path of a UNIX socket to listen on too; None for no socket.
+    credentials: TLS credentials for gRPC; plain text if None.
     channel_arguments: further `(name, value)` options of gRPC.
-    health: whether to answer `grpc.health.v1`.
-    rest_port: where to answer REST; 0 picks a free port, None leaves it out.
-    rest_threads: REST calls that may run at once; `4 x CPUs` by default.
+    health: whether to serve `grpc.health.v1`.
+    rest_port: TCP port for REST; 0 selects a free port, None disables REST.
+    rest_threads: maximal number of concurrent REST calls; `4 x CPUs` if None.
     rest_timeout: seconds for a REST call.
-    rest_cors: whether browsers may call from other origins.
-    prometheus_path: where REST shows the metrics; None hides them.
-    poll_seconds: how often to look for new versions; 0 for never again after the start.
+    rest_cors: whether browsers may call REST from other origins.
+    prometheus_path: URL path of the metrics on the REST port; None disables them.
+    poll_seconds: seconds between two searches for new versions; 0 searches only at the start.
     labels_before_loading: whether new labels may name versions that are not available.
-    tensor_content: reply to Predict with raw bytes instead of typed fields.
-    tags: of the meta graph to load.
-    session_config: for TensorFlow; its defaults if None.
-    warmup_iterations: how often recorded requests are run before a version serves; 0 for never.
-    batching: puts calls together; None runs each alone.
-    check_method_names: whether signatures must be of the method that calls them.
+    tensor_content: whether Predict replies with raw bytes instead of typed fields.
+    tags: tags of the meta graph to load.
+    session_config: configuration of TensorFlow; its defaults if None.
+    warmup_iterations: number of times that recorded requests are run before a version serves; 0
+      disables the warmup.
+    batching: parameters for combining concurrent calls; None runs each call separately.
+    check_method_names: whether the method name of a signature must match the method of the call.
   """
 
   host: str = "127.0.0.1"
@@ -92,15 +93,18 @@ class EmbeddedServer:
     client = PlannerClient(target)
 
   Attributes:
-    options: as given.
-    metrics: what it counts.
-    rest_target: `host:port` of REST, while it runs.
+    options: the server's `Options`.
+    metrics: the server's metrics.
+    rest_target: `host:port` of REST; None if REST is disabled or the server does not run.
   """
 
   def __init__(self, **options):
     """
     Args:
       **options: the fields of `Options`.
+
+    Raises:
+      ConfigError: if the batching parameters contradict each other, or are not supported.
     """
     self.options = Options(**options)
     self.metrics = Metrics()
@@ -114,19 +118,19 @@ class EmbeddedServer:
     port: int = 0,
     wait: bool = False,
   ) -> str:
-    """Loads the models, then opens the ports: an open port means that all are ready.
+    """Loads the models, then opens the ports. All models are ready when a port is open.
 
     Args:
-      models: `{name: base path}`, or a full configuration. A base path holds version folders with
-        integer names.
-      port: 0 picks a free one.
-      wait: whether to wait for base paths that do not exist or hold no version yet.
+      models: `{name: base path}`, or a full configuration. A base path contains version folders
+        with integer names.
+      port: the TCP port for gRPC; 0 selects a free one.
+      wait: whether to wait for base paths that do not exist or have no version yet.
 
     Returns:
-      The target, `host:port`.
+      The target of gRPC, `host:port`.
 
     Raises:
-      ServingError: if the models cannot be loaded, or a port is taken.
+      ServingError: if the models cannot be loaded, or a port is in use.
     """
     options = self.options
     if isinstance(models, dict):
@@ -139,7 +143,7 @@ class EmbeddedServer:
       api = Api(self._manager, self.metrics, options.tensor_content)
       target = self._start_grpc(api, port)
       if options.rest_port is not None:
-        # REST needs a library that gRPC alone does without.
+        # REST needs a library that gRPC does not need.
         from serving.rest import Rest
         from serving.rest_server import RestServer
 
@@ -158,15 +162,22 @@ class EmbeddedServer:
     return target
 
   def reload(self, config: model_server_config_pb2.ModelServerConfig) -> None:
-    """Changes what is served, as `HandleReloadConfigRequest` does.
+    """Replaces the configuration, as `HandleReloadConfigRequest` does. See `ModelManager.reload`.
+
+    Args:
+      config: the new configuration.
 
     Raises:
-      ServingError: see `ModelManager.reload`.
+      ServingError: if the configuration is invalid, or a new model cannot be loaded.
     """
     self._manager.reload(config)
 
   def stop(self, grace: float = 10.0) -> None:
-    """Refuses new calls, gives those in flight `grace` seconds to end, and frees the models."""
+    """Refuses new calls, waits for the calls in flight, and frees the models.
+
+    Args:
+      grace: the longest time to wait for calls in flight, in seconds.
+    """
     end = time.monotonic() + grace
     if self._health is not None:
       self._health.enter_graceful_shutdown()
@@ -219,19 +230,19 @@ class EmbeddedServer:
       options=[
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        # gRPC unpacks whole and measures then; `Services` stops in time. gzip, but not deflate.
+        # gRPC checks sizes only after decompression, so `Services` decompresses; gzip only.
         ("grpc.per_message_decompression", 0),
         ("grpc.compression_enabled_algorithms_bitset", 0b101),
         ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
         ("grpc.server_handshake_timeout_ms", 1000 * _HANDSHAKE_SECONDS),
         ("grpc.max_connection_idle_ms", 1000 * _IDLE_SECONDS),
-        # By default two servers may share a port on Linux, each getting half of the calls.
+        # By default two servers may share a port on Linux, and each gets half of the calls.
         ("grpc.so_reuseport", 0),
         *options.channel_arguments,
       ],
     )
     if options.health:
-      # Watchers wait in a thread of their own, not in those that work.
+      # Watchers wait in a separate thread, not in the worker threads.
       self._health = health.HealthServicer(
         experimental_non_blocking=True,
         experimental_thread_pool=concurrent.futures.ThreadPoolExecutor(1),

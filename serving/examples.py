@@ -1,7 +1,7 @@
 """Classify, Regress and MultiInference: signatures that take serialized `tf.train.Example`s.
 
-Nothing of ours is exported that way, but other models are, and a client that asks a model for what
-it cannot do is told so in the official server's words.
+wm_tf exports no such signatures, but other models have them. A client that calls a model without
+them gets the official server's error message.
 """
 
 from __future__ import annotations
@@ -24,7 +24,12 @@ def classify(
   request: classification_pb2.ClassificationRequest,
   response: classification_pb2.ClassificationResponse,
 ) -> None:
-  """Runs a signature from `inputs` (serialized examples) to `classes` and/or `scores`.
+  """Runs a signature that maps `inputs` (serialized examples) to `classes`, `scores` or both.
+
+  Args:
+    servable: the loaded version.
+    request: names the signature, and has N examples.
+    response: the message that receives the classes of each example.
 
   Raises:
     ServingError: with the official server's code and message.
@@ -37,7 +42,12 @@ def regress(
   request: regression_pb2.RegressionRequest,
   response: regression_pb2.RegressionResponse,
 ) -> None:
-  """Runs a signature from `inputs` (serialized examples) to `outputs`, one number for each.
+  """Runs a signature that maps `inputs` (serialized examples) to `outputs`, a number per example.
+
+  Args:
+    servable: the loaded version.
+    request: names the signature, and has N examples.
+    response: the message that receives the number of each example.
 
   Raises:
     ServingError: with the official server's code and message.
@@ -51,7 +61,13 @@ def multi_inference(
   request: inference_pb2.MultiInferenceRequest,
   response: inference_pb2.MultiInferenceResponse,
 ) -> None:
-  """Runs several of these signatures over the same examples in one go.
+  """Runs several signatures for classification or regression on the same examples in one run.
+
+  Args:
+    servable: the loaded version.
+    version: the version number for the response.
+    request: has at least one task (a signature and its method), and N examples.
+    response: the message that receives a result for each task.
 
   Raises:
     ServingError: with the official server's code and message.
@@ -89,17 +105,23 @@ def multi_inference(
 
 
 def serialized(data: input_pb2.Input) -> np.ndarray:
-  """The examples of a request as `object[N]` of bytes, each with the shared context before it.
+  """Serializes the examples of a request, each merged with their common context.
+
+  Args:
+    data: N examples, with or without a context.
+
+  Returns:
+    `object[N]` of bytes.
 
   Raises:
-    ServingError: if there are none.
+    ServingError: INVALID_ARGUMENT, if there are no examples.
   """
   kind = data.WhichOneof("kind")
   prefix, examples = b"", []
   if kind is not None:
     examples = getattr(data, kind).examples
   if kind == "example_list_with_context":
-    # Two serialized messages in a row are one message with the fields of both.
+    # Two concatenated serialized messages are one message with the fields of both.
     prefix = data.example_list_with_context.context.SerializeToString()
   if not examples:
     raise invalid("Input is empty.")
@@ -129,9 +151,9 @@ def _check_method(servable, signature, method: str, word: str) -> None:
 
 
 def _classification(servable, signature) -> tuple[str, list[str]]:
-  """The tensors to feed and to fetch."""
+  """Returns the tensors to feed and to fetch."""
   _check_method(servable, signature, CLASSIFY, "classification")
-  # The names first: that is what is wrong with a predict signature, however many inputs it has.
+  # Names before numbers: a predict signature has other names, and any number of inputs.
   if "inputs" not in signature.inputs:
     raise invalid(f"No classification inputs found in SignatureDef: {signature}")
   if len(signature.inputs) != 1:
@@ -148,7 +170,7 @@ def _classification(servable, signature) -> tuple[str, list[str]]:
 
 
 def _regression(servable, signature) -> tuple[str, list[str]]:
-  """The tensors to feed and to fetch."""
+  """Returns the tensors to feed and to fetch."""
   _check_method(servable, signature, REGRESS, "regression")
   if "inputs" not in signature.inputs:
     raise invalid(f"No regression inputs found in SignatureDef: {signature}")
@@ -211,11 +233,11 @@ def _shape(shape: tuple[int, ...]) -> str:
 
 
 class _Method(NamedTuple):
-  """How one kind of signature is run."""
+  """Functions to run one kind of signature."""
 
-  resolve: Callable  # (servable, signature) to the tensor to feed, and those to fetch.
-  fill: Callable  # (signature, values by tensor, number of examples, result) fills the result.
-  result: str  # Its field of an `InferenceResult`.
+  resolve: Callable  # Maps (servable, signature) to the tensor to feed and those to fetch.
+  fill: Callable  # Fills the result: (signature, values by tensor, number of examples, result).
+  result: str  # Name of the result's field in an `InferenceResult`.
 
 
 _METHODS = {

@@ -1,8 +1,8 @@
-"""The flags of `tensorflow_model_server`, under their own names, and what they make of a server.
+"""Defines the flags of `tensorflow_model_server` and converts them to options of the server.
 
-All of the official binary's flags are taken, so that a command line for it works here. Those that
-tune what this server does not have (TPUs, TFLite, loading threads, ...) change nothing, and are
-listed in `WITHOUT_EFFECT`.
+All flags of the official binary are accepted, so that its command lines work here. Flags for
+features that this server does not have (TPUs, TFLite, loading threads, ...) have no effect. They
+are listed in `WITHOUT_EFFECT`.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ WITH_STDIN = flags.DEFINE_bool(
   "Also end when standard input does: given a pipe, the server does not outlive who started it.",
 )
 
-# Of the official server, with its defaults; a value of another kind is still an error.
+# Flags of the official server and their defaults; a value of the wrong type is still an error.
 WITHOUT_EFFECT = {
   "enable_per_model_batching_parameters": False,
   "num_load_threads": 0,
@@ -142,7 +142,7 @@ WITHOUT_EFFECT = {
   "mixed_precision": "",
   "skip_initialize_tpu": False,
 }
-# Asking for these and not getting them would be a promise broken.
+# A server that ignored these would not do what the user asked for, so a set value is an error.
 _REFUSED = (
   "use_alts_credentials",
   "platform_config_file",
@@ -163,14 +163,17 @@ _IGNORED = {
 
 
 class FlagError(ValueError):
-  """Flags that do not go together, or a file that one of them names; the text names the flag."""
+  """Flags contradict each other, or a flag's file is invalid; the message names the flag."""
 
 
 def models():
-  """The `ModelServerConfig` that the flags name.
+  """Creates the model configuration from the flags.
+
+  Returns:
+    A `ModelServerConfig`.
 
   Raises:
-    FlagError: if there is none, or its file is wrong.
+    FlagError: if the flags name no model, or the configuration file is invalid.
   """
   from serving import config
   from serving.manager import model_config
@@ -183,15 +186,18 @@ def models():
 
 
 def config_file() -> str | None:
-  """The file to watch for changes, if one is to be watched."""
+  """Returns the path of the configuration file to watch for changes; None to watch none."""
   return _MODEL_CONFIG_FILE.value if CONFIG_POLL.value else None
 
 
 def options() -> dict:
-  """The fields of `serving.embedded.Options` that the flags set.
+  """Creates the server options from the flags.
+
+  Returns:
+    The keyword arguments of `serving.embedded.Options`.
 
   Raises:
-    FlagError: if flags contradict each other, ask for what is not here, or a file is wrong.
+    FlagError: if flags contradict each other, a feature is not supported, or a file is invalid.
   """
   from serving import config
 
@@ -233,7 +239,7 @@ def options() -> dict:
 
 
 def _from_file(name: str, read):
-  """What a flag's file holds, None without one."""
+  """Returns the result of `read` for a flag's file; None if the flag is not set."""
   from serving import config
 
   path = flags.FLAGS[name].value
@@ -256,7 +262,7 @@ def _channel_arguments() -> tuple[tuple[str, int | str], ...]:
 
 
 def _session_config():
-  """A `ConfigProto`; None if no flag asks for anything."""
+  """Returns a `ConfigProto`; None if no flag sets anything in it."""
   from tensorflow.core.protobuf import config_pb2
 
   from serving import config

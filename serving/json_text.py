@@ -1,4 +1,4 @@
-"""JSON as the official server reads it, and as it shows it in its messages."""
+"""Parses JSON, and formats it in error messages, in the same way as the official server."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving.errors import invalid
 _DEBUG_BYTES = 256
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
-# What Python's parser complains of, in the words of the official server's.
+# Errors of Python's parser -> errors of the official server's parser.
 _COMPLAINTS = {
   "Expecting value": "Invalid value.",
   "Expecting property name enclosed in double quotes": "Missing a name for object member.",
@@ -27,10 +27,16 @@ _COMPLAINTS = {
 
 
 def parse(body: bytes) -> dict[str, Any]:
-  """Reads a request's JSON object; what follows it is not looked at.
+  """Parses the JSON object of a request. Ignores any text after it.
+
+  Args:
+    body: the request's body, in UTF-8.
+
+  Returns:
+    The object.
 
   Raises:
-    ServingError: INVALID_ARGUMENT, with the place of the error.
+    ServingError: INVALID_ARGUMENT, with the offset of a syntax error.
   """
   if not body:
     raise invalid("JSON Parse error: The document is empty")
@@ -57,7 +63,11 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def debug(value: Any) -> str:
-  """The start of a JSON value, as error messages show it."""
+  """Formats the start of a JSON value for an error message.
+
+  Args:
+    value: a JSON value. The result ends after about 256 characters of it.
+  """
   text, size = [], 0
   for piece in _pieces(value, ""):
     text.append(piece)
@@ -68,18 +78,26 @@ def debug(value: Any) -> str:
 
 
 def quote(text: str) -> str:
-  """A JSON string."""
+  """Formats a text as a JSON string.
+
+  Args:
+    text: any text; non-ASCII characters are not escaped.
+  """
   return json.dumps(text, ensure_ascii=False)
 
 
 def type_name(value: Any) -> str:
-  """What the official server calls the JSON type of a value."""
+  """Returns the official server's name of a value's JSON type, such as `Array`.
+
+  Args:
+    value: a JSON value. A bool gives `True` or `False`.
+  """
   names = {type(None): "Null", dict: "Object", list: "Array", str: "String"}
   return str(value) if isinstance(value, bool) else names.get(type(value), "Number")
 
 
 def _pieces(value: Any, indent: str) -> Iterator[str]:
-  """A value's JSON in pieces, so that the start of a long one costs no more than that."""
+  """Yields the JSON of a value in pieces, so that the start of a long value is cheap."""
   if isinstance(value, dict) and value:
     inner = indent + "    "
     for i, (key, element) in enumerate(value.items()):
@@ -98,7 +116,7 @@ def _pieces(value: Any, indent: str) -> Iterator[str]:
 
 
 def _in_object(text: str) -> bool:
-  """Whether the innermost bracket that is open at the end of a text is a curly one."""
+  """Returns whether the innermost bracket that is open at the end of a text is a curly one."""
   opened = []
   for token in re.findall(r'"(?:[^"\\]|\\.)*"|[][{}]', text, re.DOTALL):
     if token in "[{":

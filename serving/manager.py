@@ -1,4 +1,4 @@
-"""Which models are served: the configuration, its reloads, labels, and the watch over versions."""
+"""Manages the served models: their configuration, reloads, labels, and the watch for versions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LOG = logging.getLogger("serving")
 
 
 class ModelManager:
-  """Loads, replaces and unloads models while calls go on."""
+  """Loads, replaces and unloads models without interrupting calls."""
 
   def __init__(
     self,
@@ -30,18 +30,18 @@ class ModelManager:
   ):
     """
     Args:
-      config: the models, with absolute base paths that hold folders named by integers.
-      load: makes a servable from a version folder.
-      poll_seconds: how often to look for new versions; 0 means once, at the start.
-      labels_before_loading: whether a label that points nowhere yet may be given to a version that
-        is not available, as `--allow_version_labels_for_unavailable_models` says.
+      config: the models, with absolute base paths that contain folders named by integers.
+      load: creates a servable from the path of a version folder.
+      poll_seconds: seconds between two searches for new versions; 0 searches only at the start.
+      labels_before_loading: whether a new label may name a version that is not available; see the
+        flag `--allow_version_labels_for_unavailable_models`.
 
     Raises:
-      ServingError: if the configuration is not one that the official server takes.
+      ServingError: if the official server would refuse the configuration.
     """
     self._load, self._poll_seconds = load, poll_seconds
     self._labels_before_loading = labels_before_loading
-    # Replaced, never changed, so that calls read them without a lock.
+    # Replaced as a whole and never modified, so that calls read them without a lock.
     self._models: dict[str, ModelVersions] = {}
     self._labels: dict[str, dict[str, int]] = {}
     self._updating = threading.Lock()
@@ -50,14 +50,15 @@ class ModelManager:
     self._configure(config)
 
   def start(self, wait: bool = True) -> None:
-    """Loads every model, then watches for new versions in a thread.
+    """Loads every model, then starts a thread that watches for new versions.
 
     Args:
-      wait: whether to wait for a base path that does not exist yet or holds no version, as the
-        official server does; else it is an error.
+      wait: whether to wait for a base path that does not exist or has no version yet, as the
+        official server does. Otherwise this is an error.
 
     Raises:
-      ServingError: if a version does not load (the official server does not start either).
+      ServingError: if a version does not load (the official server does not start either), or the
+        manager is stopped while it waits.
     """
     for model in self._models.values():
       while not model.find():
@@ -73,7 +74,7 @@ class ModelManager:
     self._thread.start()
 
   def stop(self) -> None:
-    """Ends the watching and unloads everything that no call uses any more."""
+    """Stops watching, and unloads every version that no call is using."""
     self._stopping.set()
     if self._thread is not None:
       self._thread.join()
@@ -84,14 +85,17 @@ class ModelManager:
         model.update()
 
   def reload(self, config: model_server_config_pb2.ModelServerConfig) -> None:
-    """Changes to another list of models, versions and labels; models that are not in it go.
+    """Replaces the configuration: the list of models, versions and labels.
 
-    Models that are new in the list are available when this returns. A configuration that is refused
-    changes nothing.
+    Models that are not in the new list are unloaded. New models are available when this returns. An
+    invalid configuration changes nothing.
+
+    Args:
+      config: the new configuration.
 
     Raises:
-      ServingError: if the configuration is wrong, or a new model cannot be loaded. Such a model
-        stays in the list, and is taken as soon as it can be loaded.
+      ServingError: if the configuration is invalid, or a new model cannot be loaded. Such a model
+        stays in the list, and is loaded again when its files change.
     """
     if config.WhichOneof("config") != "model_config_list":
       raise invalid(
@@ -108,10 +112,17 @@ class ModelManager:
       _raise_if_unavailable([m for m in listed if m.name not in before], "model")
 
   def acquire(self, spec: model_pb2.ModelSpec) -> Version:
-    """Resolves a ModelSpec to a version, which is held until the `with` block over it ends.
+    """Resolves a ModelSpec to a version.
+
+    Args:
+      spec: the model's name, and a version number, a version label or neither for the newest one.
+
+    Returns:
+      A version for use in a `with` block. It stays loaded until the block ends.
 
     Raises:
-      ServingError: with the official server's code and message.
+      ServingError: if there is no such model, version or label, with the official server's code and
+        message.
     """
     name = spec.name
     if not name:
@@ -129,14 +140,24 @@ class ModelManager:
     return version
 
   def knows(self, name: str) -> bool:
-    """Whether there is, or was, a model of this name."""
+    """Returns whether a model is, or was, in the configuration.
+
+    Args:
+      name: the model's name.
+    """
     return name in self._models
 
   def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
-    """The state of one version, or of all of them, newest first; ended ones stay listed.
+    """Returns the states of a model's versions, including unloaded ones.
+
+    Args:
+      spec: the model's name; with a version number, the response has only that version.
+
+    Returns:
+      The response of `GetModelStatus`, newest version first.
 
     Raises:
-      ServingError: if there is no such model or version.
+      ServingError: NOT_FOUND, if there is no such model or version.
     """
     response = get_model_status_pb2.GetModelStatusResponse()
     model = self._models.get(spec.name)
@@ -162,11 +183,11 @@ class ModelManager:
     return number
 
   def _configure(self, config: model_server_config_pb2.ModelServerConfig) -> None:
-    """Takes a configuration on, or refuses it whole."""
+    """Applies a configuration; an invalid one raises ServingError and changes nothing."""
     configs = {c.name: c for c in config.model_config_list.config}
     _validate(config)
     self._check_labels(configs)
-    models = dict(self._models)  # Those that go stay known, for their status.
+    models = dict(self._models)  # Removed models stay known, for their status.
     for name in configs:
       models.setdefault(name, ModelVersions(name, self._load))
     for name, model in models.items():
@@ -180,7 +201,7 @@ class ModelManager:
       for label, number in config.version_labels.items():
         if model is not None and model.is_available(number):
           continue
-        # A label in use must not be pointed at nothing, whatever the flag says.
+        # A label in use must never move to an unavailable version, whatever the flag says.
         if self._labels_before_loading and old.get(label, number) == number:
           continue
         raise ServingError(
@@ -199,12 +220,12 @@ class ModelManager:
               model.update()
             else:
               model.free()
-          except Exception:  # The watch must outlive whatever happens to a file system.
+          except Exception:  # An error of the file system must not stop the watch.
             _LOG.exception("Looking for versions of model %s failed", model.name)
 
 
 def _raise_if_unavailable(models, kind: str) -> None:
-  """Tells of every version that should be served and did not load."""
+  """Raises ServingError with every version that should be served and did not load."""
   failed = [f"{{{failure}}}, " for model in models for failure in model.failures()]
   if failed:
     raise ServingError(
@@ -214,7 +235,14 @@ def _raise_if_unavailable(models, kind: str) -> None:
 
 
 def model_config(models: dict[str, str]) -> model_server_config_pb2.ModelServerConfig:
-  """The configuration that serves the newest version of each of `{name: base path}`."""
+  """Creates the configuration that serves the newest version of each model.
+
+  Args:
+    models: `{name: base path}`; relative paths are made absolute.
+
+  Returns:
+    The configuration.
+  """
   config = model_server_config_pb2.ModelServerConfig()
   for name, path in models.items():
     config.model_config_list.config.add(

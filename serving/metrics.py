@@ -1,7 +1,7 @@
-"""Counters and histograms under the official server's names, as a page for Prometheus.
+"""Counters and histograms for Prometheus, with the official server's names.
 
-Written here rather than with prometheus_client, which puts `_total` behind every counter's name:
-what exists of dashboards and alerts asks for `:tensorflow:serving:request_count` as it is.
+They do not use prometheus_client, because it appends `_total` to the name of every counter.
+Existing dashboards and alerts query `:tensorflow:serving:request_count`.
 """
 
 from __future__ import annotations
@@ -11,15 +11,23 @@ import re
 import threading
 
 PATH = "/monitoring/prometheus/metrics"
-# 33 buckets from 10 microseconds to 20 minutes, each 1.8 times as wide as the one before it.
+# 33 bucket limits from 10 microseconds to 25 minutes, each 1.8 times the previous one.
 _LATENCY_BUCKETS = [10 * 1.8**i for i in range(33)]
 
 
 class Metrics:
-  """What a server counts. Threads may share it.
+  """The metrics of one server. It is thread-safe.
 
-  Label values must come from what the server has (its models, its methods), never from what a
-  client sends: every combination is kept for good.
+  Label values must be names of the server's models and methods, never text from a client, because
+  every combination of labels stays in memory.
+
+  Attributes:
+    request_count: counts requests by model name and status.
+    request_latency: histogram of the duration of requests, by model name, API and entry point.
+    runtime_latency: histogram of the duration of runs in TensorFlow, by model name, API and
+      runtime.
+    load_count: counts attempts to load a version, by path and status.
+    load_latency: total duration of loading a version in microseconds, by path.
   """
 
   def __init__(self):
@@ -42,14 +50,21 @@ class Metrics:
     )
 
   def page(self) -> str:
-    """The text that Prometheus scrapes."""
+    """Returns the page that Prometheus scrapes."""
     lines = []
     for metric in self._all:
       lines += metric.lines()
     return "\n".join(lines) + "\n"
 
   def value(self, name: str) -> int:
-    """The first value of a counter, by the official name with slashes; 0 if there is none."""
+    """Returns the first value of a counter.
+
+    Args:
+      name: the official name with slashes, such as `/tensorflow/serving/request_count`.
+
+    Returns:
+      The value for the first combination of labels; 0 if there is no value or no such counter.
+    """
     for metric in self._all:
       if metric.name == name and isinstance(metric, _Counter):
         return metric.first()
@@ -75,7 +90,7 @@ class _Metric:
 
 class _Counter(_Metric):
   def add(self, *labels: str, amount: int = 1) -> None:
-    """Counts up the cell of these label values."""
+    """Increases the value for these labels."""
     with self._lock:
       self._cells[labels] = self._cells.get(labels, 0) + amount
 
@@ -91,10 +106,10 @@ class _Counter(_Metric):
 
 
 class _Histogram(_Metric):
-  """Of microseconds."""
+  """A histogram of durations in microseconds."""
 
   def observe(self, seconds: float, *labels: str) -> None:
-    """Adds a duration to the cell of these label values."""
+    """Adds a duration to the histogram of these labels."""
     microseconds = seconds * 1e6
     bucket = bisect.bisect_right(_LATENCY_BUCKETS, microseconds)
     with self._lock:

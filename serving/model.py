@@ -1,8 +1,8 @@
-"""One version of a SavedModel, loaded and run the way `tensorflow_model_server` does it.
+"""Loads and runs one version of a SavedModel in the same way as `tensorflow_model_server`.
 
-It runs in a TF1 `Session` rather than through `tf.saved_model.load`: that is the official server's
-own loader, so it fails on the same exports, gives the same messages, costs a fifth as much for each
-call (0.04 ms against 0.18 ms for a 12 KB frame), and frees everything when a version is unloaded.
+The model runs in a TF1 `Session` instead of through `tf.saved_model.load`. The official server uses
+the same loader, so errors and messages are the same. A call costs a fifth as much (0.04 ms against
+0.18 ms for a 12 KB frame), and unloading a version frees all its memory.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from serving.errors import RUN_ERRORS, ServingError, as_serving_error, invalid
 from serving.xla import XlaCheck
 
 DEFAULT_SIGNATURE = "serving_default"
-# Each distinct output_filter compiles a pruned graph of its own; clients must not fill the memory.
+# Each distinct output_filter compiles another pruned graph. The limit bounds the memory.
 _MAX_CALLABLES = 64
 _MAX_REPLY_BYTES = 1 << 28
 
-# Runs feeds, in the order of their names, to fetches.
+# Maps feeds, in the order of their names, to fetches.
 Run = Callable[..., Sequence[np.ndarray]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How servables are loaded and run.
+  """Options for loading and running servables.
 
   Attributes:
-    tags: of the meta graph to load.
+    tags: tags of the meta graph to load.
     session_config: a `tf.compat.v1.ConfigProto`; TensorFlow's defaults if None.
-    warm_up: replays the recorded requests of a version folder before the servable can be called;
-      None leaves it cold.
-    batch: wraps what runs a signature, to put calls together; None runs each alone.
-    check_method_names: whether a signature must be of the method that calls it, as
-      `--enable_signature_method_name_check` says.
+    warm_up: replays the recorded requests of a version folder after loading; None skips the warmup.
+    batch: wraps the function that runs a signature, to batch concurrent calls; None runs each call
+      separately.
+    check_method_names: whether the method name of a signature must match the API method that calls
+      it; see the flag `--enable_signature_method_name_check`.
   """
 
   tags: tuple[str, ...] = ("serve",)
@@ -60,15 +60,15 @@ class Servable:
 
   Attributes:
     path: the version folder.
-    signatures: `{name: SignatureDef}`, as they lie in the SavedModel.
-    options: as they were given.
+    signatures: `{name: SignatureDef}`, as stored in the SavedModel.
+    options: the `Options` passed to the constructor.
   """
 
   def __init__(self, path: str, options: Options = Options()):
-    """Loads the variables and warms up; afterwards `predict` is ready to be called.
+    """Loads a version folder and warms it up.
 
     Args:
-      path: a version folder, which holds `saved_model.pb`.
+      path: a version folder, which contains `saved_model.pb`.
       options: see `Options`.
 
     Raises:
@@ -93,7 +93,7 @@ class Servable:
         options.warm_up(self)
     except Exception as error:
       self.close()
-      # Files or tags are missing, or the graph is cut short.
+      # Files or tags are missing, or the graph is truncated.
       if isinstance(error, OSError | ValueError | RuntimeError):
         error = ServingError(grpc.StatusCode.NOT_FOUND, str(error))
       error = as_serving_error(error)
@@ -106,21 +106,21 @@ class Servable:
     response: predict_pb2.PredictResponse,
     as_content: bool = False,
   ) -> float:
-    """Runs one request; checks and messages are those of `predict_util.cc`, in its order.
+    """Runs one Predict request, with the checks and messages of `predict_util.cc` in its order.
 
     Args:
-      request: which signature, its inputs, which outputs.
-      response: receives the outputs and the signature's name.
-      as_content: answer raw bytes instead of typed fields.
+      request: names the signature, and has its inputs and an output filter.
+      response: the message that receives the outputs and the signature's name.
+      as_content: whether to encode the outputs as raw bytes instead of typed fields.
 
     Returns:
-      The seconds that TensorFlow took.
+      The time that TensorFlow took, in seconds.
 
     Raises:
       ServingError: with the official server's code and message.
     """
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    # Nothing of a signature is looked at twice: a plan is made once for each set of outputs.
+    # A plan is created once for each signature and set of outputs.
     plan = self._plans.get((name, *request.output_filter))
     if plan is None:
       plan = self._plan(name, request)
@@ -132,7 +132,7 @@ class Servable:
     except RUN_ERRORS as error:
       raise as_serving_error(error) from error
     seconds = time.perf_counter() - start
-    # A scalar string comes as bytes, everything else as NumPy's.
+    # A scalar string is returned as bytes, everything else as a NumPy array or scalar.
     if sum(getattr(values[i], "nbytes", 0) for _, i in plan.outputs) > _MAX_REPLY_BYTES:
       raise ServingError(
         grpc.StatusCode.RESOURCE_EXHAUSTED, f"The reply is larger than {_MAX_REPLY_BYTES} bytes"
@@ -143,7 +143,14 @@ class Servable:
     return seconds
 
   def run(self, feeds: dict[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
-    """Runs the graph from tensors to tensors, both by the names that signatures give them.
+    """Runs the graph for given feeds and fetches.
+
+    Args:
+      feeds: arrays by tensor name, such as `serving_default_frame:0`.
+      fetches: names of the tensors to compute.
+
+    Returns:
+      The arrays of `fetches`, in their order.
 
     Raises:
       ServingError: if an op fails.
@@ -156,7 +163,7 @@ class Servable:
     return [np.asarray(values[wanted.index(name)]) for name in fetches]
 
   def close(self) -> None:
-    """Frees the model. No call may be running."""
+    """Frees the model. No call may be running at the same time."""
     self._plans.clear()
     self._callables.clear()
     self._session.close()
@@ -171,20 +178,20 @@ class Servable:
       _check_method_name(signature)
     _check_input_size(signature, request.inputs)
     plan = _Plan(signature, self._callable)
-    plan.arrays(request.inputs)  # What is wrong with the inputs is told before the outputs.
+    plan.arrays(request.inputs)  # Input errors take precedence over output errors.
     plan.choose(request.output_filter)
     with self._lock:
       if len(self._plans) >= _MAX_CALLABLES:
-        # The oldest one goes; whoever is still running it holds a reference.
+        # Evicts the oldest plan; a call that still runs it holds a reference.
         self._plans.pop(next(iter(self._plans)))
       self._plans[(name, *request.output_filter)] = plan
     return plan
 
   def _callable(self, feeds: Sequence[str], fetches: Sequence[str]) -> Run:
-    """Makes an entry point from feeds to fetches.
+    """Returns the function from feeds to fetches; it is cached.
 
     Raises:
-      ServingError: if what it runs asks for XLA, which the official server refuses too.
+      ServingError: if the fetches depend on a function that requires XLA.
     """
     key = tuple(feeds), tuple(fetches)
     with self._lock:
@@ -194,8 +201,8 @@ class Servable:
         if len(self._callables) >= _MAX_CALLABLES:
           self._callables.pop(next(iter(self._callables)))
         options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
-        # Session.run costs four times as much. The method is private in name only: TensorFlow's
-        # other packages (tf_keras, estimators) have called it for years.
+        # Session.run costs four times as much. The method is private by name, but other packages
+        # of TensorFlow (tf_keras, estimators) call it too.
         run = self._session._make_callable_from_options(options)
         if self.options.batch is not None:
           run = self.options.batch(run)
@@ -204,18 +211,18 @@ class Servable:
 
 
 class _Plan:
-  """How a signature's inputs become feeds, and which fetches its outputs are.
+  """Maps the inputs of a signature to feeds and its outputs to fetches.
 
   Attributes:
-    run: from feeds to fetches.
-    outputs: `(alias, position among the fetches)` of those outputs that are wanted.
+    run: maps feeds to fetches.
+    outputs: `(alias, position among the fetches)` of the requested outputs.
   """
 
   def __init__(self, signature, make_callable: Callable[[Sequence[str], Sequence[str]], Run]):
     self._signature, self._make_callable = signature, make_callable
     by_tensor = sorted((info.name, alias, info.dtype) for alias, info in signature.inputs.items())
     self._feed_names = [name for name, _, _ in by_tensor]
-    # `alias -> position` in the order in which errors are told, and the dtype of each position.
+    # `alias -> position`, and the dtype of each position. Errors are reported in alias order.
     self._positions = {alias: i for i, (_, alias, _) in enumerate(by_tensor)}
     self._aliases = sorted(self._positions)
     self._dtypes = [dtype for _, _, dtype in by_tensor]
@@ -223,10 +230,10 @@ class _Plan:
     self.outputs: list[tuple[str, int]] = []
 
   def feeds(self, inputs) -> list[np.ndarray]:
-    """The arrays of a request, in the order of the feeds.
+    """Returns the arrays of a request, in the order of the feeds.
 
     Raises:
-      ServingError: if inputs are missing, superfluous, damaged or of another dtype.
+      ServingError: if inputs are missing, unknown, damaged or of another dtype.
     """
     arrays, wrong = self.arrays(inputs)
     if wrong:
@@ -238,7 +245,7 @@ class _Plan:
     return arrays
 
   def arrays(self, inputs) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
-    """As `feeds`, and `(position, dtype)` of those that have another dtype than they should."""
+    """Returns the arrays as `feeds` does, and `(position, dtype)` of those with a wrong dtype."""
     positions, dtypes, decode = self._positions, self._dtypes, tensors.decode
     exact = len(inputs) == len(positions)
     if not exact:
@@ -264,10 +271,10 @@ class _Plan:
     return arrays, wrong
 
   def choose(self, output_filter: Sequence[str]) -> None:
-    """Sets the outputs to fetch: those named, or all.
+    """Sets the outputs to fetch: those in the filter, or all if it is empty.
 
     Raises:
-      ServingError: if there is no such output, or one is named twice.
+      ServingError: if an output does not exist, or is named twice.
     """
     known = self._signature.outputs
     seen = set()
@@ -280,7 +287,7 @@ class _Plan:
       if alias in seen:
         raise invalid(f"duplicate output tensor alias: {alias}")
       seen.add(alias)
-    # Two outputs may be the same tensor, which is fetched once.
+    # Two outputs may share a tensor, which is fetched once.
     wanted = sorted(seen or known)
     fetches = sorted({known[alias].name for alias in wanted})
     self.outputs = [(alias, fetches.index(known[alias].name)) for alias in wanted]
@@ -330,13 +337,13 @@ def _keys(mapping) -> str:
 
 
 def _version_hint(path: str) -> str:
-  """Says so if a SavedModel was written by a newer TensorFlow; nothing if that cannot be told."""
+  """Returns a hint if a newer TensorFlow wrote the SavedModel; empty if not, or if unknown."""
   try:
     with open(os.path.join(path, "saved_model.pb"), "rb") as file:
       saved = saved_model_pb2.SavedModel.FromString(file.read())
     written = saved.meta_graphs[0].meta_info_def.tensorflow_version
     newer = _release(written) > _release(tf.__version__)
-  except Exception:  # Missing, cut short, or a version that is no number.
+  except Exception:  # Missing or truncated, or the version is not a number.
     return ""
   if not newer:
     return ""
@@ -347,13 +354,13 @@ def _version_hint(path: str) -> str:
 
 
 def _release(version: str) -> tuple[int, ...]:
-  """The major and minor number of a version."""
+  """Returns the major and minor number of a version."""
   return tuple(int(part) for part in version.split(".")[:2])
 
 
 @contextlib.contextmanager
 def _no_deprecation_warnings():
-  """Keeps "Use `tf.saved_model.load` instead" out of the server's log: see the module's text."""
+  """Filters "Use `tf.saved_model.load` instead" out of the log; see the module's docstring."""
 
   def keep(record):
     return "deprecated" not in record.getMessage()

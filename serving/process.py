@@ -1,4 +1,4 @@
-"""A model server in a process of its own, for as long as a block of code runs."""
+"""Runs a model server in a separate process for the duration of a `with` block."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from typing import NamedTuple
 
 
 class ServerProcess(NamedTuple):
-  """A server that serves.
+  """A running server.
 
   Attributes:
     target: `host:port` of gRPC.
-    rest_target: `host:port` of REST, or None.
-    process: the process itself.
+    rest_target: `host:port` of REST; None if it is disabled.
+    process: the server's process.
   """
 
   target: str
@@ -37,17 +37,20 @@ def serve(
   timeout: float = 60.0,
   **options,
 ) -> Iterator[ServerProcess]:
-  """Runs `python -m serving.server` on free ports: yields when it serves, stops it at the end.
+  """Runs `python -m serving.server` on free ports, and stops it at the end of the block.
 
   Args:
-    *flags: its flags, but for the ports.
-    rest: whether it serves REST too.
-    log: file for what it logs; None to keep that for the error only.
-    timeout: seconds that it may take to end.
-    **options: of `subprocess.Popen`.
+    *flags: the server's flags, without the ports.
+    rest: whether to serve REST too.
+    log: file for the server's log; None to use it only in the error message.
+    timeout: seconds that the server may take to stop, after which it is killed.
+    **options: further arguments of `subprocess.Popen`.
+
+  Yields:
+    The server, once it is ready.
 
   Raises:
-    RuntimeError: if it does not come up; with what it said.
+    RuntimeError: if the server does not start; the message has the end of its log.
   """
   command = [sys.executable, "-m", "serving.server", "--port=0", "--exit_with_stdin", *flags]
   if rest:
@@ -65,23 +68,25 @@ def listening(
   start_timeout: float = 600.0,
   **options,
 ) -> Iterator[tuple[subprocess.Popen, list[str]]]:
-  """Starts a program that prints a line with `host:port` for each address it listens at.
+  """Runs a program that prints a line with `host:port` for each address that it listens on.
 
-  It should end with its standard input: so it ends even if this process is killed.
+  The program should exit when its standard input is closed, so that it also exits if this process
+  is killed.
 
   Args:
-    command: what to run; it imports what this process does.
-    num_addresses: how many lines to wait for.
-    log: file for its standard error; None to keep that for the error only.
-    timeout: seconds that it may take to end, once it is asked to.
-    start_timeout: seconds that it may take until it listens.
-    **options: of `subprocess.Popen`.
+    command: the command line. Its `PYTHONPATH` is this process's `sys.path`.
+    num_addresses: the number of lines to wait for.
+    log: file for the program's standard error; None to use it only in the error message.
+    timeout: seconds that the program may take to stop, after which it is killed.
+    start_timeout: seconds that the program may take to listen on all addresses.
+    **options: further arguments of `subprocess.Popen`.
 
   Yields:
     The process and its addresses.
 
   Raises:
-    RuntimeError: if it ends instead, or takes too long; with what it said.
+    RuntimeError: if the program exits or takes too long; the message has the end of its standard
+      error.
   """
   path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
   with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +101,7 @@ def listening(
         env={**os.environ, "PYTHONPATH": path},
         **options,
       )
-    deadline = threading.Timer(start_timeout, process.kill)  # Which ends the wait for a line.
+    deadline = threading.Timer(start_timeout, process.kill)  # Ends the wait for a line.
     with process:
       try:
         deadline.start()

@@ -1,9 +1,9 @@
-"""The few messages of TensorFlow Serving's API that the client needs, without TensorFlow.
+"""Declares the messages of TensorFlow Serving's API that the client needs, without TensorFlow.
 
 The official stubs import `tensorflow.core.framework`, and with it all of TensorFlow: see
-`docs/adr/client-without-tensorflow.md`. The same messages are declared here, field by field, in a
-descriptor pool of their own: the bytes on the wire are the same, and both can live in one process.
-A test holds every name, number and type to the official ones.
+`docs/adr/client-without-tensorflow.md`. The same messages are declared here in a separate
+descriptor pool. The bytes on the wire are the same, and one process can use both. A test compares
+every name, number and type with the official ones.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _TYPES = {
 }
 
 # message -> {field: (number, type)}; "*" marks repeated, "map" a map from string to the type. An
-# enum is an int32 on the wire. `tensorflow.TensorShapeProto.Dim` and google.protobuf.Int64Value
-# appear under names of our own.
+# enum is an int32 on the wire. `Dim` is tensorflow.TensorShapeProto.Dim, and `Int64Value` is
+# google.protobuf.Int64Value.
 MESSAGES = {
   "Dim": {"size": (1, "int64"), "name": (2, "string")},
   "TensorShapeProto": {"dim": (2, "*Dim"), "unknown_rank": (3, "bool")},
@@ -64,15 +64,15 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 def declare(file_name: str, package: str, messages: dict[str, dict]) -> dict[str, type]:
-  """Makes message classes in a descriptor pool of their own.
+  """Creates message classes in a separate descriptor pool.
 
   Args:
-    file_name: of the `.proto` file that there might be.
-    package: of the messages.
-    messages: as `MESSAGES`.
+    file_name: name of the `.proto` file in the descriptors; the file need not exist.
+    package: package of the messages.
+    messages: the fields by message name, in the format of `MESSAGES`.
 
   Returns:
-    The classes by name.
+    The message classes by name.
   """
   file = descriptor_pb2.FileDescriptorProto(name=file_name, package=package, syntax="proto3")
   for name, fields in messages.items():

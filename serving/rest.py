@@ -1,4 +1,4 @@
-"""The REST API: from a method, a path and a body to a status and a text, whatever carries them."""
+"""Implements the REST API, independent of the HTTP server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,13 @@ _CORS = (
 
 
 class Reply(NamedTuple):
-  """An HTTP answer: its code, its headers, its body."""
+  """An HTTP response.
+
+  Attributes:
+    status: the status code.
+    headers: pairs of a name and a value.
+    body: the body.
+  """
 
   status: int
   headers: tuple[tuple[str, str], ...]
@@ -51,7 +57,11 @@ class Reply(NamedTuple):
 
 
 class Rest:
-  """Answers requests. Threads may share it."""
+  """Answers HTTP requests. It is thread-safe.
+
+  Attributes:
+    threads: the maximal number of concurrent calls of models.
+  """
 
   def __init__(
     self,
@@ -63,11 +73,11 @@ class Rest:
   ):
     """
     Args:
-      api: what answers; its Predict should use `tensor_content`.
-      threads: calls of models that may run at once.
-      timeout: seconds for one, waiting for a thread included; then it gets 504.
+      api: answers the requests; its Predict should use `tensor_content`.
+      threads: the maximal number of concurrent calls of models.
+      timeout: seconds for a call of a model, including the wait for a thread; later it gets 504.
       cors: whether browsers may call from other origins.
-      prometheus_path: where the metrics are; None hides them.
+      prometheus_path: URL path of the metrics; None disables them.
     """
     self._api, self.threads, self._timeout = api, threads, timeout
     self._headers = _CORS if cors else ()
@@ -80,11 +90,14 @@ class Rest:
     """Answers one request.
 
     Args:
-      method: the HTTP method.
-      path: as it was sent, still quoted; without a query.
-      body: at most `MAX_BODY_BYTES`.
-      encoding: the Content-Encoding; gzip is unpacked.
-      origin: the Origin, of a browser's preflight.
+      method: the HTTP method, such as `POST`.
+      path: the URL path, percent-encoded and without a query.
+      body: the body, of at most `MAX_BODY_BYTES` bytes.
+      encoding: the Content-Encoding: `gzip`, `identity` or empty.
+      origin: the Origin of a browser's preflight request; empty if there is none.
+
+    Returns:
+      The response; errors are responses too.
     """
     if path == self._prometheus_path and method == "GET":
       return Reply(200, (("Content-Type", "text/plain"),), self._api.metrics.page().encode())
@@ -92,7 +105,7 @@ class Rest:
       return self._reply(404, b'{"error": "Not Found"}')
     if method == "OPTIONS":
       return self._reply(200 if re.search("https?://", origin) else 400, b"")
-    # The model's name is known as soon as the path is read, for the metrics.
+    # Parsed first, because the metrics need the model's name.
     called = _Call(method, path)
     start = time.perf_counter()
     try:
@@ -111,7 +124,7 @@ class Rest:
     return self._reply(200, text.encode(errors="replace"))
 
   def close(self) -> None:
-    """Lets go of the threads; calls that run go on to their end."""
+    """Releases the threads. Running calls finish; waiting calls are cancelled."""
     self._pool.shutdown(wait=False, cancel_futures=True)
 
   def _reply(self, status: int, body: bytes) -> Reply:
@@ -139,7 +152,7 @@ class Rest:
     try:
       return future.result(self._timeout)
     except concurrent.futures.TimeoutError as error:
-      cancelled.set()  # It may still wait for its thread; then it need not begin.
+      cancelled.set()  # If it still waits for a thread, it does not run.
       raise ServingError(
         grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for notification"
       ) from error
@@ -193,12 +206,12 @@ class Rest:
 
 
 class _Call:
-  """What a path asks for.
+  """A parsed method and path.
 
   Attributes:
-    model: the name in it, unquoted; empty if it has none.
-    verb: predict, classify or regress; empty for a question about the model.
-    metadata: whether that is about its signatures.
+    model: the model's name, decoded; empty if the path has none.
+    verb: predict, classify or regress; empty for a request of metadata or status.
+    metadata: whether it is a request of metadata.
   """
 
   def __init__(self, method: str, path: str):
@@ -211,12 +224,12 @@ class _Call:
     self.metadata = method == "GET" and groups[3] == "metadata"
 
   def spec(self) -> model_pb2.ModelSpec:
-    """The model and version that it names.
+    """Returns the model and version in the path.
 
     Raises:
-      ServingError: INVALID_ARGUMENT, if the path is not one of the API's.
+      ServingError: INVALID_ARGUMENT, if the path is not part of the API.
     """
-    # The pattern takes :PREDICT, the official server does not.
+    # The pattern accepts :PREDICT, the official server does not.
     if self._match is None or self.verb != self.verb.lower():
       raise invalid(f"Malformed request: {self._method} {self._path}")
     if not self.model:
@@ -237,7 +250,7 @@ def _unquote(text: str) -> str:
 
 
 def _unpack(body: bytes, encoding: str) -> bytes:
-  """Undoes a Content-Encoding, with an end to what may come out of it."""
+  """Decodes a Content-Encoding, with a limit on the size of the output."""
   if not encoding or encoding == "identity":
     return body
   if encoding != "gzip":

@@ -1,6 +1,6 @@
-"""HTTP for the REST API, by waitress, with an end to everything that a client could make endless.
+"""The HTTP server of the REST API. It uses waitress, and limits sizes, times and connections.
 
-Why waitress, and what is bounded, is in docs/adr/rest-server.md.
+See docs/adr/rest-server.md for the reasons and the limits.
 """
 
 from __future__ import annotations
@@ -24,39 +24,40 @@ from serving.rest import MAX_BODY_BYTES, Rest
 _MAX_CONNECTIONS = 256
 _MAX_HEADER_BYTES = 1 << 16
 _IDLE_SECONDS = 60
-_REQUEST_SECONDS = 60  # For a whole request to arrive, however often a byte of it does.
+_REQUEST_SECONDS = 60  # For a whole request to arrive, even if its bytes keep coming.
 
 
 class RestServer:
-  """Serves a `Rest` on a port, in threads of its own.
+  """Serves a `Rest` on a port, in background threads.
 
   Attributes:
     target: `host:port`.
   """
 
   def __init__(self, rest: Rest, host: str, port: int):
-    """
+    """Opens the port and starts to serve.
+
     Args:
-      rest: what answers.
+      rest: answers the requests.
       host: the address to listen on.
-      port: 0 picks a free one.
+      port: the TCP port; 0 selects a free one.
 
     Raises:
-      ServingError: if the port is taken.
+      ServingError: if the port is in use.
     """
     self._rest = rest
-    # Its warnings, of queues and of closed sockets, say nothing that clients are not told.
+    # Its warnings about queues and closed sockets repeat what clients are told.
     logging.getLogger("waitress").setLevel(logging.ERROR)
     adjustments = Adjustments(
       listen=f"{host}:{port}",
       threads=rest.threads,
       ident=None,
-      connection_limit=1 << 30,  # `_Server` has a better way with too many.
+      connection_limit=1 << 30,  # `_Server` limits the connections instead.
       channel_timeout=_IDLE_SECONDS,
       cleanup_interval=5,
       max_request_header_size=_MAX_HEADER_BYTES,
       max_request_body_size=MAX_BODY_BYTES + 1,
-      asyncore_use_poll=True,  # select() ends at 1024 files.
+      asyncore_use_poll=True,  # select() is limited to 1024 files.
       log_socket_errors=False,
     )
     self._dispatcher = ThreadedTaskDispatcher()
@@ -79,7 +80,11 @@ class RestServer:
     self._thread.start()
 
   def stop(self, grace: float) -> None:
-    """Refuses new connections, and gives requests in flight `grace` seconds to end."""
+    """Refuses new connections, waits for the requests in flight, and stops the server.
+
+    Args:
+      grace: the longest time to wait for requests in flight, in seconds.
+    """
     server, end = self._server, time.monotonic() + grace
     server.trigger.pull_trigger(server.stop_accepting)
     while time.monotonic() < end and server.busy():
@@ -88,10 +93,10 @@ class RestServer:
     self._thread.join()
     self._rest.close()
     self._dispatcher.shutdown(timeout=max(end - time.monotonic(), 0.1))
-    server.trigger.close()  # By whom it was pulled: who is told to may come before the pull ends.
+    server.trigger.close()  # Here, because the server's thread may act before the pull returns.
 
   def _application(self, environ, start_response):
-    """WSGI."""
+    """The WSGI application."""
     path = environ.get("REQUEST_URI", "").partition("?")[0]
     reply = self._rest.handle(
       environ["REQUEST_METHOD"],
@@ -111,9 +116,9 @@ def _status_line(code: int) -> str:
 
 
 class _Parser(HTTPRequestParser):
-  """Knows since when its request has been arriving."""
+  """Records when its request began to arrive."""
 
-  path = ""  # waitress asks for it also where a damaged request has none.
+  path = ""  # waitress reads it even if a damaged request has none.
 
   def __init__(self, adj):
     super().__init__(adj)
@@ -122,13 +127,13 @@ class _Parser(HTTPRequestParser):
 
 class _Task(WSGITask):
   def build_response_header(self):
-    if self.channel.server.stopping:  # Whoever keeps a connection is told to look elsewhere.
+    if self.channel.server.stopping:  # Tells the client to close its connection.
       self.set_close_on_finish()
     return super().build_response_header()
 
 
 class _ErrorTask(ErrorTask):
-  """Says what was wrong with a request's HTTP in JSON, like everything else."""
+  """Reports an HTTP error of a request as JSON, like all other errors."""
 
   def execute(self):
     error = self.request.error
@@ -145,7 +150,7 @@ class _Channel(HTTPChannel):
 
 
 class _Server(TcpWSGIServer):
-  """Makes room for new connections by closing the one that has been idle longest."""
+  """Closes the connection that has been idle longest when there are too many connections."""
 
   channel_class = _Channel
   stopping = False
@@ -166,18 +171,18 @@ class _Server(TcpWSGIServer):
         channel.will_close = True
 
   def busy(self) -> bool:
-    """Whether any request is being answered."""
+    """Returns whether any request is in flight."""
     return any(c.requests or c.total_outbufs_len for c in list(self.active_channels.values()))
 
   def stop_accepting(self) -> None:
-    """Closes the port; to be called in the server's own thread, by its trigger."""
+    """Closes the port. Call it in the server's thread, with its trigger."""
     self.stopping = True
     self.accepting = False
     self.del_channel()
     self.socket.close()
 
   def close_all(self) -> None:
-    """Closes everything, which ends `run`; to be called in the server's own thread."""
+    """Closes all connections, which ends `run`. Call it in the server's thread."""
     for channel in list(self.active_channels.values()):
       channel.handle_close()
     self.trigger.del_channel()

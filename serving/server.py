@@ -1,13 +1,15 @@
-"""A model server in one Python process that speaks TensorFlow Serving's API, gRPC and REST.
+"""A model server in one Python process, with TensorFlow Serving's gRPC and REST APIs.
 
   python -m serving.server --model_name=planner --model_base_path=/models/planner \
     --port=8500 --rest_api_port=8501
 
-It takes the flags of `tensorflow_model_server`, so that production swaps one word for the other.
-It serves the newest integer-named folder under the base path, looks for a newer one every second,
-and changes over without failing a call. Better than the official one: a half-written or broken
-version folder never wedges it (the old version serves on, the status says why, and the folder is
-tried again when its files change), and SIGTERM drains the calls in flight before it exits.
+It accepts the flags of `tensorflow_model_server`, so that the same flags work in production. It
+serves the newest folder with an integer name under the base path, looks for a newer one every
+second, and replaces the version without failing a call.
+
+Two behaviours differ from the official server. If a version folder is incomplete or damaged, the
+old version keeps serving, the status has the reason, and the folder is loaded again when its files
+change. After SIGTERM, the server waits for the calls in flight before it exits.
 """
 
 from __future__ import annotations
@@ -31,6 +33,17 @@ _LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 def main(argv):
+  """Runs the server until SIGTERM or SIGINT.
+
+  Args:
+    argv: the command line after absl has parsed the flags; no other argument is allowed.
+
+  Returns:
+    The exit status.
+
+  Raises:
+    app.UsageError: if a flag or a configuration file is invalid.
+  """
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected argument {argv[1]!r}: everything is given by flags.")
   if flags.VERSION.value:
@@ -38,7 +51,7 @@ def main(argv):
   over, serves = threading.Event(), threading.Event()
   if flags.WITH_STDIN.value:
     threading.Thread(target=_end_with_stdin, args=(over, serves), daemon=True).start()
-  # TensorFlow takes seconds to import: --help and wrong flags are answered without it.
+  # Imported here because TensorFlow takes seconds to import, and --help does not need it.
   from serving import config
   from serving.embedded import EmbeddedServer
   from serving.errors import ServingError
@@ -50,8 +63,7 @@ def main(argv):
     raise app.UsageError(str(error)) from error
   _warn_of_open_ports(options)
   _allow_many_files()
-  # TensorFlow's modules stay: the collection after an unload, which stops all calls for as long as
-  # it takes, need not look at them.
+  # The garbage collection after an unload blocks all calls. This excludes TensorFlow's modules.
   gc.freeze()
   try:
     server = EmbeddedServer(**options)
@@ -78,7 +90,7 @@ def main(argv):
 
 
 def _end_with_stdin(over: threading.Event, serves: threading.Event) -> None:
-  """Ends the server with its standard input, also while it still imports and loads."""
+  """Ends the server when its standard input ends, even while it imports and loads."""
   sys.stdin.read()
   over.set()
   if not serves.is_set():  # There is nothing to drain.
@@ -86,7 +98,7 @@ def _end_with_stdin(over: threading.Event, serves: threading.Event) -> None:
 
 
 def _watch_config(server, path: str, over: threading.Event) -> None:
-  """Takes on what changes in the configuration file; what is wrong with it is logged."""
+  """Reloads the configuration file when it changes, and logs errors in it."""
   from serving import config
 
   before = None
@@ -98,7 +110,7 @@ def _watch_config(server, path: str, over: threading.Event) -> None:
         continue
       server.reload(config.read_models(path))
       before = now
-    except Exception as error:  # The watch must outlive whatever the file holds.
+    except Exception as error:  # An invalid file must not stop the watch.
       _LOG.error("Not taken on: --model_config_file: %s", error)
 
 
@@ -116,7 +128,7 @@ def _warn_of_open_ports(options: dict) -> None:
 
 
 def _allow_many_files() -> None:
-  """Shells allow 1024 by default; connections must not use up those that loading a model needs."""
+  """Raises the limit on open files from the usual 1024, since connections and models share it."""
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
   if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,4 +1,4 @@
-"""The gRPC methods: PredictionService and ModelService, answered from a `ModelManager`."""
+"""Implements the gRPC services PredictionService and ModelService with a `ModelManager`."""
 
 from __future__ import annotations
 
@@ -25,25 +25,39 @@ from serving.metrics import Metrics
 
 _LOG = logging.getLogger("serving")
 _SIGNATURE_DEF = "signature_def"
-# Well above any batch of frames; the official server has no bound to speak of.
+# Larger than any batch of frames; the official server has practically no limit.
 MAX_MESSAGE_BYTES = 1 << 28
 
 
 class Api:
-  """What a server can be asked, whatever the protocol: messages in, messages out."""
+  """The methods of a server, independent of the protocol. Each maps a request to a response.
+
+  Methods raise ServingError with the official server's code and message.
+
+  Attributes:
+    manager: the served models.
+    metrics: the server's metrics.
+  """
 
   def __init__(self, manager: ModelManager, metrics: Metrics, tensor_content: bool = False):
     """
     Args:
-      manager: the models.
-      metrics: counts runs in TensorFlow.
-      tensor_content: reply to Predict with `tensor_content` instead of typed fields.
+      manager: the served models.
+      metrics: the server's metrics, which record the duration of runs in TensorFlow.
+      tensor_content: whether Predict replies with `tensor_content` instead of typed fields.
     """
     self.manager, self.metrics = manager, metrics
     self._tensor_content = tensor_content
 
   def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-    """Runs a signature."""
+    """Runs a signature.
+
+    Args:
+      request: names the model and the signature, and has the inputs and an output filter.
+
+    Returns:
+      The outputs, with the version that computed them.
+    """
     _require_spec(request)
     response = predict_pb2.PredictResponse()
     with self.manager.acquire(request.model_spec) as version:
@@ -56,21 +70,42 @@ class Api:
   def classify(
     self, request: classification_pb2.ClassificationRequest
   ) -> classification_pb2.ClassificationResponse:
-    """Runs a signature from examples to classes and scores."""
+    """Runs a signature for classification. See `examples.classify`.
+
+    Args:
+      request: names the model and the signature, and has N examples.
+
+    Returns:
+      The classes of each example, with the version that computed them.
+    """
     return self._over_examples(
       request, classification_pb2.ClassificationResponse(), examples.classify
     )
 
   def regress(self, request: regression_pb2.RegressionRequest) -> regression_pb2.RegressionResponse:
-    """Runs a signature from examples to numbers."""
+    """Runs a signature for regression. See `examples.regress`.
+
+    Args:
+      request: names the model and the signature, and has N examples.
+
+    Returns:
+      The number of each example, with the version that computed it.
+    """
     return self._over_examples(request, regression_pb2.RegressionResponse(), examples.regress)
 
   def multi_inference(
     self, request: inference_pb2.MultiInferenceRequest
   ) -> inference_pb2.MultiInferenceResponse:
-    """Runs several signatures of the last two kinds over the same examples."""
+    """Runs several signatures on the same examples. See `examples.multi_inference`.
+
+    Args:
+      request: has the tasks (a model, a signature and its method), and N examples.
+
+    Returns:
+      A result for each task.
+    """
     response = inference_pb2.MultiInferenceResponse()
-    # Without tasks there is no spec either, and the complaint is about its name.
+    # Without tasks there is no spec, and the error is about its missing name.
     spec = request.tasks[0].model_spec if request.tasks else predict_pb2.PredictRequest().model_spec
     with self.manager.acquire(spec) as version:
       examples.multi_inference(version.servable, version.number, request, response)
@@ -79,7 +114,14 @@ class Api:
   def get_model_metadata(
     self, request: get_model_metadata_pb2.GetModelMetadataRequest
   ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """Returns a version's signatures."""
+    """Returns the signatures of a version.
+
+    Args:
+      request: names the model, and the metadata field `signature_def`.
+
+    Returns:
+      The signatures, as a `SignatureDefMap` in the metadata.
+    """
     _require_spec(request)
     if not request.metadata_field:
       raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
@@ -99,14 +141,28 @@ class Api:
   def get_model_status(
     self, request: get_model_status_pb2.GetModelStatusRequest
   ) -> get_model_status_pb2.GetModelStatusResponse:
-    """Returns the states of a model's versions."""
+    """Returns the states of a model's versions.
+
+    Args:
+      request: names the model, and possibly a version.
+
+    Returns:
+      The states, newest version first.
+    """
     _require_spec(request)
     return self.manager.status(request.model_spec)
 
   def handle_reload_config_request(
     self, request: model_management_pb2.ReloadConfigRequest
   ) -> model_management_pb2.ReloadConfigResponse:
-    """Changes what is served."""
+    """Replaces the configuration of the server. See `ModelManager.reload`.
+
+    Args:
+      request: has the new configuration, and names of counters.
+
+    Returns:
+      The increase of each counter during the reload.
+    """
     before = {name: self.metrics.value(name) for name in request.metric_names}
     self.manager.reload(request.config)
     response = model_management_pb2.ReloadConfigResponse()
@@ -117,7 +173,12 @@ class Api:
     return response
 
   def record(self, model: str, code: grpc.StatusCode) -> None:
-    """Counts a request that named a model; names that were never served are put together."""
+    """Counts a request to a model.
+
+    Args:
+      model: the name in the request. Names that were never served count as an empty one.
+      code: the result of the request.
+    """
     known = model if self.manager.knows(model) else ""
     self.metrics.request_count.add(known, code.name)
 
@@ -131,17 +192,17 @@ class Api:
 
 
 class Services(grpc.GenericRpcHandler):
-  """Answers by full method name.
+  """Handles the calls of both services by full method name.
 
-  Written as one generic handler rather than as the generated servicers, so that every method gets
-  the same treatment of damaged bytes, of errors and of overload.
+  It is one generic handler instead of the generated servicers, so that all methods treat damaged
+  messages, errors and overload in the same way.
   """
 
   def __init__(self, api: Api, max_threads: int):
     """
     Args:
-      api: what answers.
-      max_threads: calls that may run at once; further ones get RESOURCE_EXHAUSTED.
+      api: answers the requests.
+      max_threads: the maximal number of concurrent calls; more calls get RESOURCE_EXHAUSTED.
     """
     self._api = api
     self._slots = threading.BoundedSemaphore(max_threads)
@@ -170,15 +231,19 @@ class Services(grpc.GenericRpcHandler):
     }
 
   def service(self, handler_call_details):
+    """Returns the handler of a call; None for an unknown method.
+
+    See `grpc.GenericRpcHandler.service`.
+    """
     return self._handlers.get(handler_call_details.method)
 
   def _handler(self, method, request_type, counted=False):
-    """Bytes to bytes, with every failure given its status.
+    """Creates a handler that maps bytes to bytes, and converts every error to a status.
 
     Args:
-      method: of the `Api`.
-      request_type: the message that it takes.
-      counted: whether the metrics count the call under its model.
+      method: a method of the `Api`.
+      request_type: the message class of its request.
+      counted: whether the metrics record the call for its model.
     """
     name = method.__name__.title()
     parse, slots, api = request_type.FromString, self._slots, self._api
@@ -195,7 +260,7 @@ class Services(grpc.GenericRpcHandler):
           request = parse(data)
         except DecodeError as error:
           raise ServingError(
-            grpc.StatusCode.INTERNAL,  # As gRPC's own list of codes has it.
+            grpc.StatusCode.INTERNAL,  # The code that gRPC's documentation specifies.
             f"The request is not a {request_type.DESCRIPTOR.full_name}: it cannot be parsed.",
           ) from error
         if counted:
@@ -219,7 +284,7 @@ class Services(grpc.GenericRpcHandler):
 
 
 class Unimplemented(grpc.GenericRpcHandler):
-  """The official answer to methods that nobody knows: UNIMPLEMENTED, with no text."""
+  """Answers unknown methods as the official server does: UNIMPLEMENTED, without a message."""
 
   def __init__(self):
     self._handler = grpc.unary_unary_rpc_method_handler(
@@ -227,6 +292,7 @@ class Unimplemented(grpc.GenericRpcHandler):
     )
 
   def service(self, handler_call_details):
+    """Returns the handler of any call. See `grpc.GenericRpcHandler.service`."""
     return self._handler
 
 

@@ -1,4 +1,4 @@
-"""The checksums of a version folder, in the format of `sha256sum`, for exports that bring them."""
+"""Verifies a version folder against its checksum file, which has the format of `sha256sum`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,16 @@ _SUMS = "SHA256SUMS"
 
 
 def damage(folder: str) -> str | None:
-  """What is wrong with the files of a folder by its `SHA256SUMS`; None if nothing, or without one.
+  """Compares the files of a folder with its `SHA256SUMS`.
 
-  A graph can be changed and still load: TensorFlow checks the variables, not `saved_model.pb`.
+  A damaged graph may still load: TensorFlow verifies the variables, not `saved_model.pb`.
+
+  Args:
+    folder: path of the version folder.
+
+  Returns:
+    A description of the first missing or damaged file. None if every file is intact, or if the
+    folder has no `SHA256SUMS`.
   """
   path = os.path.join(folder, _SUMS)
   if not os.path.exists(path):
@@ -25,7 +32,7 @@ def damage(folder: str) -> str | None:
     try:
       with open(os.path.join(folder, name), "rb") as file:
         found = hashlib.sha256(file.read()).hexdigest()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have.
+    except (OSError, ValueError) as error:  # ValueError: not a valid file name.
       return f"{name or path}, which {_SUMS} lists, cannot be read ({error})"
     if found != expected:
       return f"{name} is not the file that {_SUMS} lists: it was damaged or changed"

@@ -1,7 +1,7 @@
-"""TensorProto to NumPy and back, without TensorFlow: the server and the client share it.
+"""Converts between TensorProto and NumPy without TensorFlow, for the server and the client.
 
-`decode` follows the model server's `Tensor::FromProto` to the letter, because clients in other
-languages rely on its leniency: a single `int_val` fills the whole shape, a missing one means zeros.
+`decode` follows the model server's `Tensor::FromProto`, because clients in other languages rely on
+it: a single `int_val` fills the whole shape, and no value means zeros. It also limits sizes.
 """
 
 from __future__ import annotations
@@ -39,59 +39,80 @@ _KINDS = {
 }
 _NUMBERS = {kind.numpy: number for number, kind in _KINDS.items()}
 _STRING = 7
-# Of a tensor with fewer values than its shape has room for, or with none: each dimension, and all.
+# Limits on a tensor with fewer values than its shape, or an empty one: per dimension, and in bytes.
 _MAX_FILLED = 1 << 16
 _MAX_FILLED_BYTES = 1 << 24
 _CHUNK = 1 << 16
 
 
 def dtype_name(number: int) -> str:
-  """The runtime's own name of a DataType enum value, such as `float` for 1."""
+  """Returns TensorFlow's name of a DataType enum value, such as `float` for 1.
+
+  Args:
+    number: a DataType enum value. An unknown one gives `DataType(number)`.
+  """
   return _KINDS[number].name if number in _KINDS else f"DataType({number})"
 
 
 @functools.cache
 def numpy_dtype(number: int) -> np.dtype:
-  """The NumPy type of a DataType enum value.
+  """Converts a DataType enum value to a NumPy dtype.
+
+  Args:
+    number: a DataType enum value.
+
+  Returns:
+    The dtype; `object` for strings.
 
   Raises:
-    KeyError: if there is none.
+    KeyError: if the value has no NumPy dtype.
   """
   name = _KINDS[number].numpy
   if name == "bfloat16":
-    import ml_dtypes  # Comes with TensorFlow; a bare client may do without it.
+    import ml_dtypes  # Installed with TensorFlow, but not needed by other clients.
 
     return np.dtype(ml_dtypes.bfloat16)
   return np.dtype(name)
 
 
-@functools.lru_cache(1024)  # A dtype's name is worked out anew each time that it is asked for.
+@functools.lru_cache(1024)  # NumPy computes a dtype's name at each access.
 def dtype_number(dtype: np.dtype) -> int:
-  """The DataType enum value of a NumPy type; 0 if there is none."""
+  """Converts a NumPy dtype to a DataType enum value.
+
+  Args:
+    dtype: a NumPy dtype; objects, bytes and text are strings.
+
+  Returns:
+    The enum value; 0 if TensorFlow has no such type.
+  """
   return _STRING if dtype.kind in "OSU" else _NUMBERS.get(dtype.name, 0)
 
 
 def decode(proto, max_bytes: int = 1 << 28) -> np.ndarray:
-  """Returns the array that a TensorProto describes (strings as an object array of bytes).
+  """Converts a TensorProto to an array.
 
   Args:
-    proto: a TensorProto, the official message or the client's own.
-    max_bytes: refuse tensors larger than this when unpacked. A few bytes on the wire can ask for
-      terabytes, since one value fills any shape.
+    proto: a TensorProto, either the official message or `protos.TensorProto`.
+    max_bytes: the largest accepted size of the array, in bytes. One value fills any shape, so a
+      few bytes in a request could allocate terabytes.
+
+  Returns:
+    The array; strings are an object array of bytes. It is read-only if it shares the message's
+    `tensor_content`.
 
   Raises:
-    ValueError: for what `Tensor::FromProto` refuses too: no or an unknown dtype, an unknown or
-      negative dimension, content of the wrong length, values out of the dtype's range.
+    ValueError: if the dtype is missing or unknown, a dimension is unknown or negative, the content
+      has the wrong length, values are out of the dtype's range, or the tensor is too large.
   """
   number = proto.dtype
   kind = _KINDS.get(number)
   if kind is None:
     raise ValueError(f"dtype {number} is not supported")
   shape = [dim.size for dim in proto.tensor_shape.dim]
-  if shape and min(shape) < 0:  # `unknown_rank` is not looked at: a value has a rank.
+  if shape and min(shape) < 0:  # `unknown_rank` is ignored: a value has a rank.
     raise ValueError(f"shape {shape} is not fully known")
   dtype = numpy_dtype(number)
-  count = math.prod(shape)  # Python integers: what overflows int64 must not wrap around.
+  count = math.prod(shape)  # Python integers do not overflow as int64 does.
   if count * dtype.itemsize > max_bytes or len(shape) > 64:
     raise ValueError(f"shape {shape} is too large")
   content = proto.tensor_content
@@ -111,9 +132,9 @@ def decode(proto, max_bytes: int = 1 << 28) -> np.ndarray:
 
 
 def _check_filled(shape: list[int], count: int, dtype: np.dtype, given: int) -> None:
-  """Refuses large shapes that little was sent for: graphs make more of them, row by row.
+  """Raises ValueError for a large shape with few values, since graphs allocate memory per row.
 
-  A shape such as [2**31, 0] holds nothing at all, and `zeros([rows, 4])` makes 34 GB of it.
+  A shape such as [2**31, 0] needs no values, but `zeros([rows, 4])` allocates 34 GB for it.
   """
   filled = given < (2 * count if dtype.kind == "c" else count)
   size = math.prod(size or 1 for size in shape) * dtype.itemsize
@@ -122,7 +143,7 @@ def _check_filled(shape: list[int], count: int, dtype: np.dtype, given: int) -> 
 
 
 def _split_strings(content: bytes, count: int) -> np.ndarray:
-  """Strings as raw content: their lengths as varints, then all their bytes."""
+  """Splits the raw content of a string tensor: all lengths as varints, then all the bytes."""
   sizes, position = [], 0
   for _ in range(count):
     size = shift = 0
@@ -146,8 +167,8 @@ def _split_strings(content: bytes, count: int) -> np.ndarray:
 
 
 def _values(kind, dtype, field, count) -> np.ndarray:
-  """`count` values from a repeated field; the last one repeats, none at all means zeros."""
-  per_value = 2 if dtype.kind == "c" else 1  # Complex numbers lie as (real, imaginary) pairs.
+  """Returns `count` values of a repeated field. Repeats the last one; no value means zeros."""
+  per_value = 2 if dtype.kind == "c" else 1  # Complex numbers are (real, imaginary) pairs.
   given = field[: count * per_value]
   if dtype.hasobject:
     result = np.empty(count, object)
@@ -175,20 +196,21 @@ def encode(array: np.ndarray, proto, as_content: bool = False) -> None:
   """Fills an empty TensorProto from an array.
 
   Args:
-    array: any array of a type that TensorFlow knows; text becomes UTF-8.
+    array: an array of any shape with a dtype that TensorFlow supports; text is encoded as UTF-8.
     proto: the message to fill.
-    as_content: raw bytes in `tensor_content`: small and fast. Otherwise typed fields such as
-      `float_val`, which is how the model server answers.
+    as_content: whether to write raw bytes to `tensor_content`, which is small and fast. Otherwise
+      the values go to typed fields such as `float_val`, as in the replies of the official server.
+      Strings always use `string_val`.
 
   Raises:
-    ValueError: if TensorFlow has no such dtype.
+    ValueError: if TensorFlow does not support the dtype.
   """
   array = np.asarray(array)
   number = dtype_number(array.dtype)
   if not number:
     raise ValueError(f"dtype {array.dtype} cannot be sent in a TensorProto")
   proto.dtype = number
-  # A scalar is a shape with no dimensions: the field must be present all the same.
+  # A scalar has a shape without dimensions; the field must still be present.
   shape = proto.tensor_shape
   shape.SetInParent()
   for size in array.shape:
@@ -205,6 +227,6 @@ def encode(array: np.ndarray, proto, as_content: bool = False) -> None:
   elif array.dtype.kind == "c":
     field.extend(flat.view(flat.real.dtype).tolist())
   else:
-    # In pieces: a list of numbers takes ten times the memory of the numbers.
+    # In chunks, because a Python list takes ten times the memory of the array.
     for start in range(0, len(flat), _CHUNK):
       field.extend(flat[start : start + _CHUNK].tolist())

@@ -1,9 +1,9 @@
-"""One model's versions: found in its base path, loaded, replaced while calls go on, and freed.
+"""Finds, loads, replaces and frees the versions of one model.
 
-The life of a version: START, LOADING, AVAILABLE, UNLOADING, END. A model's new version is loaded
-and warmed up while the old one serves; only then the old one goes, and only when the last call
-that uses it has returned. A version that fails goes to END with the reason in its status, the old
-one keeps serving, and it is tried again as soon as its files change.
+The states of a version are START, LOADING, AVAILABLE, UNLOADING and END. The old version serves
+while a new one is loaded and warmed up. Then it is unloaded, when the last call that uses it has
+returned. A version that fails to load goes to END with the reason in its status. The old one keeps
+serving, and the failed one is loaded again when its files change.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ _MAX_VERSION = 2**63 - 1
 
 
 class VersionStatus(NamedTuple):
-  """What is told about a version.
+  """The status of a version.
 
   Attributes:
-    number: of the version.
+    number: the version number.
     state: a `ModelVersionStatus.State`.
-    error: why it ended, or what is wrong with the files of one that serves; None if nothing is.
+    error: why the version failed, or what is wrong with the base path of a version that serves;
+      None without an error.
   """
 
   number: int
@@ -43,9 +44,18 @@ class VersionStatus(NamedTuple):
 
 
 class Version:
-  """One version folder, with the number of calls that use it at the moment.
+  """One version folder, and the number of calls that use it.
 
-  `with` gives back what `ModelVersions.acquire` took.
+  The end of a `with` block releases a version that `ModelVersions.acquire` returned.
+
+  Attributes:
+    number: the version number.
+    path: the version folder.
+    state: a `ModelVersionStatus.State`.
+    error: why the version failed; None without an error.
+    servable: the loaded model; None unless it is AVAILABLE or UNLOADING.
+    users: the number of calls that use the version.
+    fingerprint: sizes and times of its files just before they were loaded.
   """
 
   def __init__(self, number: int, path: str, lock: threading.Lock):
@@ -54,7 +64,7 @@ class Version:
     self.error: ServingError | None = None
     self.servable: Servable | None = None
     self.users = 0
-    self.fingerprint: tuple = ()  # Of its files, from just before they were loaded.
+    self.fingerprint: tuple = ()
     self._lock = lock
 
   def __enter__(self):
@@ -69,15 +79,15 @@ class ModelVersions:
   """The versions of one model. One thread at a time may call `configure`, `find` and `update`.
 
   Attributes:
-    name: the model's.
-    problem: why no versions were found at the last look; None if some were.
+    name: the model's name.
+    problem: why the last search found no version; None if it found one.
   """
 
   def __init__(self, name: str, load: Callable[[str], Servable]):
     """
     Args:
-      name: the model's.
-      load: makes a servable, ready to be called, from a version folder; raises what is wrong.
+      name: the model's name.
+      load: creates a servable from the path of a version folder; may raise any exception.
     """
     self.name = name
     self._load_fn = load
@@ -88,16 +98,27 @@ class ModelVersions:
     self._lock = threading.Lock()
 
   def configure(self, config: model_server_config_pb2.ModelConfig | None) -> None:
-    """Sets where the versions lie and which are wanted; None wants none of them any more."""
+    """Sets the base path and the version policy for the next `find`.
+
+    Args:
+      config: the model's configuration; None to unload all versions.
+    """
     self._config = config
 
   @property
   def configured(self) -> bool:
-    """Whether any of its versions are wanted."""
+    """Whether the model is in the current configuration."""
     return self._config is not None
 
   def acquire(self, number: int | None = None) -> Version | None:
-    """Takes hold of a version, the newest one by default, for a `with` block; None if not there."""
+    """Acquires a version for a `with` block, during which it stays loaded.
+
+    Args:
+      number: the version number; None for the newest available version.
+
+    Returns:
+      The version; None if it is not available.
+    """
     with self._lock:
       if number is None:
         newest = [v for v in self._versions.values() if v.state == State.AVAILABLE]
@@ -110,7 +131,11 @@ class ModelVersions:
       return version
 
   def statuses(self) -> list[VersionStatus]:
-    """All versions ever seen, newest first."""
+    """Returns the statuses of all versions, including unloaded and failed ones.
+
+    Returns:
+      The statuses, newest version first.
+    """
     with self._lock:
       result = []
       for number in sorted(self._versions, reverse=True):
@@ -121,13 +146,21 @@ class ModelVersions:
       return result
 
   def is_available(self, number: int) -> bool:
-    """Whether a version can be called."""
+    """Returns whether a version is in the state AVAILABLE.
+
+    Args:
+      number: the version number.
+    """
     with self._lock:
       version = self._versions.get(number)
       return version is not None and version.state == State.AVAILABLE
 
   def failures(self) -> list[str]:
-    """What keeps the versions that should be served from it, one text for each."""
+    """Describes why versions that should be served are not available.
+
+    Returns:
+      A description for each such version.
+    """
     with self._lock:
       wanted = [self._versions[number] for number in sorted(self._aspired)]
     failed = [v for v in wanted if v.state != State.AVAILABLE]
@@ -137,14 +170,14 @@ class ModelVersions:
     return texts
 
   def find(self) -> bool:
-    """Looks which versions there are, and decides which should be served.
+    """Searches the base path, and selects the versions that should be served.
 
-    What is served is never given up because nothing is found: a base path that is gone, or empty,
-    or that lacks every version that the policy names, is a mistake or a disk that is away. The
-    statuses then carry the reason.
+    If it finds no version, it keeps the previous selection: a base path that is missing or empty,
+    or that lacks every version of the policy, is a mistake or an unmounted disk. The statuses then
+    have the reason.
 
     Returns:
-      Whether the model has a version to serve.
+      Whether it found a version to serve, or the model is not in the configuration.
     """
     if self._config is None:
       self._aspired, self.problem = {}, None
@@ -175,12 +208,12 @@ class ModelVersions:
     return True
 
   def update(self) -> None:
-    """Loads what should be served and is not, then retires what should not be any more."""
+    """Loads the selected versions that are not loaded, then unloads the others."""
     todo = []
     with self._lock:
       for number, path in sorted(self._aspired.items()):
         version = self._versions.get(number)
-        # One that was unloaded is wanted again, or one that failed has changed on disk.
+        # An unloaded version was selected again, or a failed one has changed on disk.
         if version is None or (
           version.state == State.END
           and (version.error is None or version.fingerprint != _fingerprint(path))
@@ -197,7 +230,7 @@ class ModelVersions:
     self.free()
 
   def free(self) -> None:
-    """Frees the retired versions that no call uses any more."""
+    """Frees the versions in the state UNLOADING that no call is using."""
     with self._lock:
       unused = [v for v in self._versions.values() if v.state == State.UNLOADING and v.users == 0]
     for version in unused:
@@ -206,11 +239,11 @@ class ModelVersions:
         version.servable, version.state = None, State.END
       _LOG.info("Unloaded servable version {name: %s version: %d}", self.name, version.number)
     if unused:
-      gc.collect()  # A TensorFlow graph is full of cycles, and as large as its model.
+      gc.collect()  # A TensorFlow graph has reference cycles, and is as large as its model.
 
   def _load(self, version: Version) -> None:
     name, number = self.name, version.number
-    # Taken before loading: a file that arrives meanwhile gives a failed version another try.
+    # Before loading, so that a failed version is tried again if a file arrives meanwhile.
     version.fingerprint = _fingerprint(version.path)
     version.state = State.LOADING
     _LOG.info("Loading servable {name: %s version: %d}", name, number)
@@ -227,7 +260,7 @@ class ModelVersions:
     _LOG.info("Successfully loaded servable version {name: %s version: %d}", name, number)
 
   def _note_missing(self, numbers: set[int]) -> None:
-    """Gives versions that the policy names and that are not on disk a status that says so."""
+    """Sets the status of versions that the policy names and that are not on disk."""
     with self._lock:
       for number in numbers:
         version = self._versions.get(number)
@@ -242,7 +275,7 @@ class ModelVersions:
           self._versions[number] = version
 
   def _give_reason(self, message: str) -> None:
-    if self.problem is None or self.problem.message != message:  # Once, not at every look.
+    if self.problem is None or self.problem.message != message:  # Once, not at every search.
       _LOG.warning("%s", message)
     self.problem = ServingError(grpc.StatusCode.NOT_FOUND, message)
 

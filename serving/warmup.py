@@ -1,4 +1,4 @@
-"""Replays the requests that an export recorded: first calls are 10 to 100 times slower."""
+"""Replays the recorded requests of an export, since first calls are 10 to 100 times slower."""
 
 from __future__ import annotations
 
@@ -24,14 +24,15 @@ _MAX_RECORDS = 1000
 
 
 def warm_up(servable: Servable, iterations: int = 1) -> None:
-  """Runs every request of a version folder's warmup file; a folder need not have one.
+  """Runs every request of a version folder's warmup file. Does nothing if there is no such file.
 
   Args:
-    servable: what to call.
-    iterations: how often each request is run.
+    servable: the loaded version.
+    iterations: the number of times that each request is run.
 
   Raises:
-    ServingError: naming the record, if one cannot be read or fails.
+    ServingError: if a record cannot be parsed or its request fails, or there are over 1000 records.
+    tf.errors.DataLossError: if the file is not an intact TFRecord file.
   """
   path = os.path.join(servable.path, WARMUP_FILE)
   if not os.path.exists(path):

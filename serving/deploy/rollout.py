@@ -1,4 +1,4 @@
-"""Puts model versions on trial, promotes them and rolls them back, on running servers.
+"""Tries, promotes and rolls back model versions on running servers.
 
   python -m serving.deploy.rollout status
   python -m serving.deploy.rollout canary --version=7   # load 7, probe it, label it "canary"
@@ -6,13 +6,14 @@
   python -m serving.deploy.rollout rollback             # "stable" as it was before
 
 It edits --config, a text proto of ModelServerConfig, and sends it to every server as a
-HandleReloadConfigRequest. The file is the only memory: the labels `stable`, `canary` and `previous`
-say where things stand. It is written last, when every server has taken the change; when one of them
-fails, or a version fails its probe, all get back what they had, and the exit status is 1.
+HandleReloadConfigRequest. The labels `stable`, `canary` and `previous` in this file are the only
+stored state. The file is written last, when every server has accepted the change. If a server
+fails, or a version fails its probe, all servers get their old configuration back, and the exit
+status is 1.
 
-The probe drives: `spec`, `initial_state` and some steps of `act`, in a batch. It asks for numbers
-that are finite and in the range of the actions, and for the same answer to the same question; with
---max_latency_ms for speed; with --probe_command for whatever else decides.
+The probe calls `spec`, `initial_state` and some steps of `act` with a batch. All outputs must be
+finite, actions must be within their bounds, and equal requests must have equal results.
+--max_latency_ms adds a limit on the latency, and --probe_command a command that must succeed.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from serving.deploy.servers import RolloutError, Server, State, probe, resolve
 
 
 class Rollout:
-  """A models.config and the servers that follow it.
+  """A models.config file and the servers that use it.
 
   Attributes:
-    servers: them.
+    servers: the connections to the servers.
   """
 
   def __init__(
@@ -53,11 +54,13 @@ class Rollout:
     Args:
       config: the file to edit.
       targets: `host:port` of each server.
-      model: whose versions it is about.
-      tls: for TLS; plain text by default.
+      model: name of the model to roll out.
+      tls: the files for an encrypted connection; plain text if None.
       timeout: seconds that a version may take to load.
-      max_latency_ms, probe_command: as on the command line.
-      say: takes a line of the log.
+      max_latency_ms: the largest accepted median time of a step, in milliseconds; 0 for no limit.
+      probe_command: a command that must succeed too, with the fields `{target}`, `{model}` and
+        `{version}`; None for no command.
+      say: function that logs a line.
 
     Raises:
       RolloutError: if the file cannot be read, or has no such model.
@@ -77,11 +80,15 @@ class Rollout:
 
   @property
   def labels(self) -> dict[str, int]:
-    """Which version has which label, according to the file."""
+    """The version number of each label in the file."""
     return dict(self._entry(self._config).version_labels)
 
   def status(self) -> None:
-    """Says what the file and every server have."""
+    """Logs the labels in the file and the versions on every server.
+
+    Raises:
+      RolloutError: if a server does not answer.
+    """
     self._say(f"{self._path}: {self._describe()}")
     for server in self.servers:
       for version, status in sorted(server.status(self._model).items()):
@@ -91,10 +98,14 @@ class Rollout:
         self._say(f"{text} {status.status.error_message}".rstrip())
 
   def canary(self, version: int) -> None:
-    """Loads a version beside the stable one; when it passes its probe, labels it `canary`.
+    """Loads a version in addition to the stable one, probes it, and labels it `canary`.
+
+    Args:
+      version: the version number.
 
     Raises:
-      RolloutError: if it does not load or fails; the servers have what they had.
+      RolloutError: if the version is stable already, does not load or fails its probe. The servers
+        then have their old configuration.
     """
     stable = self._stable()
     if version == stable:
@@ -105,10 +116,11 @@ class Rollout:
     self._change(labels, on_trial=version)
 
   def promote(self) -> None:
-    """Labels the canary `stable`, if it passes its probe; the old one stays loaded as `previous`.
+    """Probes the canary and labels it `stable`. The old version stays loaded as `previous`.
 
     Raises:
-      RolloutError: if there is none, or it fails; the servers have what they had.
+      RolloutError: if there is no canary, or it fails its probe. The servers then have their old
+        configuration.
     """
     stable, version = self._stable(), self.labels.get("canary")
     if version in (None, stable):
@@ -116,12 +128,12 @@ class Rollout:
     self._change({"stable": version, "canary": version, "previous": stable}, on_trial=version)
 
   def rollback(self) -> None:
-    """Ends a trial; or without one, labels the previous version `stable` again.
+    """Ends the trial of a canary. If there is none, labels the previous version `stable` again.
 
-    The version to go back to is not probed: it has proved itself, and this is an emergency.
+    The version is not probed, because it was stable before and a rollback must be fast.
 
     Raises:
-      RolloutError: if there is nothing to go back to.
+      RolloutError: if there is neither a canary nor a previous version, or a server fails.
     """
     stable, labels = self._stable(), self.labels
     if labels.get("canary", stable) != stable:
@@ -161,11 +173,11 @@ class Rollout:
     return config
 
   def _change(self, labels: dict[str, int], on_trial: int | None = None) -> None:
-    """Brings every server to new labels: loads, probes, labels, and only then lets go."""
+    """Changes the labels on every server: loads, probes and labels, then unloads other versions."""
     old, new = self._config, self._with(labels.values(), labels)
     every = {*labels.values(), *self.labels.values()}
     try:
-      # A label may only name what is available, and nothing that a label names may go.
+      # A label may only name an available version, and a labelled version must stay loaded.
       for server in self.servers:
         server.reload(self._with(every, self.labels), self._timeout)
       for server in self.servers:
@@ -198,7 +210,7 @@ class Rollout:
         raise RolloutError(f"version {version} fails its probe: the command's status is {code}")
 
   def _restore(self, old) -> str:
-    """Gives every server what it had; says whether that went well."""
+    """Sends every server its old configuration; returns a message about the result."""
     failed = []
     for server in self.servers:
       try:
@@ -257,7 +269,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """The command; returns its exit status."""
+  """Runs the command.
+
+  Args:
+    arguments: the command-line arguments; `sys.argv[1:]` if None.
+
+  Returns:
+    The exit status: 0, or 1 if the step failed.
+  """
   args = _parser().parse_args(arguments)
   tls = None
   if args.ca or args.key or args.certificate:

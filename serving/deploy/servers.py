@@ -1,4 +1,4 @@
-"""One model server: its address, what it serves, and a probe of the versions it serves."""
+"""Controls one model server: its status, its configuration, and a probe of its versions."""
 
 from __future__ import annotations
 
@@ -18,20 +18,26 @@ from tensorflow_serving.config import model_server_config_pb2
 from serving.client import TLS, CallError, PlannerClient
 from serving.observations import noise
 
-State = get_model_status_pb2.ModelVersionStatus  # Of one version, as the server reports it.
+State = get_model_status_pb2.ModelVersionStatus
 _PROBE_STEPS, _PROBE_ROWS = 5, 3
-_MARGIN = 60.0  # Seconds that a call may take besides loading a version.
+_MARGIN = 60.0  # Seconds that a call may take in addition to the time to load a version.
 
 
 class RolloutError(Exception):
-  """A step that was not taken; the message says why, and what is served now."""
+  """A step of a rollout failed; the message has the reason, and what is served now."""
 
 
 def resolve(targets: Iterable[str]) -> list[str]:
-  """Returns every address behind each `host:port`.
+  """Resolves host names to all their addresses.
+
+  Args:
+    targets: `host:port` of each server or group of servers.
+
+  Returns:
+    `host:port` of each address, without duplicates. `localhost` and `127.0.0.1` are kept.
 
   Raises:
-    RolloutError: if a name is unknown.
+    RolloutError: if a target is not `host:port`, or a name cannot be resolved.
   """
   found = []
   for target in targets:
@@ -46,15 +52,25 @@ def resolve(targets: Iterable[str]) -> list[str]:
       f"[{info[4][0]}]:{port}" if info[0] == socket.AF_INET6 else f"{info[4][0]}:{port}"
       for info in infos
     ]
-    # "localhost" has two addresses, and is one server.
+    # "localhost" has two addresses, but is one server.
     found += [target] if host in ("localhost", "127.0.0.1") else addresses
   return list(dict.fromkeys(found))
 
 
 class Server:
-  """A connection to one model server."""
+  """A connection to one model server.
+
+  Attributes:
+    target: `host:port`.
+    tls: the files for an encrypted connection; None for plain text.
+  """
 
   def __init__(self, target: str, tls: TLS | None = None):
+    """
+    Args:
+      target: `host:port`.
+      tls: the files for an encrypted connection; plain text if None.
+    """
     self.target, self.tls = target, tls
     if tls is None:
       self._channel = grpc.insecure_channel(target)
@@ -64,10 +80,16 @@ class Server:
     self._stub = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
   def status(self, model: str) -> dict[int, State]:
-    """Returns the state of each version; empty if the server has never had one.
+    """Fetches the status of each version of a model.
+
+    Args:
+      model: the model's name.
+
+    Returns:
+      Statuses by version number; empty if the server does not know the model.
 
     Raises:
-      RolloutError: if the server does not answer.
+      RolloutError: if the call fails.
     """
     request = get_model_status_pb2.GetModelStatusRequest()
     request.model_spec.name = model
@@ -80,10 +102,16 @@ class Server:
     return {status.version: status for status in answer.model_version_status}
 
   def reload(self, config: model_server_config_pb2.ModelServerConfig, timeout: float) -> None:
-    """Replaces the server's whole configuration; the call returns when new versions are loaded.
+    """Replaces the whole configuration of the server.
+
+    It returns when new models are loaded; use `wait_available` for new versions.
+
+    Args:
+      config: the new configuration.
+      timeout: seconds that loading may take.
 
     Raises:
-      RolloutError: if the server refuses it.
+      RolloutError: if the call fails, or the server refuses the configuration.
     """
     request = model_management_pb2.ReloadConfigRequest(config=config)
     try:
@@ -94,10 +122,15 @@ class Server:
       raise RolloutError(f"{self.target} refuses the configuration: {answer.status.error_message}")
 
   def wait_available(self, model: str, version: int, timeout: float) -> None:
-    """Waits until a version has loaded and warmed up.
+    """Waits until a version is loaded and warmed up.
+
+    Args:
+      model: the model's name.
+      version: the version number.
+      timeout: the longest time to wait, in seconds.
 
     Raises:
-      RolloutError: if loading fails or takes too long; with the server's own message.
+      RolloutError: if loading fails or takes too long, with the server's message.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -127,13 +160,23 @@ class Server:
 def probe(
   target: str, model: str, version: int, tls: TLS | None = None, max_latency_ms: float = 0.0
 ) -> str:
-  """Drives a version for some steps on noise.
+  """Probes a version: runs some steps on random observations and checks the results.
+
+  All outputs must be finite, actions must be within their bounds, and a second run must give the
+  same actions.
+
+  Args:
+    target: `host:port` of the server.
+    model: the model's name.
+    version: the version number.
+    tls: the files for an encrypted connection; plain text if None.
+    max_latency_ms: the largest accepted median time of a step, in milliseconds; 0 for no limit.
 
   Returns:
-    What was checked, for the log.
+    A line for the log.
 
   Raises:
-    RolloutError: if a check fails.
+    RolloutError: if a call or a check fails.
   """
   who = f"{model} version {version} at {target}"
   try:
@@ -172,6 +215,6 @@ def _play(client, observations):
     actions.append(client.act(observation))
     seconds.append(time.perf_counter() - start)
     for name, value in {"action": actions[-1], **client.state, **client.extras}.items():
-      # A number that is not finite once must not be lost under later ones.
+      # Keeps the values of all steps, so that one that is not finite is found.
       tensors[name] = np.concatenate([tensors[name], value]) if name in tensors else value
   return np.stack(actions), tensors, 1000 * float(np.median(seconds))

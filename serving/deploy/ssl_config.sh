@@ -1,14 +1,14 @@
 #!/bin/sh
-# Writes the file for --ssl_config_file, which holds the PEM text itself. With a third file, clients
-# must show a certificate that this authority signed (mTLS).
+# Writes the file for --ssl_config_file, which contains PEM text. With a third file, clients need a
+# certificate that this authority signed (mTLS).
 #
 #   sh ssl_config.sh server.key server.pem [ca.pem] > ssl.config
 #
-# The result holds the private key: keep it in a Secret, readable by the server alone.
+# The result contains the private key: store it in a Secret that only the server can read.
 set -eu
 umask 077
 
-# field NAME FILE: a text proto field with a file's lines.
+# field NAME FILE: prints a text proto field with the lines of a file.
 field() {
   grep -q -e '-----BEGIN ' "$2" || {
     echo "ssl_config.sh: $2 is not in PEM form" >&2
