@@ -162,6 +162,19 @@ def _third_party_violations(root: Path, file: str) -> Iterator[str]:
   for node in ast.walk(ast.parse((root / file).read_text(), file)):
     if isinstance(node, ast.Attribute) and ast.unparse(node) in ("tf.keras", "tensorflow.keras"):
       yield f"{file}:{node.lineno}: `import keras`, never tf.keras"
+    if file.startswith("wm_tf/") and _traced_by_autograph(node):
+      yield f"{file}:{node.lineno}: tf.function takes autograph=False, which traces twice as fast"
+
+
+def _traced_by_autograph(node: ast.AST) -> bool:
+  """Whether a call or a decorator makes a `tf.function` without `autograph=False`."""
+  if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+    return any(ast.unparse(decorator) == "tf.function" for decorator in node.decorator_list)
+  if not isinstance(node, ast.Call):
+    return False
+  called = [node.func, *(node.args[:1] if ast.unparse(node.func).endswith("partial") else [])]
+  named = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+  return "tf.function" in map(ast.unparse, called) and named.get("autograph") != "False"
 
 
 def _allowed(importer: str, imported: str) -> bool:
@@ -298,6 +311,8 @@ def test_a_tree_that_keeps_the_rules_passes(tmp_path):
     ("wm_tf/search/es.py", "from tf_agents import agents", "tf_agents has its one home"),
     ("wm_tf/search/es.py", "import tensorflow as tf\ntf.keras.Model", "never tf.keras"),
     ("wm_tf/search/es.py", "from tensorflow.keras import layers", "never tf.keras"),
+    ("wm_tf/search/es.py", "@tf.function\ndef f(): pass", "tf.function takes autograph=False"),
+    ("wm_tf/search/es.py", "f = tf.function(g, jit_compile=True)", "tf.function takes autograph"),
     ("trainers/train.py", "import matplotlib.pyplot as plt", "matplotlib has its one home"),
     ("trainers/train.py", "", "//trainers:train: imports nothing of its dep //wm_tf/config"),
     ("serving/server.py", "from wm_tf import core", "//serving may not import //wm_tf:core"),
