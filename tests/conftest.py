@@ -1,11 +1,24 @@
 """What holds for every test."""
 
 import sys
+from pathlib import Path
 
 import pytest
 
 # isort puts `import tensorflow` ahead of `import wm_tf` in the tests; this comes before both.
 import wm_tf  # noqa: F401  (It sets TF_USE_LEGACY_KERAS, which TensorFlow reads once.)
+
+_TESTS = Path(__file__).parent
+# The files that take longest, which begin first: so no worker is left alone with one of them.
+_LONG = ("trainers/", "golden/", "learners/", "runs/", "faults/", "training/", "export/")
+
+
+def pytest_collection_modifyitems(items):
+  def place(item):
+    path = item.path.relative_to(_TESTS).as_posix()
+    return next((i for i, name in enumerate(_LONG) if path.startswith(name)), len(_LONG))
+
+  items.sort(key=place)  # Stable: otherwise in the order in which they were collected.
 
 
 @pytest.fixture(autouse=True)
