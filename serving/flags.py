@@ -273,10 +273,12 @@ def _session_config():
       "Give --tensorflow_session_parallelism, or --tensorflow_intra_op_parallelism and"
       " --tensorflow_inter_op_parallelism."
     )
-  result = config_pb2.ConfigProto(allow_soft_placement=True)
+  result = config_pb2.ConfigProto()
   if _SESSION_FILE.value:
     _from_file("tensorflow_session_config_file", lambda path: config.read(path, result))
-  elif not (session or intra or inter):
+  elif session or intra or inter:
+    result.allow_soft_placement = True
+  else:
     return None
   result.intra_op_parallelism_threads = intra or session or result.intra_op_parallelism_threads
   result.inter_op_parallelism_threads = inter or session or result.inter_op_parallelism_threads

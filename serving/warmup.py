@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 
 import grpc
@@ -38,7 +39,13 @@ def warm_up(servable: Servable, iterations: int = 1) -> None:
   if not os.path.exists(path):
     return
   records = tf.data.TFRecordDataset(path).take(_MAX_RECORDS + 1).as_numpy_iterator()
-  for i, record in enumerate(records):
+  for i in itertools.count():
+    try:
+      record = next(records, None)
+    except tf.errors.DataLossError as error:
+      raise type(error)(None, None, f"{WARMUP_FILE}: record {i}: {error.message}") from error
+    if record is None:
+      return
     if i == _MAX_RECORDS:
       raise invalid(f"Number of warmup records exceeds the maximum ({i}) at {WARMUP_FILE}")
     try:

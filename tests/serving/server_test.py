@@ -119,7 +119,7 @@ def test_help_and_wrong_flags():
   assert answer.returncode != 0 and "Did you mean: model_base_path" in answer.stderr
 
 
-CASES = {
+_CASES = {
   "--port=1 --rest_api_port=1": "--rest_api_port must be another than --port",
   "--batching_parameters_file=x": "--batching_parameters_file needs --enable_batching",
   "--monitoring_config_file=x": "--monitoring_config_file needs --rest_api_port",
@@ -151,11 +151,16 @@ for case in sys.argv[1:]:
 """
 
 
-def test_what_flags_make_of_the_options():
-  command = [sys.executable, "-c", _PRINT_OPTIONS, *CASES]
+def test_what_flags_make_of_the_options(tmp_path):
+  session = tmp_path / "session.txt"
+  session.write_text("allow_soft_placement: true intra_op_parallelism_threads: 5")
+  cases = _CASES | {
+    f"--tensorflow_session_config_file={session}": "intra_op_parallelism_threads: 5",
+  }
+  command = [sys.executable, "-c", _PRINT_OPTIONS, *cases]
   answer = subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=120)
   assert answer.returncode == 0, answer.stderr
-  for (case, expected), line in zip(CASES.items(), answer.stdout.splitlines(), strict=True):
+  for (case, expected), line in zip(cases.items(), answer.stdout.splitlines(), strict=True):
     assert expected in line, case
 
 

@@ -119,8 +119,8 @@ def return_bounds(rewards: Sequence[np.ndarray], discount: float) -> tuple[float
   Returns:
     `(lowest, largest)`.
   """
-  lowest = min(0.0, *(float(np.min(episode)) for episode in rewards))
-  largest = max(0.0, *(float(np.max(episode)) for episode in rewards))
+  lowest = min([0.0, *(float(np.min(episode)) for episode in rewards)])
+  largest = max([0.0, *(float(np.max(episode)) for episode in rewards)])
   if discount >= 1.0:
     return -np.inf, np.inf
   return lowest / (1.0 - discount), largest / (1.0 - discount)
