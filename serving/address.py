@@ -10,14 +10,14 @@ _FORM = "grpc://host:port/model[/versions/N|/labels/L], or grpcs:// for TLS"
 
 
 class Address(NamedTuple):
-  """A served model.
+  """The address of a served model.
 
   Attributes:
     target: `host:port`.
-    model: the name under which it is served.
-    version: one version; None for the newest.
-    label: the version with a label; None if not asked for.
-    secure: whether the connection is encrypted.
+    model: the name under which the model is served.
+    version: a version number; None asks for the newest version.
+    label: a version label; None if the address has no label.
+    secure: whether the connection uses TLS.
   """
 
   target: str
@@ -28,15 +28,27 @@ class Address(NamedTuple):
 
 
 def is_address(text: str) -> bool:
-  """Whether a text is meant as the address of a served model; `parse_address` checks the rest."""
+  """Returns whether a text starts like the address of a served model.
+
+  Only the scheme is checked; `parse_address` checks the rest.
+
+  Args:
+    text: any text, such as an address or a path.
+  """
   return text.startswith(tuple(f"{scheme}://" for scheme in _SCHEMES))
 
 
 def parse_address(text: str) -> Address:
-  """Parses an address.
+  """Parses the address of a served model.
+
+  Args:
+    text: `grpc://host:port/model[/versions/N|/labels/L]`, or `grpcs://` for TLS.
+
+  Returns:
+    The parts of the address.
 
   Raises:
-    ValueError: if it has another form.
+    ValueError: if the text has another form.
   """
   url = urllib.parse.urlsplit(text)
   path = [urllib.parse.unquote(piece) for piece in url.path.strip("/").split("/")]

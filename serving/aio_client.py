@@ -4,8 +4,8 @@
     await client.reset(seed=0)
     action = await client.act(frame)
 
-Many environments on one connection: `clients = [client.fork() for _ in range(16)]`, each with
-episodes of its own.
+To run many environments on one connection, make one client for each:
+`clients = [client.fork() for _ in range(16)]`.
 """
 
 from __future__ import annotations
@@ -24,30 +24,31 @@ from serving.spec import Spec
 
 
 class AsyncPlannerClient(ClientBase):
-  """As `serving.client.PlannerClient`, with coroutines; made inside a running event loop.
+  """The methods of `serving.client.PlannerClient` as coroutines.
 
-  One client has one call in flight, since a call needs the state that the one before brought.
+  Create it inside a running event loop. A client can have one `act` call in flight at a time,
+  because a call needs the state that the previous call returned.
   """
 
   _grpc = grpc.aio
 
   def fork(self) -> AsyncPlannerClient:
-    """Another client on the same connection, with episodes of its own."""
+    """Returns a client on the same connection with its own episodes."""
     return copy.copy(self)
 
   async def spec(self) -> Spec:
-    """Asks the model what environment it is for."""
+    """Asks the model which environment it acts in. See `PlannerClient.spec`."""
     return Spec.from_outputs(await self.predict("spec", initial_inputs(np.zeros(1, np.int64))))
 
   async def reset(self, batch_size: int = 1, seed: int | Iterable[int] = 0) -> None:
-    """Begins new episodes in all rows: see `PlannerClient.reset`."""
+    """Begins new episodes in all rows. See `PlannerClient.reset`."""
     seeds = self._seeds_of(batch_size, seed)
     self._begin(seeds, await self.predict("initial_state", initial_inputs(seeds)))
 
   async def act(
     self, observation: Any, timeout: float | None = None, agent_view: bool = False
   ) -> np.ndarray | int:
-    """Chooses the next action, or one for each row: see `PlannerClient.act`."""
+    """Chooses the next action, or one for each row. See `PlannerClient.act`."""
     self._require_reset()
     inputs, wanted, single = self._inputs(observation, await self._known_spec(), agent_view)
     return self._advance(await self.predict("act", inputs, wanted, timeout), single)
@@ -59,7 +60,7 @@ class AsyncPlannerClient(ClientBase):
     output_filter: Iterable[str] = (),
     timeout: float | None = None,
   ) -> dict[str, np.ndarray]:
-    """Calls any signature: see `PlannerClient.predict`."""
+    """Calls a signature of the model. See `PlannerClient.predict`."""
     request = self._request(signature, inputs, output_filter)
     deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
     attempt = 0
@@ -78,7 +79,7 @@ class AsyncPlannerClient(ClientBase):
     await self._channel.close()
 
   async def _known_spec(self) -> Spec | None:
-    """The model's `spec`, fetched once; None if the model has no such signature."""
+    """Returns the model's `spec`, fetched once; None if the model has no such signature."""
     if "spec" not in self._known:
       try:
         self._known["spec"] = await self.spec()

@@ -1,9 +1,10 @@
-"""Puts calls that wait at the same time into one run, along the leading dimension.
+"""Combines concurrent calls into one run along the leading dimension.
 
-There are no threads of its own. The first call of a batch leads it: it waits until the batch is
-full or its time is up, then for one of a few slots to run in, while more calls join; then it runs
-them all and hands out the results. So a server with little to do adds no delay, and a busy one puts
-together whatever has come in the meantime.
+The batcher has no threads of its own. The first call of a batch leads it: it waits until the batch
+is full or the timeout has passed, then waits for one of a limited number of run slots. Other calls
+can join during both waits. The leader then runs the batch and hands out the results. An idle server
+with a timeout of 0 therefore adds no delay, and a busy server batches the calls that arrive while
+it waits for a slot.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ from serving.model import Run
 
 
 class Batcher:
-  """Wraps what runs a signature; one for a server, so that all its models share the slots."""
+  """Wraps the functions that run signatures, so that concurrent calls share a run.
+
+  A server has one batcher, so that all its models share the run slots.
+  """
 
   def __init__(self, parameters: BatchingParameters):
     """
     Args:
-      parameters: the official server's; what is not set has its default there. Calls whose tensors
-        differ in shape are put into different batches, never padded.
+      parameters: the batching parameters. Unset fields take the official server's defaults. Calls
+        whose tensors differ in shape go into different batches; tensors are never padded to a
+        common shape.
 
     Raises:
-      ConfigError: if they contradict each other, or ask for what is not here.
+      ConfigError: if the parameters contradict each other or ask for an unsupported feature.
     """
 
     def given(name, default):
@@ -55,12 +60,20 @@ class Batcher:
     self.slots = threading.Semaphore(threads)
 
   def wrap(self, run: Run) -> Run:
-    """Makes what runs each call by itself run them together; the results are the same."""
+    """Makes a function that runs concurrent calls of `run` together.
+
+    Args:
+      run: takes feeds `[B, ...]` and returns fetches `[B, ...]`.
+
+    Returns:
+      A function with the arguments and results of `run`. It raises `ServingError` if feeds are
+      scalars, differ in B or exceed the largest batch, or if too many batches are waiting.
+    """
     return _Queue(self, run)
 
 
 class _Batch:
-  """Calls whose tensors have the same types and shapes but for the number of rows."""
+  """Calls whose tensors have the same dtypes and the same shapes after the leading dimension."""
 
   def __init__(self):
     self.calls: list[_Call] = []
@@ -77,7 +90,7 @@ class _Call:
 
 
 class _Queue:
-  """The batches of one set of feeds and fetches."""
+  """The open batches of one set of feeds and fetches."""
 
   def __init__(self, batcher: Batcher, run: Run):
     self._batcher, self._run = batcher, run
@@ -112,7 +125,7 @@ class _Queue:
     return size
 
   def _join(self, key: tuple, call: _Call) -> tuple[_Batch, bool]:
-    """Puts a call into the open batch of its kind, or into a new one, which it then leads."""
+    """Adds a call to the open batch for its shapes, or to a new batch that it then leads."""
     with self._lock:
       batch = self._open.get(key)
       leads = batch is None or batch.size + call.size > self._batcher.max_size
@@ -138,7 +151,7 @@ class _Queue:
     if self._batcher.timeout:
       batch.full.wait(self._batcher.timeout)
     with self._batcher.slots:
-      with self._lock:  # From here on, nobody joins any more.
+      with self._lock:  # After this block, no call can join the batch.
         self._waiting -= 1
         if self._open.get(key) is batch:
           del self._open[key]
@@ -173,7 +186,7 @@ class _Queue:
       start += call.size
 
   def _run_each(self, batch: _Batch, error: Exception) -> None:
-    """One bad call must not fail those that it met."""
+    """Runs each call alone after a batch failed, so that one bad call does not fail the others."""
     for call in batch.calls:
       call.error = error
       if len(batch.calls) > 1 and isinstance(error, RUN_ERRORS):
@@ -183,6 +196,6 @@ class _Queue:
           call.error = own
 
   def _padding(self, size: int) -> int:
-    """Rows to add, so that the size is one of those that are allowed."""
+    """Returns the number of rows to add to reach an allowed batch size."""
     fitting = [allowed for allowed in self._batcher.allowed_sizes if allowed >= size]
     return fitting[0] - size if fitting and size else 0

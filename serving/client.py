@@ -5,8 +5,9 @@
   client.reset(seed=0)
   action = client.act(frame)           # uint8[96, 96, 3] -> float32[3], the environment's own
 
-The server keeps no state between calls. The recurrent state and the plan travel: this client sends
-what the last call answered. `serving.aio_client` is the same for asyncio.
+The server keeps no state between calls. The client sends the recurrent state and the plan with each
+call, and keeps the ones that the server returns. `serving.aio_client` has the same client for
+asyncio.
 """
 
 from __future__ import annotations
@@ -34,29 +35,40 @@ __all__ = ["TLS", "CallError", "GrpcActor", "PlannerClient", "Retry", "Spec", "i
 
 
 class PlannerClient(ClientBase):
-  """Drives one or many environments with a served `planner` or `controller`.
+  """Controls one or many environments with a served `planner` or `controller`.
 
-  A client is for one thread; `fork` makes another one on the same connection. See `ClientBase` for
-  the arguments and the attributes.
+  A client must be used by one thread; `fork` makes another client on the same connection. See
+  `ClientBase` for the arguments and the attributes.
   """
 
   _grpc = grpc
 
   def fork(self) -> PlannerClient:
-    """Another client on the same connection, with episodes of its own."""
+    """Returns a client on the same connection with its own episodes."""
     return copy.copy(self)
 
   def spec(self) -> Spec:
-    """Asks the model what environment it is for."""
+    """Asks the model which environment it acts in.
+
+    Returns:
+      The environment's observation, action and timing.
+
+    Raises:
+      CallError: if the call fails, for example because an older export has no signature `spec`.
+    """
     return Spec.from_outputs(self.predict("spec", initial_inputs(np.zeros(1, np.int64))))
 
   def reset(self, batch_size: int = 1, seed: int | Iterable[int] = 0) -> None:
     """Begins new episodes in all rows.
 
     Args:
-      batch_size: the number of environments.
-      seed: of the first row (the next rows have the next integers), or one for each row. The only
-        randomness of an action comes from its row's seed and step.
+      batch_size: B, the number of environments.
+      seed: the seed of the first row, where row i gets `seed + i`; or `int[B]`, one for each row.
+        All randomness of an action comes from its row's seed and step.
+
+    Raises:
+      CallError: if the call fails.
+      ValueError: if `seed` has another shape.
     """
     seeds = self._seeds_of(batch_size, seed)
     self._begin(seeds, self.predict("initial_state", initial_inputs(seeds)))
@@ -64,23 +76,25 @@ class PlannerClient(ClientBase):
   def act(
     self, observation: Any, timeout: float | None = None, agent_view: bool = False
   ) -> np.ndarray | int:
-    """Chooses the next action, or one for each row. A call that fails leaves the state unchanged.
+    """Chooses the next action, or one for each row. A failed call leaves the state unchanged.
 
-    The first call also asks the model for its `spec`, to check observations against it.
+    The first call also fetches the model's `spec`, to check observations against it.
 
     Args:
-      observation: as the environment shows it: an array, or a dict of arrays by name of the part;
-        with a leading B after `reset(B)`. Images may have the size that the agent sees.
-      timeout: seconds for this call.
-      agent_view: whether the observation is a batch as the agent sees it instead: images
-        `uint8[B, H, W, C]` and vectors `float32[B, D]`.
+      observation: the environment's observation: an array, or a dict of arrays by name of the part;
+        with a leading B after `reset(B)`. Images may also have the size that the agent sees.
+      timeout: seconds for this call; None for the client's timeout.
+      agent_view: whether `observation` is a batch in the agent's format instead: images `uint8[B,
+        H, W, C]` and vectors `float32[B, D]`.
 
     Returns:
-      The environment's action: `float32[...]`, an int if it is discrete, `int64[...]` if it is
-      multi-discrete, `int8[...]` if it is multi-binary; with a leading B if `observation` has one.
+      The environment's action: `float32[...]` if it is continuous, an int if it is discrete,
+      `int64[...]` if it is multi-discrete, `int8[...]` if it is multi-binary; with a leading B if
+      `observation` has one.
 
     Raises:
       CallError: if the call fails.
+      RuntimeError: if `reset` was not called.
       ValueError: if the observation has another shape or dtype, or is not finite.
     """
     self._require_reset()
@@ -94,19 +108,19 @@ class PlannerClient(ClientBase):
     output_filter: Iterable[str] = (),
     timeout: float | None = None,
   ) -> dict[str, np.ndarray]:
-    """Calls any signature.
+    """Calls a signature of the model.
 
     Args:
-      signature: its name.
-      inputs: arrays by name.
-      output_filter: the outputs wanted; all by default.
-      timeout: seconds for this call with all its retries, instead of the client's.
+      signature: the signature's name.
+      inputs: arrays by input name.
+      output_filter: the names of the outputs to return; empty for all.
+      timeout: seconds for this call with all its retries; None for the client's timeout.
 
     Returns:
-      The outputs by name.
+      The output arrays by name.
 
     Raises:
-      CallError: if it fails for good, or the time is up.
+      CallError: if the call fails after the retries or times out.
     """
     request = self._request(signature, inputs, output_filter)
     deadline = time.monotonic() + (self._timeout if timeout is None else timeout)
@@ -126,7 +140,7 @@ class PlannerClient(ClientBase):
     self._channel.close()
 
   def _known_spec(self) -> Spec | None:
-    """The model's `spec`, fetched once; None if the model has no such signature."""
+    """Returns the model's `spec`, fetched once; None if the model has no such signature."""
     if "spec" not in self._known:
       try:
         self._known["spec"] = self.spec()
@@ -144,17 +158,17 @@ class PlannerClient(ClientBase):
 
 
 class GrpcActor:
-  """A served model as an actor for collection and evaluation, from `grpc://host:port/model`.
+  """An `Actor` that calls a served model at `grpc://host:port/model`.
 
-  It sends observations as the agent sees them and returns the agent's own actions, like an agent in
-  this process. Copies share the address and the connection, not the state.
+  It takes observations in the agent's format and returns the agent's actions, as a local agent
+  does. Copies share the address and the connection, but not the state.
   """
 
   def __init__(self, address: str, **options):
     """
     Args:
-      address: `grpc://host:port/model`, optionally with `/versions/7` or `/labels/canary`; with
-        `grpcs://` the connection is encrypted.
+      address: `grpc://host:port/model`, optionally with `/versions/7` or `/labels/canary`;
+        `grpcs://` uses TLS.
       **options: for `PlannerClient`.
 
     Raises:
@@ -170,7 +184,14 @@ class GrpcActor:
     self.client = PlannerClient(parsed.target, parsed.model, **options)
 
   def begin(self, rows: int) -> None:
-    """Starts new episodes in `rows` environments."""
+    """Begins new episodes.
+
+    Args:
+      rows: the number of environments.
+
+    Raises:
+      CallError: if the call fails.
+    """
     self.client = self.client.fork()
     self.client.reset(rows)
 
@@ -180,9 +201,9 @@ class GrpcActor:
     Args:
       observation: an array, or a dict of arrays by name of the part: images `uint8[B, H, W, C]` and
         vectors `float32[B, D]`.
-      is_first: `bool[B]`, which rows begin an episode.
+      is_first: `bool[B]`, the rows that begin an episode.
       seeds: `int64[B]`, the seeds of the episodes.
-      infos: not used: a served model sees observations only.
+      infos: ignored; a served model takes only observations.
 
     Returns:
       `float32[B, A]`: numbers in [-1, 1], or one-hot vectors.

@@ -1,4 +1,4 @@
-"""What the synchronous and the asynchronous client share: everything except the calls.
+"""The common base of the synchronous and the asynchronous client.
 
 Needs gRPC, protobuf and NumPy; no TensorFlow.
 """
@@ -29,7 +29,7 @@ _HINTS = {
 _SERVICE_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})
 _CHANNEL_OPTIONS = (
   ("grpc.max_receive_message_length", -1),
-  # By default gRPC waits 1 s, then ever longer, before it looks for a lost server again.
+  # By default gRPC waits 1 s, then up to 2 min, before it reconnects to a lost server.
   ("grpc.initial_reconnect_backoff_ms", 100),
   ("grpc.max_reconnect_backoff_ms", 2000),
   # By default all calls go to the first address that a name resolves to.
@@ -38,11 +38,11 @@ _CHANNEL_OPTIONS = (
 
 
 class CallError(Exception):
-  """A call that failed, after the retries.
+  """A call that failed after all retries.
 
   Attributes:
     code: a `grpc.StatusCode`.
-    message: the server's own text.
+    message: the server's error message.
   """
 
   def __init__(self, code: grpc.StatusCode, message: str, call: str):
@@ -53,26 +53,40 @@ class CallError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Retry:
-  """How often to call again when the server is away (UNAVAILABLE) or full (RESOURCE_EXHAUSTED).
+  """Repeats calls when the server is away (UNAVAILABLE) or full (RESOURCE_EXHAUSTED).
 
-  Every signature is stateless, so calling twice does no harm. Other failures are not retried.
+  Every signature is stateless, so that a repeated call has no side effects. Other failures are not
+  retried.
+
+  Attributes:
+    attempts: the number of calls before the error is raised.
+    first_wait: seconds before the second attempt, before jitter; the wait doubles after each
+      attempt.
+    max_wait: the longest wait in seconds.
   """
 
   attempts: int = 8
-  first_wait: float = 0.05  # seconds
-  max_wait: float = 2.0
+  first_wait: float = 0.05  # Seconds.
+  max_wait: float = 2.0  # Seconds.
 
   def wait(self, attempt: int) -> float:
-    """Seconds before the next attempt: doubling, with jitter to keep clients out of step."""
+    """Returns the seconds to wait before the next attempt.
+
+    The wait doubles with each attempt. It is multiplied by a random factor in [0.5, 1] so that
+    clients do not retry at the same time.
+
+    Args:
+      attempt: the number of attempts before the one that failed.
+    """
     return min(self.first_wait * 2**attempt, self.max_wait) * random.uniform(0.5, 1.0)
 
   def next_wait(self, error: grpc.RpcError, attempt: int, seconds_left: float) -> float | None:
-    """Seconds before calling again after a failure; None if it should not be retried.
+    """Returns the seconds to wait before a failed call is repeated, or None if it is not retried.
 
     Args:
       error: the failure.
       attempt: the number of attempts before the one that failed.
-      seconds_left: until the deadline.
+      seconds_left: seconds until the deadline.
     """
     # gRPC gives a message over the size limit the same code as a server without a free thread.
     too_large = "larger than max" in (error.details() or "")
@@ -84,12 +98,12 @@ class Retry:
 
 @dataclasses.dataclass(frozen=True)
 class TLS:
-  """Files for an encrypted connection. `TLS()` trusts the authorities that gRPC comes with.
+  """PEM files for an encrypted connection. `TLS()` trusts gRPC's built-in root certificates.
 
   Attributes:
-    ca: PEM file of the authorities that may have signed the server's certificate.
+    ca: PEM file of the certificate authorities that the client trusts.
     key, certificate: PEM files that identify the client (mTLS); both or neither.
-    server_name: the name in the server's certificate, if that is not the host of `target`.
+    server_name: the name in the server's certificate, if it differs from the host of `target`.
   """
 
   ca: str | os.PathLike | None = None
@@ -98,11 +112,14 @@ class TLS:
   server_name: str | None = None
 
   def credentials(self) -> grpc.ChannelCredentials:
-    """Reads the files.
+    """Reads the files and makes gRPC channel credentials.
+
+    Returns:
+      The credentials.
 
     Raises:
       FileNotFoundError: if a file does not exist.
-      ValueError: if a file holds no PEM, or there is a key without a certificate.
+      ValueError: if a file is not in PEM form, or there is a key without a certificate.
     """
     if (self.key is None) != (self.certificate is None):
       raise ValueError("TLS: give both key and certificate (mTLS), or neither")
@@ -121,13 +138,14 @@ class TLS:
 
 
 class ClientBase:
-  """Holds the state of the episodes, makes requests and reads answers.
+  """Holds the state of the episodes, builds requests and reads responses.
 
   Attributes:
-    extras: the outputs of the last `act` besides the action and the state, by name, such as
+    extras: the outputs of the last `act` other than the action and the state, by name, such as
       `agent_action` `float32[B, A]` (in [-1, 1] or one-hot).
-    version: the model version that answered last.
-    state: the tensors that travel, `[B, ...]` by name; None before `reset`.
+    version: the model version that answered the last call; None before the first call.
+    state: the state tensors `[B, ...]` by name, which `act` sends and receives; None before
+      `reset`.
   """
 
   _grpc: Any  # `grpc` or `grpc.aio`.
@@ -145,19 +163,20 @@ class ClientBase:
   ):
     """
     Args:
-      target: `host:port`, or any gRPC name: with `dns:///host:port` the calls alternate between
-        all addresses of the host.
-      model: the name under which it is served.
-      version: pins one version; by default the newest one answers, which may change between calls.
-      label: asks for the version that the server gives this label, such as `stable`.
+      target: `host:port`, or any gRPC name: with `dns:///host:port` the calls alternate between all
+        addresses of the host.
+      model: the name under which the model is served.
+      version: a version number; by default the newest version answers, which may change between
+        calls.
+      label: a version label, such as `stable`; None asks for no label.
       timeout: seconds for a call with all its retries.
       retry: see `Retry`; `Retry(attempts=1)` never retries.
-      credentials: for TLS; plain text by default.
-      extras: the outputs that `act` fetches besides the action and the state; all by default. `()`
-        keeps replies small. A server compiles each selection at its first call.
+      credentials: for TLS; None for plain text.
+      extras: the outputs that `act` fetches in addition to the action and the state; all by
+        default. `()` keeps replies small. The server compiles each selection at its first call.
 
     Raises:
-      ValueError: if both a version and a label are asked for.
+      ValueError: if both a version and a label are given.
     """
     if version is not None and label is not None:
       raise ValueError(f"asked for both version {version} and label {label!r}: choose one")
@@ -178,16 +197,21 @@ class ClientBase:
 
   @property
   def seed(self) -> np.ndarray:
-    """`int32[B, 2]`, each row's seed and step, as the next `act` sends them."""
+    """`int32[B, 2]`, each row's seed and step, which the next `act` sends."""
     self._require_reset()
     return _seed_tensor(self._seeds, self._steps)
 
   def restart(self, rows: np.ndarray, seed: Iterable[int] | None = None) -> None:
-    """Begins new episodes in some rows, without a call: `reset` has fetched the initial state.
+    """Begins new episodes in some rows. It needs no call, because `reset` fetched the initial
+    state.
 
     Args:
       rows: `bool[B]`, the rows that begin.
-      seed: `int[B]` of all rows; unchanged by default.
+      seed: `int[B]`, a seed for each row, used in the rows that begin; None keeps the seeds.
+
+    Raises:
+      RuntimeError: if `reset` was not called.
+      ValueError: if `rows` has another shape.
     """
     self._require_reset()
     rows = np.asarray(rows, bool)
@@ -205,7 +229,7 @@ class ClientBase:
     }
 
   def _connect(self, credentials):
-    """A channel, which connects when it is first called."""
+    """Makes a channel, which connects at its first call."""
     options = list(_CHANNEL_OPTIONS)
     if credentials is None:
       return self._grpc.insecure_channel(self._target, options)
@@ -252,11 +276,11 @@ class ClientBase:
   def _inputs(
     self, observation, spec: Spec | None, agent_view: bool
   ) -> tuple[dict[str, np.ndarray], tuple[str, ...], bool]:
-    """The inputs of `act`, its output filter, and whether there is no batch dimension.
+    """Returns the inputs of `act`, its output filter, and whether there is no batch dimension.
 
     Args:
       observation: see `PlannerClient.act`.
-      spec: what the model says of its environment; None if it does not.
+      spec: the model's description of its environment; None if it has none.
       agent_view: see `PlannerClient.act`.
     """
     rows = len(self._steps)
@@ -270,7 +294,7 @@ class ClientBase:
     return {**batch.inputs, "seed": self.seed, **self.state}, wanted, batch.single
 
   def _advance(self, outputs, single: bool) -> np.ndarray:
-    """Keeps the next state; returns the action."""
+    """Stores the next state and returns the action."""
     missing = [name for name in ("action", *self.state) if name not in outputs]
     if missing:
       missing = ", ".join(missing)
@@ -287,7 +311,11 @@ class ClientBase:
 
 
 def lacks_signature(error: CallError) -> bool:
-  """Whether a call failed because the model has no such signature."""
+  """Returns whether a call failed because the model has no such signature.
+
+  Args:
+    error: the failure.
+  """
   return error.code == grpc.StatusCode.FAILED_PRECONDITION
 
 
@@ -296,5 +324,12 @@ def _seed_tensor(seeds, steps) -> np.ndarray:
 
 
 def initial_inputs(seeds: np.ndarray) -> dict[str, np.ndarray]:
-  """The inputs of `initial_state` for episodes of these seeds, `int64[B]`; and of `spec`."""
+  """Returns the inputs of the signatures `initial_state` and `spec`.
+
+  Args:
+    seeds: `int64[B]`, the seeds of the episodes.
+
+  Returns:
+    `{"seed": int32[B, 2]}`, each row's seed and step 0.
+  """
   return {"seed": _seed_tensor(seeds, np.zeros_like(seeds))}

@@ -1,4 +1,4 @@
-"""Unpacks gzip with an end to what comes out: a megabyte may hold a gigabyte of zeros."""
+"""Gunzips requests with a limit on the output size, because a megabyte can expand to a gigabyte."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import grpc
 
 from serving.errors import ServingError, invalid
 
-MAGIC = b"\x1f\x8b"  # No protobuf message begins like this: there is no wire type 7.
+MAGIC = b"\x1f\x8b"  # No protobuf message starts with these bytes: there is no wire type 7.
 
 
 class TooLargeError(ServingError):
-  """More than there is room for; 413 in HTTP."""
+  """The error for a request that unpacks to more bytes than the limit; status 413 in HTTP."""
 
   http_status = 413
 
@@ -23,10 +23,17 @@ class TooLargeError(ServingError):
 
 
 def gunzip(data: bytes, limit: int) -> bytes:
-  """Undoes gzip.
+  """Decompresses gzip data.
+
+  Args:
+    data: the compressed bytes.
+    limit: the largest number of bytes to return.
+
+  Returns:
+    The decompressed bytes.
 
   Raises:
-    ServingError: INVALID_ARGUMENT if the data is damaged, RESOURCE_EXHAUSTED if what comes out is
+    ServingError: INVALID_ARGUMENT if the data is damaged, RESOURCE_EXHAUSTED if the result is
       longer than the limit.
   """
   unpacker = zlib.decompressobj(wbits=31)

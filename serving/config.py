@@ -1,6 +1,6 @@
 """The official server's configuration files: text protos for models, TLS, monitoring, batching.
 
-Python's serving API lacks most of their messages, so they are declared here, field by field.
+The `tensorflow-serving-api` package lacks most of these messages, so they are declared here.
 """
 
 from __future__ import annotations
@@ -50,14 +50,21 @@ BatchingParameters = _MESSAGES["BatchingParameters"]
 
 
 class ConfigError(ValueError):
-  """A file that cannot be read, or says what cannot be; the text names the file."""
+  """The error for a file that cannot be read or has an invalid value; it names the file."""
 
 
 def read(path: str | os.PathLike, message: _M) -> _M:
-  """Fills a message from a text proto.
+  """Fills a message from a text proto file.
+
+  Args:
+    path: the file.
+    message: the message to fill.
+
+  Returns:
+    `message`.
 
   Raises:
-    ConfigError: if the file cannot be read, or has another form.
+    ConfigError: if the file cannot be read or parsed.
   """
   try:
     with open(path, encoding="utf-8") as file:
@@ -69,14 +76,26 @@ def read(path: str | os.PathLike, message: _M) -> _M:
 def read_models(path: str | os.PathLike) -> model_server_config_pb2.ModelServerConfig:
   """Reads a `--model_config_file`.
 
+  Args:
+    path: a text proto of `ModelServerConfig`.
+
+  Returns:
+    The configuration, which is not yet validated.
+
   Raises:
-    ConfigError: if the file cannot be read, or has another form.
+    ConfigError: if the file cannot be read or parsed.
   """
   return read(path, model_server_config_pb2.ModelServerConfig())
 
 
 def server_credentials(path: str | os.PathLike) -> grpc.ServerCredentials:
-  """Makes TLS credentials from an `--ssl_config_file`, whose PEM texts stand in it.
+  """Makes TLS credentials from an `--ssl_config_file`.
+
+  Args:
+    path: a text proto of `SSLConfig`, which contains the PEM texts themselves.
+
+  Returns:
+    The credentials for a gRPC server.
 
   Raises:
     ConfigError: if the file cannot be read, or lacks a key, a certificate, or the authority that
@@ -98,10 +117,13 @@ def server_credentials(path: str | os.PathLike) -> grpc.ServerCredentials:
 
 
 def prometheus_path(path: str | os.PathLike) -> str | None:
-  """Where a `--monitoring_config_file` wants the metrics; None if it does not.
+  """Returns the URL path of the metrics in a `--monitoring_config_file`; None if it disables them.
+
+  Args:
+    path: a text proto of `MonitoringConfig`.
 
   Raises:
-    ConfigError: if the file cannot be read, or has another form.
+    ConfigError: if the file cannot be read or parsed, or the URL path does not begin with `/`.
   """
   config = read(path, MonitoringConfig()).prometheus_config
   if not config.enable:

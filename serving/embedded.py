@@ -1,4 +1,4 @@
-"""The model server as an object: for tests, notebooks, the quickstart, and `serving.server`."""
+"""The model server as an object, for tests, notebooks, the quickstart and `serving.server`."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from serving.manager import ModelManager, model_config
 from serving.metrics import Metrics
 from serving.services import MAX_MESSAGE_BYTES, Api, Services, Unimplemented
 
-# Threads beside the working ones: they only tell callers that all are busy.
+# Extra threads that reject calls while all worker threads are busy.
 _SPARE_THREADS = 4
-# Calls beyond those that wait for a thread: refused before their request is read.
+# gRPC calls that may be open in addition to the running ones; more are rejected unread.
 _MAX_WAITING = 1000
-# Connections: how many, how long one may take to speak HTTP/2, and how long it may then be silent.
+# Limits on connections: their number, the duration of the handshake, and the idle time.
 _MAX_CONNECTIONS = 1000
 _HANDSHAKE_SECONDS = 10
 _IDLE_SECONDS = 1800
@@ -33,34 +33,34 @@ _HEALTH_NAMES = ("", "ModelService", "PredictionService")
 
 
 def default_max_threads() -> int:
-  """The official server's default: four calls at once for each CPU."""
+  """Returns the official server's default number of concurrent calls: four for each CPU."""
   return 4 * (os.cpu_count() or 1)
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-  """How a server serves; the defaults are those of the official one.
+  """The options of a server. The defaults are those of the official server.
 
   Attributes:
-    host: the address to listen on. Anything but loopback opens it to the network.
-    max_threads: gRPC calls that may run at once; `4 x CPUs` by default.
-    socket_path: a UNIX socket to listen on too.
-    credentials: TLS for gRPC; plain text if None.
+    host: the address to listen on. Any address other than loopback opens the server to the network.
+    max_threads: gRPC calls that may run at once; None for four for each CPU.
+    socket_path: a UNIX socket to listen on in addition to the port; None for no socket.
+    credentials: TLS for gRPC; None for plain text.
     channel_arguments: further `(name, value)` options of gRPC.
-    health: whether to answer `grpc.health.v1`.
-    rest_port: where to answer REST; 0 picks a free port, None leaves it out.
-    rest_threads: REST calls that may run at once; `4 x CPUs` by default.
+    health: whether to serve `grpc.health.v1`.
+    rest_port: the port for REST; 0 picks a free port, None disables REST.
+    rest_threads: REST calls that may run at once; None for four for each CPU.
     rest_timeout: seconds for a REST call.
-    rest_cors: whether browsers may call from other origins.
-    prometheus_path: where REST shows the metrics; None hides them.
-    poll_seconds: how often to look for new versions; 0 for never again after the start.
+    rest_cors: whether browsers may call REST from other origins.
+    prometheus_path: the URL path of the metrics on the REST port; None disables them.
+    poll_seconds: seconds between searches for new versions; 0 searches only at the start.
     labels_before_loading: whether new labels may name versions that are not available.
-    tensor_content: reply to Predict with raw bytes instead of typed fields.
-    tags: of the meta graph to load.
-    session_config: for TensorFlow; its defaults if None.
-    warmup_iterations: how often recorded requests are run before a version serves; 0 for never.
-    batching: puts calls together; None runs each alone.
-    check_method_names: whether signatures must be of the method that calls them.
+    tensor_content: whether Predict replies with raw bytes instead of typed fields.
+    tags: the tags of the meta graph to load.
+    session_config: TensorFlow's session configuration; None for its defaults.
+    warmup_iterations: how often each recorded request runs before a version serves; 0 for never.
+    batching: parameters of batching; None runs each call alone.
+    check_method_names: whether a signature's method name must match the call.
   """
 
   host: str = "127.0.0.1"
@@ -87,14 +87,14 @@ class Options:
 class EmbeddedServer:
   """A model server in this process.
 
-  with EmbeddedServer() as server:
-    target = server.start({"planner": "runs/quickstart/export/planner"})
-    client = PlannerClient(target)
+    with EmbeddedServer() as server:
+      target = server.start({"planner": "runs/quickstart/export/planner"})
+      client = PlannerClient(target)
 
   Attributes:
-    options: as given.
-    metrics: what it counts.
-    rest_target: `host:port` of REST, while it runs.
+    options: the server's `Options`.
+    metrics: the server's counters and histograms.
+    rest_target: `host:port` of REST while it runs; else None.
   """
 
   def __init__(self, **options):
@@ -114,13 +114,13 @@ class EmbeddedServer:
     port: int = 0,
     wait: bool = False,
   ) -> str:
-    """Loads the models, then opens the ports: an open port means that all are ready.
+    """Loads the models, then opens the ports. All models are ready when a port is open.
 
     Args:
-      models: `{name: base path}`, or a full configuration. A base path holds version folders with
-        integer names.
-      port: 0 picks a free one.
-      wait: whether to wait for base paths that do not exist or hold no version yet.
+      models: `{name: base path}`, or a full configuration. A base path contains version folders
+        with integer names.
+      port: the gRPC port; 0 picks a free port.
+      wait: whether to wait for base paths that do not exist or contain no version yet.
 
     Returns:
       The target, `host:port`.
@@ -139,7 +139,7 @@ class EmbeddedServer:
       api = Api(self._manager, self.metrics, options.tensor_content)
       target = self._start_grpc(api, port)
       if options.rest_port is not None:
-        # REST needs a library that gRPC alone does without.
+        # Imported here because only REST needs waitress.
         from serving.rest import Rest
         from serving.rest_server import RestServer
 
@@ -158,7 +158,10 @@ class EmbeddedServer:
     return target
 
   def reload(self, config: model_server_config_pb2.ModelServerConfig) -> None:
-    """Changes what is served, as `HandleReloadConfigRequest` does.
+    """Changes the models, versions and labels, as `HandleReloadConfigRequest` does.
+
+    Args:
+      config: the new configuration.
 
     Raises:
       ServingError: see `ModelManager.reload`.
@@ -166,7 +169,11 @@ class EmbeddedServer:
     self._manager.reload(config)
 
   def stop(self, grace: float = 10.0) -> None:
-    """Refuses new calls, gives those in flight `grace` seconds to end, and frees the models."""
+    """Rejects new calls, waits for the running ones, and frees the models.
+
+    Args:
+      grace: seconds that running calls have to finish.
+    """
     end = time.monotonic() + grace
     if self._health is not None:
       self._health.enter_graceful_shutdown()
@@ -219,19 +226,20 @@ class EmbeddedServer:
       options=[
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        # gRPC unpacks whole and measures then; `Services` stops in time. gzip, but not deflate.
+        # gRPC checks the size only after it has unpacked a whole message; `Services` unpacks with a
+        # limit instead. Bits 0 and 2 allow no compression and gzip, but not deflate.
         ("grpc.per_message_decompression", 0),
         ("grpc.compression_enabled_algorithms_bitset", 0b101),
         ("grpc.max_allowed_incoming_connections", _MAX_CONNECTIONS),
         ("grpc.server_handshake_timeout_ms", 1000 * _HANDSHAKE_SECONDS),
         ("grpc.max_connection_idle_ms", 1000 * _IDLE_SECONDS),
-        # By default two servers may share a port on Linux, each getting half of the calls.
+        # By default two servers on Linux may share a port, and each gets half of the calls.
         ("grpc.so_reuseport", 0),
         *options.channel_arguments,
       ],
     )
     if options.health:
-      # Watchers wait in a thread of their own, not in those that work.
+      # Health watchers wait in their own thread, not in the worker threads.
       self._health = health.HealthServicer(
         experimental_non_blocking=True,
         experimental_thread_pool=concurrent.futures.ThreadPoolExecutor(1),

@@ -1,4 +1,4 @@
-"""Failures with the status that a client receives: gRPC's codes and texts, and HTTP's."""
+"""Failures with the status that a client receives: gRPC codes and messages, and HTTP codes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import tensorflow as tf
 
 _CODES = {code.value[0]: code for code in grpc.StatusCode}
 _MESSAGE_LIMIT = 1024
-# What running a graph may raise: the second where an op quotes bytes of its input that are no text.
+# Errors that running a graph may raise. TensorFlow raises UnicodeDecodeError when an op's message
+# quotes input bytes that are not UTF-8.
 RUN_ERRORS = (tf.errors.OpError, UnicodeDecodeError)
 _HTTP = {
   grpc.StatusCode.CANCELLED: 499,
@@ -31,7 +32,7 @@ class ServingError(Exception):
 
   Attributes:
     code: a `grpc.StatusCode`.
-    message: the whole text; a gRPC client receives `details`.
+    message: the full message; a gRPC client receives `details`.
   """
 
   def __init__(self, code: grpc.StatusCode, message: str):
@@ -41,14 +42,14 @@ class ServingError(Exception):
 
   @property
   def details(self) -> str:
-    """The text as the official server sends it over gRPC: long ones are cut."""
+    """The message as the official server sends it over gRPC, cut to 1024 characters."""
     if len(self.message) <= _MESSAGE_LIMIT:
       return self.message
     return self.message[:_MESSAGE_LIMIT] + "...TRUNCATED"
 
   @property
   def http_status(self) -> int:
-    """The HTTP code that goes with the gRPC one; 500 for the rest (2, 13, 15)."""
+    """The HTTP code for the gRPC code; 500 for codes without an HTTP equivalent."""
     return _HTTP.get(self.code, 500)
 
   def __str__(self):
@@ -56,16 +57,30 @@ class ServingError(Exception):
 
 
 def invalid(message: str) -> ServingError:
-  """An INVALID_ARGUMENT."""
+  """Makes an INVALID_ARGUMENT error.
+
+  Args:
+    message: the full message.
+
+  Returns:
+    The error, which the caller raises.
+  """
   return ServingError(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
 def as_serving_error(error: Exception) -> ServingError:
-  """Gives any exception its status: TensorFlow's own codes are gRPC's; the rest is INTERNAL."""
+  """Converts any exception to a `ServingError`.
+
+  Args:
+    error: the exception. A `tf.errors.OpError` keeps its code; other exceptions become INTERNAL.
+
+  Returns:
+    The error, which the caller raises.
+  """
   if isinstance(error, ServingError):
     return error
   if isinstance(error, tf.errors.OpError):
     return ServingError(_CODES[error.error_code], error.message)
-  if isinstance(error, UnicodeDecodeError):  # TensorFlow loses the code; the message is in it.
+  if isinstance(error, UnicodeDecodeError):  # It holds the op's message, but not its code.
     return invalid(bytes(error.object).decode(errors="replace"))
   return ServingError(grpc.StatusCode.INTERNAL, f"{type(error).__name__}: {error}")

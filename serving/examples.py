@@ -1,7 +1,7 @@
 """Classify, Regress and MultiInference: signatures that take serialized `tf.train.Example`s.
 
-Nothing of ours is exported that way, but other models are, and a client that asks a model for what
-it cannot do is told so in the official server's words.
+The project's own exports have no such signatures, but other models do. A client that calls one of
+these methods on a model without them gets the official server's error message.
 """
 
 from __future__ import annotations
@@ -26,6 +26,11 @@ def classify(
 ) -> None:
   """Runs a signature from `inputs` (serialized examples) to `classes` and/or `scores`.
 
+  Args:
+    servable: the model.
+    request: the signature's name and N examples.
+    response: receives N classifications.
+
   Raises:
     ServingError: with the official server's code and message.
   """
@@ -39,6 +44,11 @@ def regress(
 ) -> None:
   """Runs a signature from `inputs` (serialized examples) to `outputs`, one number for each.
 
+  Args:
+    servable: the model.
+    request: the signature's name and N examples.
+    response: receives N numbers.
+
   Raises:
     ServingError: with the official server's code and message.
   """
@@ -51,7 +61,13 @@ def multi_inference(
   request: inference_pb2.MultiInferenceRequest,
   response: inference_pb2.MultiInferenceResponse,
 ) -> None:
-  """Runs several of these signatures over the same examples in one go.
+  """Runs several classification and regression signatures over the same examples in one run.
+
+  Args:
+    servable: the model.
+    version: the version number to report in the results.
+    request: the tasks (each with a signature and a method) and N examples.
+    response: receives a result for each task.
 
   Raises:
     ServingError: with the official server's code and message.
@@ -89,17 +105,23 @@ def multi_inference(
 
 
 def serialized(data: input_pb2.Input) -> np.ndarray:
-  """The examples of a request as `object[N]` of bytes, each with the shared context before it.
+  """Serializes the examples of a request.
+
+  Args:
+    data: N examples, with or without a shared context.
+
+  Returns:
+    `object[N]` of bytes. Each example is preceded by the shared context, if there is one.
 
   Raises:
-    ServingError: if there are none.
+    ServingError: INVALID_ARGUMENT if there are no examples.
   """
   kind = data.WhichOneof("kind")
   prefix, examples = b"", []
   if kind is not None:
     examples = getattr(data, kind).examples
   if kind == "example_list_with_context":
-    # Two serialized messages in a row are one message with the fields of both.
+    # Two concatenated serialized messages parse as one message with the fields of both.
     prefix = data.example_list_with_context.context.SerializeToString()
   if not examples:
     raise invalid("Input is empty.")
@@ -109,7 +131,7 @@ def serialized(data: input_pb2.Input) -> np.ndarray:
 
 
 def _answer(servable: Servable, request, response, method_name: str) -> None:
-  """Runs the signature that a request names, by one of `_METHODS`."""
+  """Runs the signature that a request names with the given one of `_METHODS`."""
   name, method = request.model_spec.signature_name or DEFAULT_SIGNATURE, _METHODS[method_name]
   signature = servable.signatures.get(name)
   if signature is None:
@@ -129,9 +151,9 @@ def _check_method(servable, signature, method: str, word: str) -> None:
 
 
 def _classification(servable, signature) -> tuple[str, list[str]]:
-  """The tensors to feed and to fetch."""
+  """Returns the tensor to feed and the tensors to fetch."""
   _check_method(servable, signature, CLASSIFY, "classification")
-  # The names first: that is what is wrong with a predict signature, however many inputs it has.
+  # Names are checked first: for a predict signature, the wrong name is the useful error.
   if "inputs" not in signature.inputs:
     raise invalid(f"No classification inputs found in SignatureDef: {signature}")
   if len(signature.inputs) != 1:
@@ -148,7 +170,7 @@ def _classification(servable, signature) -> tuple[str, list[str]]:
 
 
 def _regression(servable, signature) -> tuple[str, list[str]]:
-  """The tensors to feed and to fetch."""
+  """Returns the tensor to feed and the tensors to fetch."""
   _check_method(servable, signature, REGRESS, "regression")
   if "inputs" not in signature.inputs:
     raise invalid(f"No regression inputs found in SignatureDef: {signature}")
@@ -213,9 +235,9 @@ def _shape(shape: tuple[int, ...]) -> str:
 class _Method(NamedTuple):
   """How one kind of signature is run."""
 
-  resolve: Callable  # (servable, signature) to the tensor to feed, and those to fetch.
+  resolve: Callable  # (servable, signature) -> (tensor to feed, tensors to fetch).
   fill: Callable  # (signature, values by tensor, number of examples, result) fills the result.
-  result: str  # Its field of an `InferenceResult`.
+  result: str  # The field of `InferenceResult` to fill.
 
 
 _METHODS = {

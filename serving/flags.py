@@ -1,8 +1,8 @@
-"""The flags of `tensorflow_model_server`, under their own names, and what they make of a server.
+"""The flags of `tensorflow_model_server`, under their own names, and the server options they set.
 
-All of the official binary's flags are taken, so that a command line for it works here. Those that
-tune what this server does not have (TPUs, TFLite, loading threads, ...) change nothing, and are
-listed in `WITHOUT_EFFECT`.
+All flags of the official binary are accepted, so that its command lines work here. Flags for
+features that this server lacks (TPUs, TFLite, loading threads, ...) have no effect; they are listed
+in `WITHOUT_EFFECT`. The server rejects those whose absence would change results or security.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ WITH_STDIN = flags.DEFINE_bool(
   "Also end when standard input does: given a pipe, the server does not outlive who started it.",
 )
 
-# Of the official server, with its defaults; a value of another kind is still an error.
+# Flags of the official server with its defaults. A value of another type is still an error.
 WITHOUT_EFFECT = {
   "enable_per_model_batching_parameters": False,
   "num_load_threads": 0,
@@ -142,7 +142,7 @@ WITHOUT_EFFECT = {
   "mixed_precision": "",
   "skip_initialize_tpu": False,
 }
-# Asking for these and not getting them would be a promise broken.
+# Flags that are rejected unless they have their default value: they change security or results.
 _REFUSED = (
   "use_alts_credentials",
   "platform_config_file",
@@ -163,14 +163,14 @@ _IGNORED = {
 
 
 class FlagError(ValueError):
-  """Flags that do not go together, or a file that one of them names; the text names the flag."""
+  """The error for flags that contradict each other or name a bad file; it names the flag."""
 
 
 def models():
-  """The `ModelServerConfig` that the flags name.
+  """Returns the `ModelServerConfig` that the flags define.
 
   Raises:
-    FlagError: if there is none, or its file is wrong.
+    FlagError: if neither a base path nor a file is given, or the file is invalid.
   """
   from serving import config
   from serving.manager import model_config
@@ -183,15 +183,16 @@ def models():
 
 
 def config_file() -> str | None:
-  """The file to watch for changes, if one is to be watched."""
+  """Returns the configuration file to watch for changes; None if no file is watched."""
   return _MODEL_CONFIG_FILE.value if CONFIG_POLL.value else None
 
 
 def options() -> dict:
-  """The fields of `serving.embedded.Options` that the flags set.
+  """Returns the fields of `serving.embedded.Options` that the flags set, by name.
 
   Raises:
-    FlagError: if flags contradict each other, ask for what is not here, or a file is wrong.
+    FlagError: if flags contradict each other or ask for an unsupported feature, or a file is
+      invalid.
   """
   from serving import config
 
@@ -233,7 +234,7 @@ def options() -> dict:
 
 
 def _from_file(name: str, read):
-  """What a flag's file holds, None without one."""
+  """Reads the file that a flag names; returns None if the flag is not set."""
   from serving import config
 
   path = flags.FLAGS[name].value
@@ -256,7 +257,7 @@ def _channel_arguments() -> tuple[tuple[str, int | str], ...]:
 
 
 def _session_config():
-  """A `ConfigProto`; None if no flag asks for anything."""
+  """Makes a `ConfigProto`; returns None if no flag sets any of its fields."""
   from tensorflow.core.protobuf import config_pb2
 
   from serving import config

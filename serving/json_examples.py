@@ -1,4 +1,4 @@
-"""The JSON of `:classify` and `:regress`: objects of features, and the results for each."""
+"""The JSON of `:classify` and `:regress`: feature objects in requests, results in replies."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ _LISTS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
 
 
 def fill(document: dict[str, Any], request) -> None:
-  """Fills a ClassificationRequest or a RegressionRequest.
+  """Fills a classification or regression request from JSON.
+
+  Args:
+    document: the parsed JSON object.
+    request: an empty `ClassificationRequest` or `RegressionRequest`.
 
   Raises:
-    ServingError: INVALID_ARGUMENT, with the feature at fault.
+    ServingError: INVALID_ARGUMENT; the message names the invalid feature.
   """
   request.model_spec.signature_name = json_tensors.signature_name(document)
   examples = request.input.example_list.examples
@@ -39,7 +43,14 @@ def fill(document: dict[str, Any], request) -> None:
 
 
 def classifications(result) -> str:
-  """The JSON of a ClassificationResult: for each example, pairs of a label and a score."""
+  """Returns the JSON of a classification: for each example, pairs of a label and a score.
+
+  Args:
+    result: a `ClassificationResult`.
+
+  Raises:
+    ServingError: INVALID_ARGUMENT if the result is empty.
+  """
   rows = []
   for row in result.classifications:
     pairs = [f"[{json_text.quote(c.label)}, {json_tensors.number(c.score)}]" for c in row.classes]
@@ -50,7 +61,14 @@ def classifications(result) -> str:
 
 
 def regressions(result) -> str:
-  """The JSON of a RegressionResult: a number for each example."""
+  """Returns the JSON of a regression: a number for each example.
+
+  Args:
+    result: a `RegressionResult`.
+
+  Raises:
+    ServingError: INVALID_ARGUMENT if the result is empty.
+  """
   if not result.regressions:
     raise invalid("Cannot convert empty RegressionResults to JSON")
   numbers = ", ".join(json_tensors.number(r.value) for r in result.regressions)

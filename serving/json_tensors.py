@@ -1,8 +1,8 @@
-"""Tensors as the JSON of the REST API, and back, with the official server's rules and messages.
+"""Converts tensors from and to the JSON of the REST API, with the official server's rules.
 
 A request holds rows (`instances`, answered by `predictions`) or columns (`inputs`, answered by
-`outputs`). Every tensor must be dense, and of the type that the signature declares: a bool is no
-number, and 1.0 is no integer.
+`outputs`). Every tensor must be dense and have the dtype that the signature declares: a bool is not
+accepted as a number, nor 1.0 as an integer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from serving.errors import ServingError, invalid
 from serving.json_text import debug, quote, type_name
 
 _FLOAT, _DOUBLE, _STRING, _BOOL = 1, 2, 7, 10
-# dtype -> the range of JSON integers that it takes; smaller ones are cut to size afterwards.
+# dtype -> the accepted range of JSON integers. NumPy then rejects values that a small dtype lacks.
 _INT32 = (-(2**31), 2**31 - 1)
 _INTEGERS = {
   3: _INT32,
@@ -36,7 +36,14 @@ _INTEGERS = {
 
 
 def signature_name(document: Mapping[str, Any]) -> str:
-  """The signature that a request names; empty for the default one."""
+  """Returns the signature that a request names; empty for the default signature.
+
+  Args:
+    document: the request.
+
+  Raises:
+    ServingError: INVALID_ARGUMENT if the name is not a string.
+  """
   name = document.get("signature_name", "")
   if not isinstance(name, str):
     raise invalid(
@@ -47,17 +54,17 @@ def signature_name(document: Mapping[str, Any]) -> str:
 
 
 def inputs(document: Mapping[str, Any], dtypes: Mapping[str, int]) -> tuple[dict, bool]:
-  """Makes the arrays of a request.
+  """Converts the inputs of a request to arrays.
 
   Args:
     document: the request.
-    dtypes: DataType numbers of the signature's inputs.
+    dtypes: the `DataType` enum values of the signature's inputs, by name.
 
   Returns:
-    `({name: array}, by rows)`.
+    The arrays by name, and whether the request holds rows.
 
   Raises:
-    ServingError: INVALID_ARGUMENT, with the element at fault.
+    ServingError: INVALID_ARGUMENT; the message names the invalid element.
   """
   if "instances" in document:
     if "inputs" in document:
@@ -77,10 +84,15 @@ def inputs(document: Mapping[str, Any], dtypes: Mapping[str, int]) -> tuple[dict
 
 
 def outputs(arrays: Mapping[str, np.ndarray], by_rows: bool) -> str:
-  """The JSON of a reply.
+  """Returns the JSON of a reply.
+
+  Args:
+    arrays: the outputs by name; `[B, ...]` each if `by_rows`.
+    by_rows: whether to write rows (`predictions`) instead of columns (`outputs`).
 
   Raises:
-    ServingError: INVALID_ARGUMENT, if a dtype has no JSON, or rows differ in number.
+    ServingError: INVALID_ARGUMENT if there are no outputs, a dtype has no JSON form, or outputs
+      differ in B.
   """
   if not arrays:
     raise invalid("Cannot convert empty tensor map to JSON")
@@ -173,7 +185,7 @@ def _from_columns(value: Any, dtypes: Mapping[str, int]) -> dict[str, np.ndarray
 
 
 def _leaves(value: Any, dtype: int) -> tuple[list, tuple[int, ...]]:
-  """The values of nested lists in order, and the shape, which the first elements decide."""
+  """Returns the values of nested lists in order, and the shape, given by the first elements."""
   shape, first = [], value
   while isinstance(first, list):
     shape.append(len(first))
@@ -188,14 +200,14 @@ def _leaves(value: Any, dtype: int) -> tuple[list, tuple[int, ...]]:
   else:
     if _all_of(level, dtype):
       return level, tuple(shape)
-  # Something is wrong, or is a base64 object: one by one, for the message.
+  # There is an error or a base64 object: convert the values one by one, for a precise message.
   found = []
   _walk(value, 0, shape, dtype, found)
   return found, tuple(shape)
 
 
 def _all_of(leaves: list, dtype: int) -> bool:
-  """Whether all leaves can be taken as they are; quick."""
+  """Returns whether all values have JSON types that the dtype accepts."""
   types = set(map(type, leaves))
   if dtype in (_FLOAT, _DOUBLE):
     return types <= {int, float}
@@ -257,16 +269,16 @@ def _array(leaves: list, shape: tuple[int, ...], dtype: int, name: str) -> np.nd
 
 
 def _is_object(value: Any) -> bool:
-  """Whether it names tensors; {"b64": "..."} is a value."""
+  """Returns whether a value maps names to tensors; `{"b64": "..."}` is a string instead."""
   return isinstance(value, dict) and not (len(value) == 1 and isinstance(value.get("b64"), str))
 
 
 def _nested(name: str, array: np.ndarray, axis: int) -> list[str]:
-  """The texts of an array's elements from an axis on."""
+  """Returns the JSON of an array's elements along the axes before `axis`, in row-major order."""
   kind = array.dtype.kind
   flat = array.reshape(-1)
   if array.dtype in (np.float32, np.float64):
-    # The shortest text that gives the same number again, with a point or an exponent in it.
+    # The shortest text that parses to the same number; it always has a point or an exponent.
     texts = flat.astype("U").tolist()
     if not np.isfinite(flat).all():
       special = {"nan": "NaN", "inf": "Infinity", "-inf": "-Infinity"}
@@ -287,10 +299,16 @@ def _nested(name: str, array: np.ndarray, axis: int) -> list[str]:
 
 
 def decode_base64(text: str) -> bytes:
-  """Undoes base64, with or without its padding.
+  """Decodes base64, with or without padding.
+
+  Args:
+    text: the encoded text.
+
+  Returns:
+    The decoded bytes.
 
   Raises:
-    ServingError: INVALID_ARGUMENT.
+    ServingError: INVALID_ARGUMENT if the text is not base64.
   """
   try:
     return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
@@ -299,7 +317,11 @@ def decode_base64(text: str) -> bytes:
 
 
 def number(value: float) -> str:
-  """A float32 as JSON."""
+  """Returns the JSON of a number, rounded to float32.
+
+  Args:
+    value: the number; it may be infinite or NaN.
+  """
   (text,) = _nested("", np.array([value], np.float32), 1)
   return text
 

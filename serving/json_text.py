@@ -1,4 +1,4 @@
-"""JSON as the official server reads it, and as it shows it in its messages."""
+"""Parses JSON like the official server, and formats JSON for its error messages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serving.errors import invalid
 _DEBUG_BYTES = 256
 _SPACE = re.compile(r"[ \t\n\r]*")
 _DECODER = json.JSONDecoder()
-# What Python's parser complains of, in the words of the official server's.
+# The messages of Python's parser -> those of the official server's parser.
 _COMPLAINTS = {
   "Expecting value": "Invalid value.",
   "Expecting property name enclosed in double quotes": "Missing a name for object member.",
@@ -27,10 +27,16 @@ _COMPLAINTS = {
 
 
 def parse(body: bytes) -> dict[str, Any]:
-  """Reads a request's JSON object; what follows it is not looked at.
+  """Parses a request's JSON object. Text after the object is ignored.
+
+  Args:
+    body: the request's body, UTF-8.
+
+  Returns:
+    The object.
 
   Raises:
-    ServingError: INVALID_ARGUMENT, with the place of the error.
+    ServingError: INVALID_ARGUMENT; the message gives the offset of the error.
   """
   if not body:
     raise invalid("JSON Parse error: The document is empty")
@@ -57,7 +63,11 @@ def parse(body: bytes) -> dict[str, Any]:
 
 
 def debug(value: Any) -> str:
-  """The start of a JSON value, as error messages show it."""
+  """Returns the start of a JSON value (about 256 characters), as error messages show it.
+
+  Args:
+    value: the parsed value.
+  """
   text, size = [], 0
   for piece in _pieces(value, ""):
     text.append(piece)
@@ -68,18 +78,26 @@ def debug(value: Any) -> str:
 
 
 def quote(text: str) -> str:
-  """A JSON string."""
+  """Returns a JSON string with its quotes.
+
+  Args:
+    text: the string's content.
+  """
   return json.dumps(text, ensure_ascii=False)
 
 
 def type_name(value: Any) -> str:
-  """What the official server calls the JSON type of a value."""
+  """Returns the official server's name for the JSON type of a value, such as `Number`.
+
+  Args:
+    value: the parsed value. For a bool the result is `True` or `False`.
+  """
   names = {type(None): "Null", dict: "Object", list: "Array", str: "String"}
   return str(value) if isinstance(value, bool) else names.get(type(value), "Number")
 
 
 def _pieces(value: Any, indent: str) -> Iterator[str]:
-  """A value's JSON in pieces, so that the start of a long one costs no more than that."""
+  """Yields a value's JSON in pieces, so that the caller can stop after the first ones."""
   if isinstance(value, dict) and value:
     inner = indent + "    "
     for i, (key, element) in enumerate(value.items()):
@@ -98,7 +116,7 @@ def _pieces(value: Any, indent: str) -> Iterator[str]:
 
 
 def _in_object(text: str) -> bool:
-  """Whether the innermost bracket that is open at the end of a text is a curly one."""
+  """Returns whether the innermost bracket that is open at the end of a text is a curly one."""
   opened = []
   for token in re.findall(r'"(?:[^"\\]|\\.)*"|[][{}]', text, re.DOTALL):
     if token in "[{":

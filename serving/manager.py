@@ -1,4 +1,4 @@
-"""Which models are served: the configuration, its reloads, labels, and the watch over versions."""
+"""Manages the served models: configuration, reloads, labels, and the search for new versions."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ class ModelManager:
   ):
     """
     Args:
-      config: the models, with absolute base paths that hold folders named by integers.
-      load: makes a servable from a version folder.
-      poll_seconds: how often to look for new versions; 0 means once, at the start.
-      labels_before_loading: whether a label that points nowhere yet may be given to a version that
-        is not available, as `--allow_version_labels_for_unavailable_models` says.
+      config: the models, with absolute base paths that contain folders with integer names.
+      load: makes a servable from the path of a version folder.
+      poll_seconds: seconds between searches for new versions; 0 searches only at the start.
+      labels_before_loading: whether a new label may name a version that is not available, as with
+        `--allow_version_labels_for_unavailable_models`.
 
     Raises:
-      ServingError: if the configuration is not one that the official server takes.
+      ServingError: if the configuration is invalid.
     """
     self._load, self._poll_seconds = load, poll_seconds
     self._labels_before_loading = labels_before_loading
-    # Replaced, never changed, so that calls read them without a lock.
+    # Replaced instead of modified, so that calls can read them without a lock.
     self._models: dict[str, ModelVersions] = {}
     self._labels: dict[str, dict[str, int]] = {}
     self._updating = threading.Lock()
@@ -50,14 +50,14 @@ class ModelManager:
     self._configure(config)
 
   def start(self, wait: bool = True) -> None:
-    """Loads every model, then watches for new versions in a thread.
+    """Loads every model, then starts a thread that searches for new versions.
 
     Args:
-      wait: whether to wait for a base path that does not exist yet or holds no version, as the
-        official server does; else it is an error.
+      wait: whether to wait for a base path that does not exist yet or contains no version, as the
+        official server does; else this is an error.
 
     Raises:
-      ServingError: if a version does not load (the official server does not start either).
+      ServingError: if a version cannot be loaded (the official server does not start either).
     """
     for model in self._models.values():
       while not model.find():
@@ -73,7 +73,7 @@ class ModelManager:
     self._thread.start()
 
   def stop(self) -> None:
-    """Ends the watching and unloads everything that no call uses any more."""
+    """Stops the thread and unloads every version that no call uses."""
     self._stopping.set()
     if self._thread is not None:
       self._thread.join()
@@ -84,14 +84,17 @@ class ModelManager:
         model.update()
 
   def reload(self, config: model_server_config_pb2.ModelServerConfig) -> None:
-    """Changes to another list of models, versions and labels; models that are not in it go.
+    """Changes the models, versions and labels. Models that are not in the new list are unloaded.
 
-    Models that are new in the list are available when this returns. A configuration that is refused
+    Models that are new in the list are available when this returns. An invalid configuration
     changes nothing.
 
+    Args:
+      config: the new configuration.
+
     Raises:
-      ServingError: if the configuration is wrong, or a new model cannot be loaded. Such a model
-        stays in the list, and is taken as soon as it can be loaded.
+      ServingError: if the configuration is invalid, or a new model cannot be loaded. Such a model
+        stays in the list and is loaded as soon as that is possible.
     """
     if config.WhichOneof("config") != "model_config_list":
       raise invalid(
@@ -108,7 +111,13 @@ class ModelManager:
       _raise_if_unavailable([m for m in listed if m.name not in before], "model")
 
   def acquire(self, spec: model_pb2.ModelSpec) -> Version:
-    """Resolves a ModelSpec to a version, which is held until the `with` block over it ends.
+    """Finds the version that a request asks for and marks it as in use.
+
+    Args:
+      spec: the model, with a version, a label, or neither for the newest version.
+
+    Returns:
+      The version. Use it in a `with` block, which releases it.
 
     Raises:
       ServingError: with the official server's code and message.
@@ -129,14 +138,21 @@ class ModelManager:
     return version
 
   def knows(self, name: str) -> bool:
-    """Whether there is, or was, a model of this name."""
+    """Returns whether a model of this name is or was configured.
+
+    Args:
+      name: the model's name.
+    """
     return name in self._models
 
   def status(self, spec: model_pb2.ModelSpec) -> get_model_status_pb2.GetModelStatusResponse:
-    """The state of one version, or of all of them, newest first; ended ones stay listed.
+    """Returns the state of one or all versions, newest first, including unloaded ones.
+
+    Args:
+      spec: the model, optionally with a version number.
 
     Raises:
-      ServingError: if there is no such model or version.
+      ServingError: NOT_FOUND if there is no such model or version.
     """
     response = get_model_status_pb2.GetModelStatusResponse()
     model = self._models.get(spec.name)
@@ -162,11 +178,11 @@ class ModelManager:
     return number
 
   def _configure(self, config: model_server_config_pb2.ModelServerConfig) -> None:
-    """Takes a configuration on, or refuses it whole."""
+    """Applies a configuration, or rejects it without any change."""
     configs = {c.name: c for c in config.model_config_list.config}
     _validate(config)
     self._check_labels(configs)
-    models = dict(self._models)  # Those that go stay known, for their status.
+    models = dict(self._models)  # Removed models stay known, for their status.
     for name in configs:
       models.setdefault(name, ModelVersions(name, self._load))
     for name, model in models.items():
@@ -180,7 +196,7 @@ class ModelManager:
       for label, number in config.version_labels.items():
         if model is not None and model.is_available(number):
           continue
-        # A label in use must not be pointed at nothing, whatever the flag says.
+        # A label in use must not move to an unavailable version, even with the flag.
         if self._labels_before_loading and old.get(label, number) == number:
           continue
         raise ServingError(
@@ -199,12 +215,12 @@ class ModelManager:
               model.update()
             else:
               model.free()
-          except Exception:  # The watch must outlive whatever happens to a file system.
+          except Exception:  # A file system error must not end the thread.
             _LOG.exception("Looking for versions of model %s failed", model.name)
 
 
 def _raise_if_unavailable(models, kind: str) -> None:
-  """Tells of every version that should be served and did not load."""
+  """Raises an error that lists every version that should be served and could not be loaded."""
   failed = [f"{{{failure}}}, " for model in models for failure in model.failures()]
   if failed:
     raise ServingError(
@@ -214,7 +230,11 @@ def _raise_if_unavailable(models, kind: str) -> None:
 
 
 def model_config(models: dict[str, str]) -> model_server_config_pb2.ModelServerConfig:
-  """The configuration that serves the newest version of each of `{name: base path}`."""
+  """Returns the configuration that serves the newest version of each model.
+
+  Args:
+    models: `{name: base path}`.
+  """
   config = model_server_config_pb2.ModelServerConfig()
   for name, path in models.items():
     config.model_config_list.config.add(

@@ -1,7 +1,7 @@
 """Counters and histograms under the official server's names, as a page for Prometheus.
 
-Written here rather than with prometheus_client, which puts `_total` behind every counter's name:
-what exists of dashboards and alerts asks for `:tensorflow:serving:request_count` as it is.
+This module does not use prometheus_client, which appends `_total` to every counter's name: existing
+dashboards and alerts ask for `:tensorflow:serving:request_count` without it.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ _LATENCY_BUCKETS = [10 * 1.8**i for i in range(33)]
 
 
 class Metrics:
-  """What a server counts. Threads may share it.
+  """A server's counters and histograms. Threads may share it.
 
-  Label values must come from what the server has (its models, its methods), never from what a
-  client sends: every combination is kept for good.
+  Label values must come from the server (its models and methods), never from a client, because
+  every combination of labels is kept forever.
   """
 
   def __init__(self):
@@ -42,14 +42,18 @@ class Metrics:
     )
 
   def page(self) -> str:
-    """The text that Prometheus scrapes."""
+    """Returns the text that Prometheus scrapes."""
     lines = []
     for metric in self._all:
       lines += metric.lines()
     return "\n".join(lines) + "\n"
 
   def value(self, name: str) -> int:
-    """The first value of a counter, by the official name with slashes; 0 if there is none."""
+    """Returns the first value of a counter; 0 if there is none.
+
+    Args:
+      name: the counter's official name, with slashes.
+    """
     for metric in self._all:
       if metric.name == name and isinstance(metric, _Counter):
         return metric.first()
@@ -75,7 +79,7 @@ class _Metric:
 
 class _Counter(_Metric):
   def add(self, *labels: str, amount: int = 1) -> None:
-    """Counts up the cell of these label values."""
+    """Increases the value for these labels."""
     with self._lock:
       self._cells[labels] = self._cells.get(labels, 0) + amount
 
@@ -91,10 +95,10 @@ class _Counter(_Metric):
 
 
 class _Histogram(_Metric):
-  """Of microseconds."""
+  """A histogram of durations in microseconds."""
 
   def observe(self, seconds: float, *labels: str) -> None:
-    """Adds a duration to the cell of these label values."""
+    """Adds a duration to the histogram for these labels."""
     microseconds = seconds * 1e6
     bucket = bisect.bisect_right(_LATENCY_BUCKETS, microseconds)
     with self._lock:

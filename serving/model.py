@@ -1,8 +1,8 @@
-"""One version of a SavedModel, loaded and run the way `tensorflow_model_server` does it.
+"""Loads and runs one version of a SavedModel like `tensorflow_model_server`.
 
-It runs in a TF1 `Session` rather than through `tf.saved_model.load`: that is the official server's
-own loader, so it fails on the same exports, gives the same messages, costs a fifth as much for each
-call (0.04 ms against 0.18 ms for a 12 KB frame), and frees everything when a version is unloaded.
+It runs in a TF1 `Session` instead of `tf.saved_model.load`. The official server uses the same
+loader, so that the same exports fail with the same messages. A call costs a fifth as much (0.04 ms
+against 0.18 ms for a 12 KB frame), and unloading a version frees all its memory.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from serving.errors import RUN_ERRORS, ServingError, as_serving_error, invalid
 from serving.xla import XlaCheck
 
 DEFAULT_SIGNATURE = "serving_default"
-# Each distinct output_filter compiles a pruned graph of its own; clients must not fill the memory.
+# Each distinct output_filter compiles its own pruned graph; the limit bounds the memory they use.
 _MAX_CALLABLES = 64
 _MAX_REPLY_BYTES = 1 << 28
 
-# Runs feeds, in the order of their names, to fetches.
+# A function from feeds, in the order of their names, to fetches.
 Run = Callable[..., Sequence[np.ndarray]]
 
 
@@ -39,13 +39,14 @@ class Options:
   """How servables are loaded and run.
 
   Attributes:
-    tags: of the meta graph to load.
-    session_config: a `tf.compat.v1.ConfigProto`; TensorFlow's defaults if None.
-    warm_up: replays the recorded requests of a version folder before the servable can be called;
-      None leaves it cold.
-    batch: wraps what runs a signature, to put calls together; None runs each alone.
-    check_method_names: whether a signature must be of the method that calls it, as
-      `--enable_signature_method_name_check` says.
+    tags: the tags of the meta graph to load.
+    session_config: a `tf.compat.v1.ConfigProto`; None for TensorFlow's defaults with soft
+      placement.
+    warm_up: runs the recorded requests of a version folder before the servable is used; None runs
+      none.
+    batch: wraps the functions that run signatures, to combine calls; None runs each call alone.
+    check_method_names: whether a signature's method name must match the call, as with
+      `--enable_signature_method_name_check`.
   """
 
   tags: tuple[str, ...] = ("serve",)
@@ -60,19 +61,19 @@ class Servable:
 
   Attributes:
     path: the version folder.
-    signatures: `{name: SignatureDef}`, as they lie in the SavedModel.
-    options: as they were given.
+    signatures: `{name: SignatureDef}` of the SavedModel.
+    options: the options it was made with.
   """
 
   def __init__(self, path: str, options: Options = Options()):
-    """Loads the variables and warms up; afterwards `predict` is ready to be called.
+    """Loads the variables and runs the warm-up.
 
     Args:
-      path: a version folder, which holds `saved_model.pb`.
+      path: a version folder, which contains `saved_model.pb`.
       options: see `Options`.
 
     Raises:
-      ServingError: if anything in the folder is missing or damaged, or a warmup request fails.
+      ServingError: if the folder is incomplete or damaged, or a warm-up request fails.
     """
     self.path, self.options = path, options
     self._callables: dict[tuple, Run] = {}
@@ -106,12 +107,12 @@ class Servable:
     response: predict_pb2.PredictResponse,
     as_content: bool = False,
   ) -> float:
-    """Runs one request; checks and messages are those of `predict_util.cc`, in its order.
+    """Runs one request. The checks and messages are those of `predict_util.cc`, in its order.
 
     Args:
-      request: which signature, its inputs, which outputs.
+      request: the signature's name, its inputs, and the outputs to return (all if empty).
       response: receives the outputs and the signature's name.
-      as_content: answer raw bytes instead of typed fields.
+      as_content: whether to write raw bytes instead of typed fields.
 
     Returns:
       The seconds that TensorFlow took.
@@ -120,7 +121,7 @@ class Servable:
       ServingError: with the official server's code and message.
     """
     name = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    # Nothing of a signature is looked at twice: a plan is made once for each set of outputs.
+    # A plan caches the lookups in the signature for each set of outputs.
     plan = self._plans.get((name, *request.output_filter))
     if plan is None:
       plan = self._plan(name, request)
@@ -132,7 +133,7 @@ class Servable:
     except RUN_ERRORS as error:
       raise as_serving_error(error) from error
     seconds = time.perf_counter() - start
-    # A scalar string comes as bytes, everything else as NumPy's.
+    # A scalar string is bytes, which has no `nbytes`; all other values are NumPy arrays or scalars.
     if sum(getattr(values[i], "nbytes", 0) for _, i in plan.outputs) > _MAX_REPLY_BYTES:
       raise ServingError(
         grpc.StatusCode.RESOURCE_EXHAUSTED, f"The reply is larger than {_MAX_REPLY_BYTES} bytes"
@@ -143,7 +144,14 @@ class Servable:
     return seconds
 
   def run(self, feeds: dict[str, np.ndarray], fetches: Sequence[str]) -> list[np.ndarray]:
-    """Runs the graph from tensors to tensors, both by the names that signatures give them.
+    """Runs the graph. Tensors are identified by their names in the signatures.
+
+    Args:
+      feeds: arrays by tensor name, such as `serving_default_x:0`.
+      fetches: names of the tensors to compute.
+
+    Returns:
+      The arrays of `fetches`, in that order.
 
     Raises:
       ServingError: if an op fails.
@@ -171,20 +179,20 @@ class Servable:
       _check_method_name(signature)
     _check_input_size(signature, request.inputs)
     plan = _Plan(signature, self._callable)
-    plan.arrays(request.inputs)  # What is wrong with the inputs is told before the outputs.
+    plan.arrays(request.inputs)  # Errors in the inputs are reported before those in the outputs.
     plan.choose(request.output_filter)
     with self._lock:
       if len(self._plans) >= _MAX_CALLABLES:
-        # The oldest one goes; whoever is still running it holds a reference.
+        # Remove the oldest plan. Calls that are still running it hold a reference.
         self._plans.pop(next(iter(self._plans)))
       self._plans[(name, *request.output_filter)] = plan
     return plan
 
   def _callable(self, feeds: Sequence[str], fetches: Sequence[str]) -> Run:
-    """Makes an entry point from feeds to fetches.
+    """Makes a function from feeds to fetches.
 
     Raises:
-      ServingError: if what it runs asks for XLA, which the official server refuses too.
+      ServingError: if the fetches depend on XLA, which the official server rejects too.
     """
     key = tuple(feeds), tuple(fetches)
     with self._lock:
@@ -194,8 +202,8 @@ class Servable:
         if len(self._callables) >= _MAX_CALLABLES:
           self._callables.pop(next(iter(self._callables)))
         options = config_pb2.CallableOptions(feed=feeds, fetch=fetches)
-        # Session.run costs four times as much. The method is private in name only: TensorFlow's
-        # other packages (tf_keras, estimators) have called it for years.
+        # Session.run costs four times as much. The method's name is private, but other TensorFlow
+        # packages (tf_keras, estimators) have called it for years.
         run = self._session._make_callable_from_options(options)
         if self.options.batch is not None:
           run = self.options.batch(run)
@@ -204,18 +212,18 @@ class Servable:
 
 
 class _Plan:
-  """How a signature's inputs become feeds, and which fetches its outputs are.
+  """Maps a signature's inputs to feeds and its outputs to fetches.
 
   Attributes:
-    run: from feeds to fetches.
-    outputs: `(alias, position among the fetches)` of those outputs that are wanted.
+    run: the function from feeds to fetches.
+    outputs: `(alias, position among the fetches)` of the outputs to return.
   """
 
   def __init__(self, signature, make_callable: Callable[[Sequence[str], Sequence[str]], Run]):
     self._signature, self._make_callable = signature, make_callable
     by_tensor = sorted((info.name, alias, info.dtype) for alias, info in signature.inputs.items())
     self._feed_names = [name for name, _, _ in by_tensor]
-    # `alias -> position` in the order in which errors are told, and the dtype of each position.
+    # `alias -> position among the feeds`, and the dtype of each position.
     self._positions = {alias: i for i, (_, alias, _) in enumerate(by_tensor)}
     self._aliases = sorted(self._positions)
     self._dtypes = [dtype for _, _, dtype in by_tensor]
@@ -223,10 +231,10 @@ class _Plan:
     self.outputs: list[tuple[str, int]] = []
 
   def feeds(self, inputs) -> list[np.ndarray]:
-    """The arrays of a request, in the order of the feeds.
+    """Returns the arrays of a request, in the order of the feeds.
 
     Raises:
-      ServingError: if inputs are missing, superfluous, damaged or of another dtype.
+      ServingError: if inputs are missing, unknown, damaged or have another dtype.
     """
     arrays, wrong = self.arrays(inputs)
     if wrong:
@@ -238,7 +246,7 @@ class _Plan:
     return arrays
 
   def arrays(self, inputs) -> tuple[list[np.ndarray], list[tuple[int, int]]]:
-    """As `feeds`, and `(position, dtype)` of those that have another dtype than they should."""
+    """Returns the arrays as `feeds` does, and `(position, dtype)` of those with a wrong dtype."""
     positions, dtypes, decode = self._positions, self._dtypes, tensors.decode
     exact = len(inputs) == len(positions)
     if not exact:
@@ -264,7 +272,10 @@ class _Plan:
     return arrays, wrong
 
   def choose(self, output_filter: Sequence[str]) -> None:
-    """Sets the outputs to fetch: those named, or all.
+    """Sets the outputs to fetch.
+
+    Args:
+      output_filter: the aliases of the outputs; empty for all.
 
     Raises:
       ServingError: if there is no such output, or one is named twice.
@@ -280,7 +291,7 @@ class _Plan:
       if alias in seen:
         raise invalid(f"duplicate output tensor alias: {alias}")
       seen.add(alias)
-    # Two outputs may be the same tensor, which is fetched once.
+    # Two outputs may name the same tensor, which is fetched once.
     wanted = sorted(seen or known)
     fetches = sorted({known[alias].name for alias in wanted})
     self.outputs = [(alias, fetches.index(known[alias].name)) for alias in wanted]
@@ -330,13 +341,13 @@ def _keys(mapping) -> str:
 
 
 def _version_hint(path: str) -> str:
-  """Says so if a SavedModel was written by a newer TensorFlow; nothing if that cannot be told."""
+  """Returns a hint if a newer TensorFlow wrote the SavedModel; empty if not or if unknown."""
   try:
     with open(os.path.join(path, "saved_model.pb"), "rb") as file:
       saved = saved_model_pb2.SavedModel.FromString(file.read())
     written = saved.meta_graphs[0].meta_info_def.tensorflow_version
     newer = _release(written) > _release(tf.__version__)
-  except Exception:  # Missing, cut short, or a version that is no number.
+  except Exception:  # The file is missing or damaged, or the version is not numeric.
     return ""
   if not newer:
     return ""
@@ -347,13 +358,13 @@ def _version_hint(path: str) -> str:
 
 
 def _release(version: str) -> tuple[int, ...]:
-  """The major and minor number of a version."""
+  """Returns the major and minor number of a version."""
   return tuple(int(part) for part in version.split(".")[:2])
 
 
 @contextlib.contextmanager
 def _no_deprecation_warnings():
-  """Keeps "Use `tf.saved_model.load` instead" out of the server's log: see the module's text."""
+  """Hides the warning "Use `tf.saved_model.load` instead"; the module's docstring says why."""
 
   def keep(record):
     return "deprecated" not in record.getMessage()

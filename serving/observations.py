@@ -1,4 +1,4 @@
-"""Observations as a client has them, checked and turned into the inputs of `act`."""
+"""Checks a client's observations and converts them to the inputs of `act`."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ class Batch(NamedTuple):
 
   Attributes:
     inputs: arrays `[B, ...]` by name of the input.
-    single: whether one observation without a batch dimension was given.
+    single: whether the observation had no batch dimension.
   """
 
   inputs: dict[str, np.ndarray]
   single: bool
 
 
-_MODERATE = 100.0  # Noise stays within, where a vector's bounds are larger or infinite.
+_MODERATE = 100.0  # The bound of noise where a vector's bounds are larger or infinite.
 
 
 def noise(spec: Spec, rows: int, generator: np.random.Generator) -> Any:
-  """Draws a batch of observations that the environment might show, as `act` takes them.
+  """Draws a batch of random observations of the environment, as `act` takes them.
 
   Args:
-    spec: what the model says of its environment.
-    rows: B.
+    spec: the model's description of its environment.
+    rows: B, the number of observations.
     generator: the source of randomness.
 
   Returns:
@@ -56,14 +56,17 @@ def _noise(part: ObservationPart, rows: int, generator: np.random.Generator) -> 
 
 
 def frames(observation: Any, rows: int) -> Batch:
-  """The inputs of an older export, which takes frames only and does not say their size.
+  """Makes the inputs of an older export, which takes only frames and does not record their size.
 
   Args:
     observation: `uint8[H, W, 3]` or `uint8[B, H, W, 3]`.
-    rows: B.
+    rows: B, the number of environments.
+
+  Returns:
+    The batch, with the input `frame`.
 
   Raises:
-    ValueError: if it is anything else.
+    ValueError: if the observation has another shape or dtype.
   """
   given = np.asarray(observation)
   batch = given[None] if given.ndim == 3 else given
@@ -74,13 +77,16 @@ def frames(observation: Any, rows: int) -> Batch:
 
 
 def check(parts: Sequence[ObservationPart], observation: Any, rows: int) -> Batch:
-  """Checks an observation against what the model says that it takes.
+  """Checks an observation of the environment against the model's description of it.
 
   Args:
     parts: the parts of an observation.
-    observation: an array, or a dict of arrays by name of the part, as the environment shows them;
-      images also with the height and width that the agent sees. With or without a leading B.
-    rows: B.
+    observation: an array, or a dict of arrays by name of the part, in the environment's format;
+      images may also have the height and width that the agent sees. With or without a leading B.
+    rows: B, the number of environments.
+
+  Returns:
+    The batch, in the dtypes of the inputs.
 
   Raises:
     ValueError: if a part is missing, has another shape or dtype, or is not finite.
@@ -101,13 +107,16 @@ def check(parts: Sequence[ObservationPart], observation: Any, rows: int) -> Batc
 
 
 def from_agent(parts: Sequence[ObservationPart], observation: Any, rows: int) -> Batch:
-  """As `check`, of a batch that the agent sees.
+  """Converts a batch of observations in the agent's format to the environment's format.
 
   Args:
     parts: the parts of an observation.
     observation: an array, or a dict of arrays by name of the part; images `uint8[B, H, W, C]` and
-      vectors `float32[B, D]`. Parts as the environment shows them are taken too.
-    rows: B.
+      vectors `float32[B, D]`. Parts in the environment's format are accepted too.
+    rows: B, the number of environments.
+
+  Returns:
+    The batch, in the dtypes of the inputs; `single` is False.
 
   Raises:
     ValueError: if a part is missing, has another shape or dtype, or is not finite.
@@ -128,7 +137,7 @@ def from_agent(parts: Sequence[ObservationPart], observation: Any, rows: int) ->
 
 
 def _parts(parts, observation):
-  """Pairs of a part and its value."""
+  """Returns pairs of a part and its value."""
   if len(parts) == 1 and not parts[0].name:
     return [(parts[0], observation)]
   names = [part.name for part in parts]
@@ -148,7 +157,7 @@ def _expected(part: ObservationPart) -> str:
 
 
 def _checked(part: ObservationPart, batch: np.ndarray, rows: int) -> np.ndarray:
-  """A batch in the dtype of the input."""
+  """Checks a batch and converts it to the dtype of the input."""
   exact = part.dtype == np.uint8
   if batch.dtype != part.dtype and (exact or not np.can_cast(batch.dtype, part.dtype, "same_kind")):
     raise ValueError(f"{_name(part)} is {_expected(part)}, not {batch.dtype}{list(batch.shape)}")
@@ -165,7 +174,7 @@ def _check_rows(given: int, rows: int, noun: str) -> None:
 
 
 def _native(part: ObservationPart, x: np.ndarray) -> np.ndarray:
-  """What the agent sees, `[B, ...]`, as the environment would show it."""
+  """Converts a part from the agent's format, `[B, ...]`, to the environment's."""
   if part.kind == "vector":
     if part.num_choices:
       groups = np.split(x, np.cumsum(part.num_choices)[:-1], axis=-1)

@@ -1,4 +1,4 @@
-"""A model server in a process of its own, for as long as a block of code runs."""
+"""Runs a model server in a separate process while a block of code runs."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from typing import NamedTuple
 
 
 class ServerProcess(NamedTuple):
-  """A server that serves.
+  """A running server.
 
   Attributes:
     target: `host:port` of gRPC.
-    rest_target: `host:port` of REST, or None.
+    rest_target: `host:port` of REST; None without REST.
     process: the process itself.
   """
 
@@ -37,17 +37,20 @@ def serve(
   timeout: float = 60.0,
   **options,
 ) -> Iterator[ServerProcess]:
-  """Runs `python -m serving.server` on free ports: yields when it serves, stops it at the end.
+  """Runs `python -m serving.server` on free ports. Yields when it serves, then stops it.
 
   Args:
-    *flags: its flags, but for the ports.
-    rest: whether it serves REST too.
-    log: file for what it logs; None to keep that for the error only.
-    timeout: seconds that it may take to end.
-    **options: of `subprocess.Popen`.
+    *flags: the server's flags, except for the ports.
+    rest: whether to serve REST too.
+    log: file for the server's log; None keeps the log only for the error message.
+    timeout: seconds that the server may take to stop before it is killed.
+    **options: for `subprocess.Popen`.
+
+  Yields:
+    The server.
 
   Raises:
-    RuntimeError: if it does not come up; with what it said.
+    RuntimeError: if the server does not start; the message ends with its log.
   """
   command = [sys.executable, "-m", "serving.server", "--port=0", "--exit_with_stdin", *flags]
   if rest:
@@ -65,23 +68,24 @@ def listening(
   start_timeout: float = 600.0,
   **options,
 ) -> Iterator[tuple[subprocess.Popen, list[str]]]:
-  """Starts a program that prints a line with `host:port` for each address it listens at.
+  """Starts a program that prints a line with `host:port` for each address it listens on.
 
-  It should end with its standard input: so it ends even if this process is killed.
+  The program should exit when its standard input closes, so that it exits even if this process is
+  killed.
 
   Args:
-    command: what to run; it imports what this process does.
-    num_addresses: how many lines to wait for.
-    log: file for its standard error; None to keep that for the error only.
-    timeout: seconds that it may take to end, once it is asked to.
+    command: the command line; it runs with this process's `sys.path` as PYTHONPATH.
+    num_addresses: the number of lines to wait for.
+    log: file for its standard error; None keeps it only for the error message.
+    timeout: seconds that it may take to stop before it is killed.
     start_timeout: seconds that it may take until it listens.
-    **options: of `subprocess.Popen`.
+    **options: for `subprocess.Popen`.
 
   Yields:
     The process and its addresses.
 
   Raises:
-    RuntimeError: if it ends instead, or takes too long; with what it said.
+    RuntimeError: if it exits or takes too long; the message ends with its standard error.
   """
   path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
   with tempfile.TemporaryDirectory() as folder:
@@ -96,7 +100,7 @@ def listening(
         env={**os.environ, "PYTHONPATH": path},
         **options,
       )
-    deadline = threading.Timer(start_timeout, process.kill)  # Which ends the wait for a line.
+    deadline = threading.Timer(start_timeout, process.kill)  # Killing it ends the `readline`.
     with process:
       try:
         deadline.start()

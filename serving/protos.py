@@ -1,9 +1,9 @@
-"""The few messages of TensorFlow Serving's API that the client needs, without TensorFlow.
+"""The messages of TensorFlow Serving's API that the client needs, without TensorFlow.
 
-The official stubs import `tensorflow.core.framework`, and with it all of TensorFlow: see
-`docs/adr/client-without-tensorflow.md`. The same messages are declared here, field by field, in a
-descriptor pool of their own: the bytes on the wire are the same, and both can live in one process.
-A test holds every name, number and type to the official ones.
+The official stubs import `tensorflow.core.framework` and with it all of TensorFlow: see
+`docs/adr/client-without-tensorflow.md`. This module declares the same messages in a separate
+descriptor pool: the bytes on the wire are the same, and both can be used in one process. A test
+compares every name, number and type with the official ones.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ _TYPES = {
   "bytes": _F.TYPE_BYTES,
 }
 
-# message -> {field: (number, type)}; "*" marks repeated, "map" a map from string to the type. An
-# enum is an int32 on the wire. `tensorflow.TensorShapeProto.Dim` and google.protobuf.Int64Value
-# appear under names of our own.
+# message -> {field: (number, type)}; "*" marks a repeated field, "map" a map from string to the
+# type. An enum is an int32 on the wire. `tensorflow.TensorShapeProto.Dim` and
+# `google.protobuf.Int64Value` have shorter names here.
 MESSAGES = {
   "Dim": {"size": (1, "int64"), "name": (2, "string")},
   "TensorShapeProto": {"dim": (2, "*Dim"), "unknown_rank": (3, "bool")},
@@ -64,15 +64,15 @@ PREDICT = "/tensorflow.serving.PredictionService/Predict"
 
 
 def declare(file_name: str, package: str, messages: dict[str, dict]) -> dict[str, type]:
-  """Makes message classes in a descriptor pool of their own.
+  """Makes message classes in a separate descriptor pool.
 
   Args:
-    file_name: of the `.proto` file that there might be.
-    package: of the messages.
-    messages: as `MESSAGES`.
+    file_name: the name of the `.proto` file to declare.
+    package: the package of the messages.
+    messages: `{message: {field: (number, type)}}`, as `MESSAGES`.
 
   Returns:
-    The classes by name.
+    The message classes by name.
   """
   file = descriptor_pb2.FileDescriptorProto(name=file_name, package=package, syntax="proto3")
   for name, fields in messages.items():

@@ -1,18 +1,19 @@
-"""Puts model versions on trial, promotes them and rolls them back, on running servers.
+"""Releases model versions on running servers: canary, promote, roll back.
 
   python -m serving.deploy.rollout status
   python -m serving.deploy.rollout canary --version=7   # load 7, probe it, label it "canary"
   python -m serving.deploy.rollout promote              # probe it again, label it "stable"
-  python -m serving.deploy.rollout rollback             # "stable" as it was before
+  python -m serving.deploy.rollout rollback             # drop the canary, or undo the last promote
 
-It edits --config, a text proto of ModelServerConfig, and sends it to every server as a
-HandleReloadConfigRequest. The file is the only memory: the labels `stable`, `canary` and `previous`
-say where things stand. It is written last, when every server has taken the change; when one of them
-fails, or a version fails its probe, all get back what they had, and the exit status is 1.
+The command edits --config, a text proto of ModelServerConfig, and sends it to every server as a
+HandleReloadConfigRequest. The file is the only record of the state of a release: the labels
+`stable`, `canary` and `previous`. It is written after every server has accepted the change. If a
+server fails or a version fails its probe, every server gets its old configuration back and the
+exit status is 1.
 
-The probe drives: `spec`, `initial_state` and some steps of `act`, in a batch. It asks for numbers
-that are finite and in the range of the actions, and for the same answer to the same question; with
---max_latency_ms for speed; with --probe_command for whatever else decides.
+The probe calls `spec`, `initial_state` and several steps of `act` with a batch. It checks that all
+outputs are finite, that actions are within their bounds, and that equal inputs give equal actions.
+--max_latency_ms also limits the duration of a step; --probe_command runs a further check.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ from serving.deploy.servers import RolloutError, Server, State, probe, resolve
 
 
 class Rollout:
-  """A models.config and the servers that follow it.
+  """A models.config file and the servers that serve it.
 
   Attributes:
-    servers: them.
+    servers: a `Server` for each target.
   """
 
   def __init__(
@@ -51,16 +52,18 @@ class Rollout:
   ):
     """
     Args:
-      config: the file to edit.
+      config: the models.config file to edit.
       targets: `host:port` of each server.
-      model: whose versions it is about.
-      tls: for TLS; plain text by default.
+      model: the name of the model to release.
+      tls: for TLS; None for plain text.
       timeout: seconds that a version may take to load.
-      max_latency_ms, probe_command: as on the command line.
-      say: takes a line of the log.
+      max_latency_ms: the longest median duration of a probe step in milliseconds; 0 for no limit.
+      probe_command: a command that must succeed; `{target}`, `{model}` and `{version}` are filled
+        in.
+      say: a function that takes a line of the log.
 
     Raises:
-      RolloutError: if the file cannot be read, or has no such model.
+      RolloutError: if the file cannot be read or parsed, or has no such model.
     """
     self._path, self._model, self._tls = os.fspath(config), model, tls
     self._timeout, self._max_latency_ms = timeout, max_latency_ms
@@ -77,11 +80,15 @@ class Rollout:
 
   @property
   def labels(self) -> dict[str, int]:
-    """Which version has which label, according to the file."""
+    """The version of each label, according to the file."""
     return dict(self._entry(self._config).version_labels)
 
   def status(self) -> None:
-    """Says what the file and every server have."""
+    """Logs the labels in the file and the state of every version on every server.
+
+    Raises:
+      RolloutError: if a server does not answer.
+    """
     self._say(f"{self._path}: {self._describe()}")
     for server in self.servers:
       for version, status in sorted(server.status(self._model).items()):
@@ -91,10 +98,14 @@ class Rollout:
         self._say(f"{text} {status.status.error_message}".rstrip())
 
   def canary(self, version: int) -> None:
-    """Loads a version beside the stable one; when it passes its probe, labels it `canary`.
+    """Loads a version next to the stable one, probes it, and labels it `canary`.
+
+    Args:
+      version: the version number.
 
     Raises:
-      RolloutError: if it does not load or fails; the servers have what they had.
+      RolloutError: if the version is already stable, does not load, or fails its probe; the
+        servers' configuration is then restored.
     """
     stable = self._stable()
     if version == stable:
@@ -105,10 +116,11 @@ class Rollout:
     self._change(labels, on_trial=version)
 
   def promote(self) -> None:
-    """Labels the canary `stable`, if it passes its probe; the old one stays loaded as `previous`.
+    """Probes the canary again and labels it `stable`; the old version stays loaded as `previous`.
 
     Raises:
-      RolloutError: if there is none, or it fails; the servers have what they had.
+      RolloutError: if there is no canary, or it fails its probe; the servers' configuration is then
+        restored.
     """
     stable, version = self._stable(), self.labels.get("canary")
     if version in (None, stable):
@@ -116,12 +128,12 @@ class Rollout:
     self._change({"stable": version, "canary": version, "previous": stable}, on_trial=version)
 
   def rollback(self) -> None:
-    """Ends a trial; or without one, labels the previous version `stable` again.
+    """Removes the canary; without a canary, labels the previous version `stable` again.
 
-    The version to go back to is not probed: it has proved itself, and this is an emergency.
+    The previous version is not probed: it was stable before, and a rollback must be fast.
 
     Raises:
-      RolloutError: if there is nothing to go back to.
+      RolloutError: if there is neither a canary nor a previous version, or a server fails.
     """
     stable, labels = self._stable(), self.labels
     if labels.get("canary", stable) != stable:
@@ -161,11 +173,12 @@ class Rollout:
     return config
 
   def _change(self, labels: dict[str, int], on_trial: int | None = None) -> None:
-    """Brings every server to new labels: loads, probes, labels, and only then lets go."""
+    """Moves every server to new labels: loads, probes, labels, and then unloads."""
     old, new = self._config, self._with(labels.values(), labels)
     every = {*labels.values(), *self.labels.values()}
     try:
-      # A label may only name what is available, and nothing that a label names may go.
+      # The server rejects a label for a version that is not available, so versions are loaded
+      # before they are labelled and unloaded after their label is removed.
       for server in self.servers:
         server.reload(self._with(every, self.labels), self._timeout)
       for server in self.servers:
@@ -198,7 +211,7 @@ class Rollout:
         raise RolloutError(f"version {version} fails its probe: the command's status is {code}")
 
   def _restore(self, old) -> str:
-    """Gives every server what it had; says whether that went well."""
+    """Restores the configuration of every server; returns whether that succeeded, as text."""
     failed = []
     for server in self.servers:
       try:
@@ -257,7 +270,14 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(arguments: list[str] | None = None) -> int:
-  """The command; returns its exit status."""
+  """Runs the command.
+
+  Args:
+    arguments: the command line without the program's name; None for `sys.argv[1:]`.
+
+  Returns:
+    The exit status: 0, or 1 after a failure.
+  """
   args = _parser().parse_args(arguments)
   tls = None
   if args.ca or args.key or args.certificate:

@@ -1,4 +1,4 @@
-"""One model server: its address, what it serves, and a probe of the versions it serves."""
+"""One model server: its connection, its versions, and a probe of a version."""
 
 from __future__ import annotations
 
@@ -18,20 +18,23 @@ from tensorflow_serving.config import model_server_config_pb2
 from serving.client import TLS, CallError, PlannerClient
 from serving.observations import noise
 
-State = get_model_status_pb2.ModelVersionStatus  # Of one version, as the server reports it.
+State = get_model_status_pb2.ModelVersionStatus  # The state of one version.
 _PROBE_STEPS, _PROBE_ROWS = 5, 3
-_MARGIN = 60.0  # Seconds that a call may take besides loading a version.
+_MARGIN = 60.0  # Seconds that a reload may take in addition to loading a version.
 
 
 class RolloutError(Exception):
-  """A step that was not taken; the message says why, and what is served now."""
+  """The error for a release step that failed; it gives the reason and the current labels."""
 
 
 def resolve(targets: Iterable[str]) -> list[str]:
-  """Returns every address behind each `host:port`.
+  """Returns every address behind each `host:port`, without duplicates.
+
+  Args:
+    targets: `host:port` each; the host may be a name with several addresses.
 
   Raises:
-    RolloutError: if a name is unknown.
+    RolloutError: if a target has another form or its name cannot be resolved.
   """
   found = []
   for target in targets:
@@ -46,13 +49,18 @@ def resolve(targets: Iterable[str]) -> list[str]:
       f"[{info[4][0]}]:{port}" if info[0] == socket.AF_INET6 else f"{info[4][0]}:{port}"
       for info in infos
     ]
-    # "localhost" has two addresses, and is one server.
+    # "localhost" may have two addresses (IPv4 and IPv6) of one server.
     found += [target] if host in ("localhost", "127.0.0.1") else addresses
   return list(dict.fromkeys(found))
 
 
 class Server:
-  """A connection to one model server."""
+  """A connection to one model server.
+
+  Attributes:
+    target: `host:port`.
+    tls: the TLS files; None for plain text.
+  """
 
   def __init__(self, target: str, tls: TLS | None = None):
     self.target, self.tls = target, tls
@@ -64,7 +72,11 @@ class Server:
     self._stub = model_service_pb2_grpc.ModelServiceStub(self._channel)
 
   def status(self, model: str) -> dict[int, State]:
-    """Returns the state of each version; empty if the server has never had one.
+    """Returns the status of each version by its number; empty if the server does not know the
+    model.
+
+    Args:
+      model: the model's name.
 
     Raises:
       RolloutError: if the server does not answer.
@@ -80,10 +92,14 @@ class Server:
     return {status.version: status for status in answer.model_version_status}
 
   def reload(self, config: model_server_config_pb2.ModelServerConfig, timeout: float) -> None:
-    """Replaces the server's whole configuration; the call returns when new versions are loaded.
+    """Replaces the server's whole configuration; returns when new models are loaded.
+
+    Args:
+      config: the new configuration.
+      timeout: seconds that loading may take.
 
     Raises:
-      RolloutError: if the server refuses it.
+      RolloutError: if the server rejects the configuration or does not answer.
     """
     request = model_management_pb2.ReloadConfigRequest(config=config)
     try:
@@ -96,8 +112,13 @@ class Server:
   def wait_available(self, model: str, version: int, timeout: float) -> None:
     """Waits until a version has loaded and warmed up.
 
+    Args:
+      model: the model's name.
+      version: the version number.
+      timeout: seconds to wait.
+
     Raises:
-      RolloutError: if loading fails or takes too long; with the server's own message.
+      RolloutError: if loading fails, with the server's message, or takes too long.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -127,13 +148,21 @@ class Server:
 def probe(
   target: str, model: str, version: int, tls: TLS | None = None, max_latency_ms: float = 0.0
 ) -> str:
-  """Drives a version for some steps on noise.
+  """Runs several steps of a version with random observations and checks the results.
+
+  Args:
+    target: `host:port` of the server.
+    model: the model's name.
+    version: the version number.
+    tls: for TLS; None for plain text.
+    max_latency_ms: the longest median duration of a step in milliseconds; 0 for no limit.
 
   Returns:
-    What was checked, for the log.
+    A line for the log that says what was checked.
 
   Raises:
-    RolloutError: if a check fails.
+    RolloutError: if a call fails, an output is not finite, an action is out of bounds, equal inputs
+      give different actions, or a step is too slow.
   """
   who = f"{model} version {version} at {target}"
   try:
@@ -172,6 +201,6 @@ def _play(client, observations):
     actions.append(client.act(observation))
     seconds.append(time.perf_counter() - start)
     for name, value in {"action": actions[-1], **client.state, **client.extras}.items():
-      # A number that is not finite once must not be lost under later ones.
+      # Keep the values of all steps, so that a value that is not finite at any step is found.
       tensors[name] = np.concatenate([tensors[name], value]) if name in tensors else value
   return np.stack(actions), tensors, 1000 * float(np.median(seconds))
