@@ -22,7 +22,7 @@ from serving.errors import ServingError, invalid
 from serving.json_text import debug, quote, type_name
 
 _FLOAT, _DOUBLE, _STRING, _BOOL = 1, 2, 7, 10
-# dtype -> the accepted range of JSON integers. NumPy then rejects values that a small dtype lacks.
+# dtype -> the accepted range of JSON integers. NumPy then rejects values too large for the dtype.
 _INT32 = (-(2**31), 2**31 - 1)
 _INTEGERS = {
   3: _INT32,
@@ -274,7 +274,7 @@ def _is_object(value: Any) -> bool:
 
 
 def _nested(name: str, array: np.ndarray, axis: int) -> list[str]:
-  """Returns the JSON of an array's elements along the axes before `axis`, in row-major order."""
+  """Returns the JSON of each subarray along the axes before `axis`, in row-major order."""
   kind = array.dtype.kind
   flat = array.reshape(-1)
   if array.dtype in (np.float32, np.float64):

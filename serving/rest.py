@@ -1,4 +1,4 @@
-"""The REST API: from a method, a path and a body to a status and a text, whatever carries them."""
+"""The REST API, independent of the HTTP server: from a method, a path and a body to a reply."""
 
 from __future__ import annotations
 
@@ -43,7 +43,13 @@ _CORS = (
 
 
 class Reply(NamedTuple):
-  """An HTTP answer: its code, its headers, its body."""
+  """An HTTP reply.
+
+  Attributes:
+    status: the HTTP code.
+    headers: pairs of a name and a value.
+    body: the body's bytes.
+  """
 
   status: int
   headers: tuple[tuple[str, str], ...]
@@ -51,7 +57,11 @@ class Reply(NamedTuple):
 
 
 class Rest:
-  """Answers requests. Threads may share it."""
+  """Answers REST requests. Threads may share it.
+
+  Attributes:
+    threads: the number of model calls that may run at once.
+  """
 
   def __init__(
     self,
@@ -63,11 +73,11 @@ class Rest:
   ):
     """
     Args:
-      api: what answers; its Predict should use `tensor_content`.
-      threads: calls of models that may run at once.
-      timeout: seconds for one, waiting for a thread included; then it gets 504.
+      api: the API to call; its Predict should use `tensor_content`.
+      threads: the number of model calls that may run at once.
+      timeout: seconds for a model call, including the wait for a thread; then the reply is 504.
       cors: whether browsers may call from other origins.
-      prometheus_path: where the metrics are; None hides them.
+      prometheus_path: the URL path of the metrics; None disables them.
     """
     self._api, self.threads, self._timeout = api, threads, timeout
     self._headers = _CORS if cors else ()
@@ -81,10 +91,13 @@ class Rest:
 
     Args:
       method: the HTTP method.
-      path: as it was sent, still quoted; without a query.
+      path: the path as sent, still percent-encoded, without a query.
       body: at most `MAX_BODY_BYTES`.
-      encoding: the Content-Encoding; gzip is unpacked.
-      origin: the Origin, of a browser's preflight.
+      encoding: the Content-Encoding header; gzip is unpacked.
+      origin: the Origin header of a browser's preflight request.
+
+    Returns:
+      The reply. Failures become replies too, with a JSON object `{"error": message}`.
     """
     if path == self._prometheus_path and method == "GET":
       return Reply(200, (("Content-Type", "text/plain"),), self._api.metrics.page().encode())
@@ -92,7 +105,7 @@ class Rest:
       return self._reply(404, b'{"error": "Not Found"}')
     if method == "OPTIONS":
       return self._reply(200 if re.search("https?://", origin) else 400, b"")
-    # The model's name is known as soon as the path is read, for the metrics.
+    # The path is parsed first, so that the metrics of a failed call have the model's name.
     called = _Call(method, path)
     start = time.perf_counter()
     try:
@@ -111,7 +124,7 @@ class Rest:
     return self._reply(200, text.encode(errors="replace"))
 
   def close(self) -> None:
-    """Lets go of the threads; calls that run go on to their end."""
+    """Releases the threads. Running calls continue; waiting calls are cancelled."""
     self._pool.shutdown(wait=False, cancel_futures=True)
 
   def _reply(self, status: int, body: bytes) -> Reply:
@@ -139,7 +152,7 @@ class Rest:
     try:
       return future.result(self._timeout)
     except concurrent.futures.TimeoutError as error:
-      cancelled.set()  # It may still wait for its thread; then it need not begin.
+      cancelled.set()  # If the call still waits for a thread, it will not start.
       raise ServingError(
         grpc.StatusCode.DEADLINE_EXCEEDED, "Timed out waiting for notification"
       ) from error
@@ -193,12 +206,12 @@ class Rest:
 
 
 class _Call:
-  """What a path asks for.
+  """The parsed method and path of a request.
 
   Attributes:
-    model: the name in it, unquoted; empty if it has none.
-    verb: predict, classify or regress; empty for a question about the model.
-    metadata: whether that is about its signatures.
+    model: the model's name, decoded; empty if the path has none.
+    verb: `predict`, `classify` or `regress`; empty for a query of the model's status or metadata.
+    metadata: whether the request asks for the model's signatures.
   """
 
   def __init__(self, method: str, path: str):
@@ -211,12 +224,12 @@ class _Call:
     self.metadata = method == "GET" and groups[3] == "metadata"
 
   def spec(self) -> model_pb2.ModelSpec:
-    """The model and version that it names.
+    """Returns the model and version that the path names.
 
     Raises:
-      ServingError: INVALID_ARGUMENT, if the path is not one of the API's.
+      ServingError: INVALID_ARGUMENT if the path is not part of the API.
     """
-    # The pattern takes :PREDICT, the official server does not.
+    # The pattern ignores case, but the official server accepts the verb only in lower case.
     if self._match is None or self.verb != self.verb.lower():
       raise invalid(f"Malformed request: {self._method} {self._path}")
     if not self.model:
@@ -237,7 +250,7 @@ def _unquote(text: str) -> str:
 
 
 def _unpack(body: bytes, encoding: str) -> bytes:
-  """Undoes a Content-Encoding, with an end to what may come out of it."""
+  """Undoes a Content-Encoding, with a limit on the size of the result."""
   if not encoding or encoding == "identity":
     return body
   if encoding != "gzip":

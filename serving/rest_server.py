@@ -1,6 +1,6 @@
-"""HTTP for the REST API, by waitress, with an end to everything that a client could make endless.
+"""Serves the REST API over HTTP with waitress, with limits on everything that a client controls.
 
-Why waitress, and what is bounded, is in docs/adr/rest-server.md.
+`docs/adr/rest-server.md` explains the choice of waitress and lists the limits.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from serving.rest import MAX_BODY_BYTES, Rest
 _MAX_CONNECTIONS = 256
 _MAX_HEADER_BYTES = 1 << 16
 _IDLE_SECONDS = 60
-_REQUEST_SECONDS = 60  # For a whole request to arrive, however often a byte of it does.
+_REQUEST_SECONDS = 60  # The longest time for a whole request to arrive.
 
 
 class RestServer:
-  """Serves a `Rest` on a port, in threads of its own.
+  """Serves a `Rest` on a port, in its own threads.
 
   Attributes:
     target: `host:port`.
@@ -37,26 +37,26 @@ class RestServer:
   def __init__(self, rest: Rest, host: str, port: int):
     """
     Args:
-      rest: what answers.
+      rest: answers the requests.
       host: the address to listen on.
-      port: 0 picks a free one.
+      port: the port; 0 picks a free port.
 
     Raises:
       ServingError: if the port is taken.
     """
     self._rest = rest
-    # Its warnings, of queues and of closed sockets, say nothing that clients are not told.
+    # waitress warns about full queues and closed sockets, which clients notice anyway.
     logging.getLogger("waitress").setLevel(logging.ERROR)
     adjustments = Adjustments(
       listen=f"{host}:{port}",
       threads=rest.threads,
       ident=None,
-      connection_limit=1 << 30,  # `_Server` has a better way with too many.
+      connection_limit=1 << 30,  # `_Server` limits connections itself.
       channel_timeout=_IDLE_SECONDS,
       cleanup_interval=5,
       max_request_header_size=_MAX_HEADER_BYTES,
       max_request_body_size=MAX_BODY_BYTES + 1,
-      asyncore_use_poll=True,  # select() ends at 1024 files.
+      asyncore_use_poll=True,  # select() cannot handle file descriptors above 1023.
       log_socket_errors=False,
     )
     self._dispatcher = ThreadedTaskDispatcher()
@@ -79,7 +79,11 @@ class RestServer:
     self._thread.start()
 
   def stop(self, grace: float) -> None:
-    """Refuses new connections, and gives requests in flight `grace` seconds to end."""
+    """Rejects new connections, waits for the running requests, and closes the server.
+
+    Args:
+      grace: seconds that running requests have to finish.
+    """
     server, end = self._server, time.monotonic() + grace
     server.trigger.pull_trigger(server.stop_accepting)
     while time.monotonic() < end and server.busy():
@@ -88,10 +92,11 @@ class RestServer:
     self._thread.join()
     self._rest.close()
     self._dispatcher.shutdown(timeout=max(end - time.monotonic(), 0.1))
-    server.trigger.close()  # By whom it was pulled: who is told to may come before the pull ends.
+    # The server's thread must not close the trigger, because it may run before a pull returns.
+    server.trigger.close()
 
   def _application(self, environ, start_response):
-    """WSGI."""
+    """The WSGI application."""
     path = environ.get("REQUEST_URI", "").partition("?")[0]
     reply = self._rest.handle(
       environ["REQUEST_METHOD"],
@@ -111,9 +116,9 @@ def _status_line(code: int) -> str:
 
 
 class _Parser(HTTPRequestParser):
-  """Knows since when its request has been arriving."""
+  """Records the time at which its request began to arrive."""
 
-  path = ""  # waitress asks for it also where a damaged request has none.
+  path = ""  # waitress reads `path` even if a malformed request has none.
 
   def __init__(self, adj):
     super().__init__(adj)
@@ -122,13 +127,13 @@ class _Parser(HTTPRequestParser):
 
 class _Task(WSGITask):
   def build_response_header(self):
-    if self.channel.server.stopping:  # Whoever keeps a connection is told to look elsewhere.
+    if self.channel.server.stopping:  # Ask clients that keep a connection to reconnect elsewhere.
       self.set_close_on_finish()
     return super().build_response_header()
 
 
 class _ErrorTask(ErrorTask):
-  """Says what was wrong with a request's HTTP in JSON, like everything else."""
+  """Reports malformed HTTP as JSON, like all other errors."""
 
   def execute(self):
     error = self.request.error
@@ -145,7 +150,7 @@ class _Channel(HTTPChannel):
 
 
 class _Server(TcpWSGIServer):
-  """Makes room for new connections by closing the one that has been idle longest."""
+  """Accepts new connections at the limit by closing the one that has been idle longest."""
 
   channel_class = _Channel
   stopping = False
@@ -166,18 +171,18 @@ class _Server(TcpWSGIServer):
         channel.will_close = True
 
   def busy(self) -> bool:
-    """Whether any request is being answered."""
+    """Returns whether any request is being answered."""
     return any(c.requests or c.total_outbufs_len for c in list(self.active_channels.values()))
 
   def stop_accepting(self) -> None:
-    """Closes the port; to be called in the server's own thread, by its trigger."""
+    """Closes the port. Must be called in the server's thread, through its trigger."""
     self.stopping = True
     self.accepting = False
     self.del_channel()
     self.socket.close()
 
   def close_all(self) -> None:
-    """Closes everything, which ends `run`; to be called in the server's own thread."""
+    """Closes all connections, which ends `run`. Must be called in the server's thread."""
     for channel in list(self.active_channels.values()):
       channel.handle_close()
     self.trigger.del_channel()

@@ -1,13 +1,15 @@
-"""A model server in one Python process that speaks TensorFlow Serving's API, gRPC and REST.
+"""A model server in one Python process with TensorFlow Serving's gRPC and REST APIs.
 
   python -m serving.server --model_name=planner --model_base_path=/models/planner \
     --port=8500 --rest_api_port=8501
 
-It takes the flags of `tensorflow_model_server`, so that production swaps one word for the other.
-It serves the newest integer-named folder under the base path, looks for a newer one every second,
-and changes over without failing a call. Better than the official one: a half-written or broken
-version folder never wedges it (the old version serves on, the status says why, and the folder is
-tried again when its files change), and SIGTERM drains the calls in flight before it exits.
+It accepts the flags of `tensorflow_model_server`, so that either program can run the same command
+line. It serves the newest integer-named folder under the base path, searches for a newer one every
+second, and switches to it without failing a call.
+
+It differs from the official server in two ways. If a version folder is incomplete or broken, the
+old version stays in use, the status gives the reason, and the folder is loaded again when its files
+change. On SIGTERM the server waits for the running calls before it exits.
 """
 
 from __future__ import annotations
@@ -25,12 +27,23 @@ from absl import app
 
 from serving import flags
 
-absl.flags.adopt_module_key_flags(flags)  # So that --help shows them.
+absl.flags.adopt_module_key_flags(flags)  # Makes --help show them.
 _LOG = logging.getLogger("serving")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
 
 def main(argv):
+  """Runs the server until a signal or, with `--exit_with_stdin`, the end of standard input.
+
+  Args:
+    argv: the program's name; further arguments are an error.
+
+  Returns:
+    The exit status: 0, or 255 if the server cannot start.
+
+  Raises:
+    absl.app.UsageError: if the flags are invalid.
+  """
   if len(argv) > 1:
     raise app.UsageError(f"Unexpected argument {argv[1]!r}: everything is given by flags.")
   if flags.VERSION.value:
@@ -38,7 +51,7 @@ def main(argv):
   over, serves = threading.Event(), threading.Event()
   if flags.WITH_STDIN.value:
     threading.Thread(target=_end_with_stdin, args=(over, serves), daemon=True).start()
-  # TensorFlow takes seconds to import: --help and wrong flags are answered without it.
+  # TensorFlow takes seconds to import, so it is imported after the flags are parsed.
   from serving import config
   from serving.embedded import EmbeddedServer
   from serving.errors import ServingError
@@ -50,8 +63,8 @@ def main(argv):
     raise app.UsageError(str(error)) from error
   _warn_of_open_ports(options)
   _allow_many_files()
-  # TensorFlow's modules stay: the collection after an unload, which stops all calls for as long as
-  # it takes, need not look at them.
+  # Garbage collection after an unload pauses all calls. Freezing the objects of TensorFlow's
+  # modules makes it faster.
   gc.freeze()
   try:
     server = EmbeddedServer(**options)
@@ -78,15 +91,15 @@ def main(argv):
 
 
 def _end_with_stdin(over: threading.Event, serves: threading.Event) -> None:
-  """Ends the server with its standard input, also while it still imports and loads."""
+  """Stops the server when standard input closes, even during imports and loading."""
   sys.stdin.read()
   over.set()
-  if not serves.is_set():  # There is nothing to drain.
+  if not serves.is_set():  # No calls are running yet.
     os._exit(0)
 
 
 def _watch_config(server, path: str, over: threading.Event) -> None:
-  """Takes on what changes in the configuration file; what is wrong with it is logged."""
+  """Applies changes of the configuration file; errors in it are logged."""
   from serving import config
 
   before = None
@@ -98,7 +111,7 @@ def _watch_config(server, path: str, over: threading.Event) -> None:
         continue
       server.reload(config.read_models(path))
       before = now
-    except Exception as error:  # The watch must outlive whatever the file holds.
+    except Exception as error:  # An invalid file must not end the thread.
       _LOG.error("Not taken on: --model_config_file: %s", error)
 
 
@@ -116,7 +129,7 @@ def _warn_of_open_ports(options: dict) -> None:
 
 
 def _allow_many_files() -> None:
-  """Shells allow 1024 by default; connections must not use up those that loading a model needs."""
+  """Raises the limit on open files, usually 1024, so that connections leave enough for loading."""
   soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
   wanted = 65536 if hard == resource.RLIM_INFINITY else min(hard, 65536)
   if soft != resource.RLIM_INFINITY and soft < wanted:

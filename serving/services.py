@@ -1,4 +1,4 @@
-"""The gRPC methods: PredictionService and ModelService, answered from a `ModelManager`."""
+"""The gRPC services PredictionService and ModelService, backed by a `ModelManager`."""
 
 from __future__ import annotations
 
@@ -25,25 +25,40 @@ from serving.metrics import Metrics
 
 _LOG = logging.getLogger("serving")
 _SIGNATURE_DEF = "signature_def"
-# Well above any batch of frames; the official server has no bound to speak of.
+# Well above any batch of frames; the official server's limit is the largest int32.
 MAX_MESSAGE_BYTES = 1 << 28
 
 
 class Api:
-  """What a server can be asked, whatever the protocol: messages in, messages out."""
+  """The server's methods, independent of the protocol: each takes and returns a message.
+
+  Attributes:
+    manager: the models.
+    metrics: the server's counters and histograms.
+  """
 
   def __init__(self, manager: ModelManager, metrics: Metrics, tensor_content: bool = False):
     """
     Args:
       manager: the models.
-      metrics: counts runs in TensorFlow.
-      tensor_content: reply to Predict with `tensor_content` instead of typed fields.
+      metrics: the counters and histograms to update.
+      tensor_content: whether Predict replies with `tensor_content` instead of typed fields.
     """
     self.manager, self.metrics = manager, metrics
     self._tensor_content = tensor_content
 
   def predict(self, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-    """Runs a signature."""
+    """Runs a signature.
+
+    Args:
+      request: the model, the signature, its inputs, and the outputs to return (all if empty).
+
+    Returns:
+      The outputs, and the version that computed them.
+
+    Raises:
+      ServingError: with the official server's code and message.
+    """
     _require_spec(request)
     response = predict_pb2.PredictResponse()
     with self.manager.acquire(request.model_spec) as version:
@@ -56,21 +71,51 @@ class Api:
   def classify(
     self, request: classification_pb2.ClassificationRequest
   ) -> classification_pb2.ClassificationResponse:
-    """Runs a signature from examples to classes and scores."""
+    """Runs a signature from examples to classes and scores.
+
+    Args:
+      request: the model, the signature and N examples.
+
+    Returns:
+      N classifications, and the version that computed them.
+
+    Raises:
+      ServingError: with the official server's code and message.
+    """
     return self._over_examples(
       request, classification_pb2.ClassificationResponse(), examples.classify
     )
 
   def regress(self, request: regression_pb2.RegressionRequest) -> regression_pb2.RegressionResponse:
-    """Runs a signature from examples to numbers."""
+    """Runs a signature from examples to numbers.
+
+    Args:
+      request: the model, the signature and N examples.
+
+    Returns:
+      N numbers, and the version that computed them.
+
+    Raises:
+      ServingError: with the official server's code and message.
+    """
     return self._over_examples(request, regression_pb2.RegressionResponse(), examples.regress)
 
   def multi_inference(
     self, request: inference_pb2.MultiInferenceRequest
   ) -> inference_pb2.MultiInferenceResponse:
-    """Runs several signatures of the last two kinds over the same examples."""
+    """Runs several classification and regression signatures over the same examples.
+
+    Args:
+      request: the tasks (each with a signature and a method) and N examples.
+
+    Returns:
+      A result for each task.
+
+    Raises:
+      ServingError: with the official server's code and message.
+    """
     response = inference_pb2.MultiInferenceResponse()
-    # Without tasks there is no spec either, and the complaint is about its name.
+    # Without tasks the spec is empty, so that the error is about the missing model name.
     spec = request.tasks[0].model_spec if request.tasks else predict_pb2.PredictRequest().model_spec
     with self.manager.acquire(spec) as version:
       examples.multi_inference(version.servable, version.number, request, response)
@@ -79,7 +124,14 @@ class Api:
   def get_model_metadata(
     self, request: get_model_metadata_pb2.GetModelMetadataRequest
   ) -> get_model_metadata_pb2.GetModelMetadataResponse:
-    """Returns a version's signatures."""
+    """Returns a version's signatures.
+
+    Args:
+      request: the model, with `metadata_field` set to `["signature_def"]`.
+
+    Raises:
+      ServingError: if there is no such model or version, or another field is requested.
+    """
     _require_spec(request)
     if not request.metadata_field:
       raise invalid("GetModelMetadataRequest must specify at least one metadata_field")
@@ -99,14 +151,31 @@ class Api:
   def get_model_status(
     self, request: get_model_status_pb2.GetModelStatusRequest
   ) -> get_model_status_pb2.GetModelStatusResponse:
-    """Returns the states of a model's versions."""
+    """Returns the states of a model's versions, newest first.
+
+    Args:
+      request: the model, optionally with a version number.
+
+    Raises:
+      ServingError: if there is no such model or version.
+    """
     _require_spec(request)
     return self.manager.status(request.model_spec)
 
   def handle_reload_config_request(
     self, request: model_management_pb2.ReloadConfigRequest
   ) -> model_management_pb2.ReloadConfigResponse:
-    """Changes what is served."""
+    """Changes the models, versions and labels.
+
+    Args:
+      request: the new configuration, and names of counters to report.
+
+    Returns:
+      An OK status, and the increase of each counter during the reload.
+
+    Raises:
+      ServingError: see `ModelManager.reload`.
+    """
     before = {name: self.metrics.value(name) for name in request.metric_names}
     self.manager.reload(request.config)
     response = model_management_pb2.ReloadConfigResponse()
@@ -117,7 +186,12 @@ class Api:
     return response
 
   def record(self, model: str, code: grpc.StatusCode) -> None:
-    """Counts a request that named a model; names that were never served are put together."""
+    """Counts a request. Requests for models that were never configured share an empty name.
+
+    Args:
+      model: the name in the request.
+      code: the status of the reply.
+    """
     known = model if self.manager.knows(model) else ""
     self.metrics.request_count.add(known, code.name)
 
@@ -131,17 +205,17 @@ class Api:
 
 
 class Services(grpc.GenericRpcHandler):
-  """Answers by full method name.
+  """Handles the gRPC methods, identified by their full names.
 
-  Written as one generic handler rather than as the generated servicers, so that every method gets
-  the same treatment of damaged bytes, of errors and of overload.
+  One generic handler replaces the generated servicers, so that every method treats malformed
+  messages, errors and overload in the same way.
   """
 
   def __init__(self, api: Api, max_threads: int):
     """
     Args:
-      api: what answers.
-      max_threads: calls that may run at once; further ones get RESOURCE_EXHAUSTED.
+      api: the API to call.
+      max_threads: the number of calls that may run at once; more get RESOURCE_EXHAUSTED.
     """
     self._api = api
     self._slots = threading.BoundedSemaphore(max_threads)
@@ -170,14 +244,18 @@ class Services(grpc.GenericRpcHandler):
     }
 
   def service(self, handler_call_details):
+    """Returns the handler of a call; None if the method is unknown.
+
+    See `grpc.GenericRpcHandler.service`.
+    """
     return self._handlers.get(handler_call_details.method)
 
   def _handler(self, method, request_type, counted=False):
-    """Bytes to bytes, with every failure given its status.
+    """Makes a handler from bytes to bytes that gives every failure its status.
 
     Args:
-      method: of the `Api`.
-      request_type: the message that it takes.
+      method: a method of the `Api`.
+      request_type: the class of its request.
       counted: whether the metrics count the call under its model.
     """
     name = method.__name__.title()
@@ -195,7 +273,7 @@ class Services(grpc.GenericRpcHandler):
           request = parse(data)
         except DecodeError as error:
           raise ServingError(
-            grpc.StatusCode.INTERNAL,  # As gRPC's own list of codes has it.
+            grpc.StatusCode.INTERNAL,  # gRPC's code for a request that cannot be parsed.
             f"The request is not a {request_type.DESCRIPTOR.full_name}: it cannot be parsed.",
           ) from error
         if counted:
@@ -219,7 +297,7 @@ class Services(grpc.GenericRpcHandler):
 
 
 class Unimplemented(grpc.GenericRpcHandler):
-  """The official answer to methods that nobody knows: UNIMPLEMENTED, with no text."""
+  """Answers unknown methods like the official server: UNIMPLEMENTED, with no message."""
 
   def __init__(self):
     self._handler = grpc.unary_unary_rpc_method_handler(
@@ -227,6 +305,7 @@ class Unimplemented(grpc.GenericRpcHandler):
     )
 
   def service(self, handler_call_details):
+    """Returns the handler for any call. See `grpc.GenericRpcHandler.service`."""
     return self._handler
 
 

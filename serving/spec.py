@@ -1,4 +1,4 @@
-"""What a served model says of its environment: the answer of the signature `spec`."""
+"""A served model's description of its environment, read from the output of the signature `spec`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ class ObservationPart(NamedTuple):
 
   Attributes:
     name: its name in a dict of observations; empty if the observation is this array.
-    input: the input of `act` that takes it.
+    input: the name of the input of `act` that takes it.
     kind: `image` or `vector`.
-    dtype: the environment's own.
-    shape: the environment's own.
-    agent_shape: what the agent sees: `(H, W, C)` or `(D,)`.
-    path: the keys that lead to it in the environment's observation.
-    axes: of an image, the order in which its axes become height, width and channels.
-    low, high: the range of an image's pixels, None if they are uint8 from 0 to 255; or ranges of
-      a vector's numbers, perhaps infinite, None if they are integers with `num_choices`.
-    num_choices: of integers that the agent sees as one-hot vectors, how many values each has.
+    dtype: the dtype in the environment.
+    shape: the shape in the environment.
+    agent_shape: the shape that the agent sees: `(H, W, C)` or `(D,)`.
+    path: the keys that lead to the array in the environment's observation.
+    axes: for an image, the axes of `shape` in the order height, width, channels; empty for a
+      vector.
+    low, high: for an image, the range of its pixels, None if they are uint8 from 0 to 255; for a
+      vector, `float32[D]` bounds, which may be infinite, None if it has `num_choices`.
+    num_choices: for integers that the agent sees as one-hot vectors, the number of values of each.
     start: the lowest value of each such integer.
   """
 
@@ -42,7 +43,14 @@ class ObservationPart(NamedTuple):
 
   @classmethod
   def from_json(cls, part: Mapping[str, Any]) -> ObservationPart:
-    """From the entry of a part in the output `json`."""
+    """Makes a part from its entry in the output `json` of the signature `spec`.
+
+    Args:
+      part: the parsed JSON object.
+
+    Returns:
+      The part, with infinite bounds where the JSON has null.
+    """
     shape, is_image = tuple(part["native_shape"]), part["kind"] == "image"
     num_choices = tuple(part["num_choices"])
     return cls(
@@ -62,9 +70,10 @@ class ObservationPart(NamedTuple):
 
   @property
   def shapes(self) -> tuple[tuple[int, ...], ...]:
-    """The shapes of one observation that `act` takes: the environment's own; of images a second.
+    """The shapes of one observation that `act` accepts, without the batch dimension.
 
-    The second one has the environment's layout with the height and width that the agent sees.
+    The first is the environment's own shape. An image may have a second one, with the environment's
+    axes and the height and width that the agent sees.
     """
     if self.kind != "image":
       return (self.shape,)
@@ -75,29 +84,29 @@ class ObservationPart(NamedTuple):
 
 
 class Spec(NamedTuple):
-  """What a client must know of the environment that a served model acts in.
+  """The description of the environment that a served model acts in.
 
   Attributes:
     name: the environment's short name, such as `car_racing`.
     env_id: the gymnasium id.
-    frame_size: `(height, width)` of the environment's own frames, which `act` takes; zeros if the
+    frame_size: `(height, width)` of the environment's frames, which `act` accepts; zeros if the
       observation is not one image.
-    observation_size: `(height, width)` of what the agent sees, which `act` takes too.
-    action_repeat: environment frames for which each action is held.
-    frames_to_skip: frames to pass with `idle_action` before the first call.
-    idle_action: the environment's own action; an int if the environment is discrete.
-    max_steps: frames in a full episode, skipped ones included.
-    action_names: of the environment's action dimensions, or of its choices.
-    action_low: `float32[A_env]`; of choices the first one.
-    action_high: `float32[A_env]`; of choices the last one.
+    observation_size: `(height, width)` of the agent's frames, which `act` accepts too.
+    action_repeat: the number of environment frames for which each action is held.
+    frames_to_skip: the number of frames to pass with `idle_action` before the first call.
+    idle_action: the environment's idle action; an int if the environment is discrete.
+    max_steps: the number of frames in a full episode, including skipped ones.
+    action_names: the names of the environment's action dimensions, or of its choices.
+    action_low: `float32[A_env]`, the lowest action; for a discrete environment the first choice.
+    action_high: `float32[A_env]`, the highest action; for a discrete environment the last choice.
     discrete: whether an action is one integer.
-    state_names: the tensors that travel.
+    state_names: the names of the state tensors that `act` takes and returns.
     details: everything else that the export recorded.
     observation: the parts of an observation; None for an older export of an image model.
     action_kind: `continuous`, `discrete`, `multi_discrete` or `multi_binary`.
-    action_shape: of the environment's action.
-    action_dtype: of the environment's action.
-    make_id: what `gymnasium.make` takes, with the module that registers the id.
+    action_shape: the shape of the environment's action.
+    action_dtype: the dtype of the environment's action.
+    make_id: the id for `gymnasium.make`, with the module that registers it.
     make_kwargs: keyword arguments for `gymnasium.make`.
     rendered: whether the observation is the `rgb_array` frame that the environment renders.
   """
@@ -126,7 +135,15 @@ class Spec(NamedTuple):
 
   @classmethod
   def from_outputs(cls, outputs: Mapping[str, np.ndarray]) -> Spec:
-    """From the outputs of the signature `spec`; older exports have fewer of them."""
+    """Makes a description from the outputs of the signature `spec`.
+
+    Args:
+      outputs: arrays `[B, ...]` by name, of which the first rows are used. Older exports have fewer
+        outputs.
+
+    Returns:
+      The description, with defaults for missing outputs.
+    """
     raw = {name: rows[0] for name, rows in outputs.items()}
     details = json.loads(raw["json"])
     discrete = bool(raw["discrete"])
@@ -159,7 +176,7 @@ class Spec(NamedTuple):
 
 
 def _bound(part: Mapping[str, Any], name: str, unbounded: float) -> np.ndarray | None:
-  """`float32[D]` bounds of a vector, which JSON has as null where they are infinite."""
+  """Returns the `float32[D]` bounds of a vector; JSON has null for infinite ones."""
   if part["num_choices"]:
     return None
   bounds = part[name] or [None] * part["shape"][0]

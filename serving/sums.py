@@ -1,4 +1,4 @@
-"""The checksums of a version folder, in the format of `sha256sum`, for exports that bring them."""
+"""Checks the files of a version folder against its `SHA256SUMS`, if the export wrote one."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ _SUMS = "SHA256SUMS"
 
 
 def damage(folder: str) -> str | None:
-  """What is wrong with the files of a folder by its `SHA256SUMS`; None if nothing, or without one.
+  """Returns which file does not match `SHA256SUMS`, as an error message; None if all match.
 
-  A graph can be changed and still load: TensorFlow checks the variables, not `saved_model.pb`.
+  The check finds a modified graph that still loads: TensorFlow checks the variables, but not
+  `saved_model.pb`.
+
+  Args:
+    folder: the version folder. Without a `SHA256SUMS` file the result is None.
   """
   path = os.path.join(folder, _SUMS)
   if not os.path.exists(path):
@@ -25,7 +29,7 @@ def damage(folder: str) -> str | None:
     try:
       with open(os.path.join(folder, name), "rb") as file:
         found = hashlib.sha256(file.read()).hexdigest()
-    except (OSError, ValueError) as error:  # ValueError: a name that no file can have.
+    except (OSError, ValueError) as error:  # ValueError: not a valid file name.
       return f"{name or path}, which {_SUMS} lists, cannot be read ({error})"
     if found != expected:
       return f"{name} is not the file that {_SUMS} lists: it was damaged or changed"

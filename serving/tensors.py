@@ -1,7 +1,7 @@
-"""TensorProto to NumPy and back, without TensorFlow: the server and the client share it.
+"""Converts TensorProto to NumPy and back without TensorFlow. The server and the client share it.
 
-`decode` follows the model server's `Tensor::FromProto` to the letter, because clients in other
-languages rely on its leniency: a single `int_val` fills the whole shape, a missing one means zeros.
+`decode` follows the model server's `Tensor::FromProto` exactly, because clients in other languages
+rely on its rules: the last given value fills the rest of the shape, and no values means zeros.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 
 class _Kind(NamedTuple):
-  name: str  # As the runtime prints it in "Expects arg[0] to be uint8 but float is provided".
+  name: str  # The runtime's name, as in "Expects arg[0] to be uint8 but float is provided".
   numpy: str
   field: str  # The repeated field of TensorProto that holds this type's values.
 
@@ -39,59 +39,74 @@ _KINDS = {
 }
 _NUMBERS = {kind.numpy: number for number, kind in _KINDS.items()}
 _STRING = 7
-# Of a tensor with fewer values than its shape has room for, or with none: each dimension, and all.
+# Limits on each dimension and on the size of a tensor with fewer values than its shape, or none.
 _MAX_FILLED = 1 << 16
 _MAX_FILLED_BYTES = 1 << 24
 _CHUNK = 1 << 16
 
 
 def dtype_name(number: int) -> str:
-  """The runtime's own name of a DataType enum value, such as `float` for 1."""
+  """Returns the runtime's name of a `DataType` enum value, such as `float` for 1.
+
+  Args:
+    number: the enum value.
+  """
   return _KINDS[number].name if number in _KINDS else f"DataType({number})"
 
 
 @functools.cache
 def numpy_dtype(number: int) -> np.dtype:
-  """The NumPy type of a DataType enum value.
+  """Returns the NumPy dtype of a `DataType` enum value.
+
+  Args:
+    number: the enum value.
 
   Raises:
-    KeyError: if there is none.
+    KeyError: if the type is not supported.
   """
   name = _KINDS[number].numpy
   if name == "bfloat16":
-    import ml_dtypes  # Comes with TensorFlow; a bare client may do without it.
+    import ml_dtypes  # Installed with TensorFlow; a client without bfloat16 does not need it.
 
     return np.dtype(ml_dtypes.bfloat16)
   return np.dtype(name)
 
 
-@functools.lru_cache(1024)  # A dtype's name is worked out anew each time that it is asked for.
+@functools.lru_cache(1024)  # NumPy computes a dtype's name at each access.
 def dtype_number(dtype: np.dtype) -> int:
-  """The DataType enum value of a NumPy type; 0 if there is none."""
+  """Returns the `DataType` enum value of a NumPy dtype; 0 if there is none.
+
+  Args:
+    dtype: the dtype; text and objects count as strings.
+  """
   return _STRING if dtype.kind in "OSU" else _NUMBERS.get(dtype.name, 0)
 
 
 def decode(proto, max_bytes: int = 1 << 28) -> np.ndarray:
-  """Returns the array that a TensorProto describes (strings as an object array of bytes).
+  """Converts a TensorProto to an array.
 
   Args:
     proto: a TensorProto, the official message or the client's own.
-    max_bytes: refuse tensors larger than this when unpacked. A few bytes on the wire can ask for
-      terabytes, since one value fills any shape.
+    max_bytes: the largest size of the result. The limit is needed because one value can fill any
+      shape, so that a few bytes on the wire can ask for terabytes.
+
+  Returns:
+    The array; strings are an object array of bytes. It may be read-only.
 
   Raises:
-    ValueError: for what `Tensor::FromProto` refuses too: no or an unknown dtype, an unknown or
-      negative dimension, content of the wrong length, values out of the dtype's range.
+    ValueError: if the proto is too large, or `Tensor::FromProto` rejects it too: a missing or
+      unknown dtype, an unknown or negative dimension, content of the wrong length, or values out of
+      the dtype's range.
   """
   number = proto.dtype
   kind = _KINDS.get(number)
   if kind is None:
     raise ValueError(f"dtype {number} is not supported")
   shape = [dim.size for dim in proto.tensor_shape.dim]
-  if shape and min(shape) < 0:  # `unknown_rank` is not looked at: a value has a rank.
+  if shape and min(shape) < 0:  # `unknown_rank` is ignored, because a value has a rank.
     raise ValueError(f"shape {shape} is not fully known")
   dtype = numpy_dtype(number)
-  count = math.prod(shape)  # Python integers: what overflows int64 must not wrap around.
+  count = math.prod(shape)  # Python integers do not overflow.
   if count * dtype.itemsize > max_bytes or len(shape) > 64:
     raise ValueError(f"shape {shape} is too large")
   content = proto.tensor_content
@@ -111,9 +126,9 @@ def decode(proto, max_bytes: int = 1 << 28) -> np.ndarray:
 
 
 def _check_filled(shape: list[int], count: int, dtype: np.dtype, given: int) -> None:
-  """Refuses large shapes that little was sent for: graphs make more of them, row by row.
+  """Rejects large shapes with few values, because graphs may allocate more for each row.
 
-  A shape such as [2**31, 0] holds nothing at all, and `zeros([rows, 4])` makes 34 GB of it.
+  A shape such as [2**31, 0] has no elements, but `zeros([rows, 4])` makes 34 GB of it.
   """
   filled = given < (2 * count if dtype.kind == "c" else count)
   size = math.prod(size or 1 for size in shape) * dtype.itemsize
@@ -122,7 +137,7 @@ def _check_filled(shape: list[int], count: int, dtype: np.dtype, given: int) -> 
 
 
 def _split_strings(content: bytes, count: int) -> np.ndarray:
-  """Strings as raw content: their lengths as varints, then all their bytes."""
+  """Splits the raw content of strings: their lengths as varints, then all their bytes."""
   sizes, position = [], 0
   for _ in range(count):
     size = shift = 0
@@ -146,8 +161,8 @@ def _split_strings(content: bytes, count: int) -> np.ndarray:
 
 
 def _values(kind, dtype, field, count) -> np.ndarray:
-  """`count` values from a repeated field; the last one repeats, none at all means zeros."""
-  per_value = 2 if dtype.kind == "c" else 1  # Complex numbers lie as (real, imaginary) pairs.
+  """Returns `count` values of a repeated field. The last one repeats; no values means zeros."""
+  per_value = 2 if dtype.kind == "c" else 1  # Complex numbers are (real, imaginary) pairs.
   given = field[: count * per_value]
   if dtype.hasobject:
     result = np.empty(count, object)
@@ -175,10 +190,10 @@ def encode(array: np.ndarray, proto, as_content: bool = False) -> None:
   """Fills an empty TensorProto from an array.
 
   Args:
-    array: any array of a type that TensorFlow knows; text becomes UTF-8.
+    array: any array of a dtype that TensorFlow supports; text is encoded as UTF-8.
     proto: the message to fill.
-    as_content: raw bytes in `tensor_content`: small and fast. Otherwise typed fields such as
-      `float_val`, which is how the model server answers.
+    as_content: whether to write raw bytes to `tensor_content`, which is small and fast, instead of
+      typed fields such as `float_val`, which the model server uses by default.
 
   Raises:
     ValueError: if TensorFlow has no such dtype.
@@ -188,7 +203,7 @@ def encode(array: np.ndarray, proto, as_content: bool = False) -> None:
   if not number:
     raise ValueError(f"dtype {array.dtype} cannot be sent in a TensorProto")
   proto.dtype = number
-  # A scalar is a shape with no dimensions: the field must be present all the same.
+  # A scalar has a shape without dimensions, but the field must be present.
   shape = proto.tensor_shape
   shape.SetInParent()
   for size in array.shape:
@@ -205,6 +220,6 @@ def encode(array: np.ndarray, proto, as_content: bool = False) -> None:
   elif array.dtype.kind == "c":
     field.extend(flat.view(flat.real.dtype).tolist())
   else:
-    # In pieces: a list of numbers takes ten times the memory of the numbers.
+    # Convert in chunks, because a list takes ten times the memory of its numbers.
     for start in range(0, len(flat), _CHUNK):
       field.extend(flat[start : start + _CHUNK].tolist())

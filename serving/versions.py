@@ -1,9 +1,9 @@
-"""One model's versions: found in its base path, loaded, replaced while calls go on, and freed.
+"""The versions of one model: found in its base path, loaded, replaced during calls, and freed.
 
-The life of a version: START, LOADING, AVAILABLE, UNLOADING, END. A model's new version is loaded
-and warmed up while the old one serves; only then the old one goes, and only when the last call
-that uses it has returned. A version that fails goes to END with the reason in its status, the old
-one keeps serving, and it is tried again as soon as its files change.
+A version's states are START, LOADING, AVAILABLE, UNLOADING and END. A new version is loaded and
+warmed up while the old one serves. The old version is unloaded after that, when the last call that
+uses it has returned. A version that fails to load goes to END with the reason in its status. The
+old one keeps serving, and the failed one is loaded again when its files change.
 """
 
 from __future__ import annotations
@@ -29,12 +29,13 @@ _MAX_VERSION = 2**63 - 1
 
 
 class VersionStatus(NamedTuple):
-  """What is told about a version.
+  """The status of a version.
 
   Attributes:
-    number: of the version.
+    number: the version number.
     state: a `ModelVersionStatus.State`.
-    error: why it ended, or what is wrong with the files of one that serves; None if nothing is.
+    error: why loading failed, or what is wrong with the base path of an available version; None
+      without an error.
   """
 
   number: int
@@ -43,9 +44,9 @@ class VersionStatus(NamedTuple):
 
 
 class Version:
-  """One version folder, with the number of calls that use it at the moment.
+  """One version folder, with the number of calls that use it.
 
-  `with` gives back what `ModelVersions.acquire` took.
+  A `with` block releases what `ModelVersions.acquire` acquired.
   """
 
   def __init__(self, number: int, path: str, lock: threading.Lock):
@@ -54,7 +55,7 @@ class Version:
     self.error: ServingError | None = None
     self.servable: Servable | None = None
     self.users = 0
-    self.fingerprint: tuple = ()  # Of its files, from just before they were loaded.
+    self.fingerprint: tuple = ()  # Sizes and times of its files before loading.
     self._lock = lock
 
   def __enter__(self):
@@ -66,18 +67,18 @@ class Version:
 
 
 class ModelVersions:
-  """The versions of one model. One thread at a time may call `configure`, `find` and `update`.
+  """The versions of one model. Only one thread at a time may call `configure`, `find` and `update`.
 
   Attributes:
-    name: the model's.
-    problem: why no versions were found at the last look; None if some were.
+    name: the model's name.
+    problem: why the last search found no versions; None if it found some.
   """
 
   def __init__(self, name: str, load: Callable[[str], Servable]):
     """
     Args:
-      name: the model's.
-      load: makes a servable, ready to be called, from a version folder; raises what is wrong.
+      name: the model's name.
+      load: makes a servable from the path of a version folder, or raises an exception.
     """
     self.name = name
     self._load_fn = load
@@ -88,16 +89,27 @@ class ModelVersions:
     self._lock = threading.Lock()
 
   def configure(self, config: model_server_config_pb2.ModelConfig | None) -> None:
-    """Sets where the versions lie and which are wanted; None wants none of them any more."""
+    """Sets the base path and the version policy for the next `find`.
+
+    Args:
+      config: the model's configuration; None to unload all versions.
+    """
     self._config = config
 
   @property
   def configured(self) -> bool:
-    """Whether any of its versions are wanted."""
+    """Whether the model has a configuration."""
     return self._config is not None
 
   def acquire(self, number: int | None = None) -> Version | None:
-    """Takes hold of a version, the newest one by default, for a `with` block; None if not there."""
+    """Returns a version and marks it as in use; None if it is not available.
+
+    Args:
+      number: the version number; None for the newest available version.
+
+    Returns:
+      The version. Use it in a `with` block, which releases it.
+    """
     with self._lock:
       if number is None:
         newest = [v for v in self._versions.values() if v.state == State.AVAILABLE]
@@ -110,7 +122,7 @@ class ModelVersions:
       return version
 
   def statuses(self) -> list[VersionStatus]:
-    """All versions ever seen, newest first."""
+    """Returns the statuses of all versions ever found, newest first."""
     with self._lock:
       result = []
       for number in sorted(self._versions, reverse=True):
@@ -121,13 +133,17 @@ class ModelVersions:
       return result
 
   def is_available(self, number: int) -> bool:
-    """Whether a version can be called."""
+    """Returns whether a version can be called.
+
+    Args:
+      number: the version number.
+    """
     with self._lock:
       version = self._versions.get(number)
       return version is not None and version.state == State.AVAILABLE
 
   def failures(self) -> list[str]:
-    """What keeps the versions that should be served from it, one text for each."""
+    """Returns a message for each version that should be served and is not available."""
     with self._lock:
       wanted = [self._versions[number] for number in sorted(self._aspired)]
     failed = [v for v in wanted if v.state != State.AVAILABLE]
@@ -137,14 +153,14 @@ class ModelVersions:
     return texts
 
   def find(self) -> bool:
-    """Looks which versions there are, and decides which should be served.
+    """Searches the base path for versions and decides which should be served.
 
-    What is served is never given up because nothing is found: a base path that is gone, or empty,
-    or that lacks every version that the policy names, is a mistake or a disk that is away. The
-    statuses then carry the reason.
+    Served versions are kept if nothing is found: a base path that is missing or empty, or lacks
+    every version that the policy names, is probably a mistake or an unmounted disk. The statuses
+    then give the reason.
 
     Returns:
-      Whether the model has a version to serve.
+      Whether the model has a version to serve; True if it has no configuration.
     """
     if self._config is None:
       self._aspired, self.problem = {}, None
@@ -175,12 +191,12 @@ class ModelVersions:
     return True
 
   def update(self) -> None:
-    """Loads what should be served and is not, then retires what should not be any more."""
+    """Loads the versions that should be served, then retires those that should not."""
     todo = []
     with self._lock:
       for number, path in sorted(self._aspired.items()):
         version = self._versions.get(number)
-        # One that was unloaded is wanted again, or one that failed has changed on disk.
+        # The version is new, was unloaded and is wanted again, or failed and has changed on disk.
         if version is None or (
           version.state == State.END
           and (version.error is None or version.fingerprint != _fingerprint(path))
@@ -197,7 +213,7 @@ class ModelVersions:
     self.free()
 
   def free(self) -> None:
-    """Frees the retired versions that no call uses any more."""
+    """Frees the retired versions that no call uses."""
     with self._lock:
       unused = [v for v in self._versions.values() if v.state == State.UNLOADING and v.users == 0]
     for version in unused:
@@ -206,11 +222,11 @@ class ModelVersions:
         version.servable, version.state = None, State.END
       _LOG.info("Unloaded servable version {name: %s version: %d}", self.name, version.number)
     if unused:
-      gc.collect()  # A TensorFlow graph is full of cycles, and as large as its model.
+      gc.collect()  # A TensorFlow graph is as large as its model and has reference cycles.
 
   def _load(self, version: Version) -> None:
     name, number = self.name, version.number
-    # Taken before loading: a file that arrives meanwhile gives a failed version another try.
+    # Computed before loading, so that a failed version is loaded again if a file arrives meanwhile.
     version.fingerprint = _fingerprint(version.path)
     version.state = State.LOADING
     _LOG.info("Loading servable {name: %s version: %d}", name, number)
@@ -227,7 +243,7 @@ class ModelVersions:
     _LOG.info("Successfully loaded servable version {name: %s version: %d}", name, number)
 
   def _note_missing(self, numbers: set[int]) -> None:
-    """Gives versions that the policy names and that are not on disk a status that says so."""
+    """Adds an error status for versions that the policy names and the base path lacks."""
     with self._lock:
       for number in numbers:
         version = self._versions.get(number)
@@ -242,13 +258,13 @@ class ModelVersions:
           self._versions[number] = version
 
   def _give_reason(self, message: str) -> None:
-    if self.problem is None or self.problem.message != message:  # Once, not at every look.
+    if self.problem is None or self.problem.message != message:  # Do not log at every search.
       _LOG.warning("%s", message)
     self.problem = ServingError(grpc.StatusCode.NOT_FOUND, message)
 
 
 def _folders(base: str) -> Iterator[tuple[int, str]]:
-  """Yields `(version, path)` of the folders in a base path that are named by an integer."""
+  """Yields `(version, path)` of the integer-named folders in a base path."""
   for entry in os.scandir(base):
     name = entry.name
     if name.isascii() and name.isdigit() and len(name) < 20 and entry.is_dir():
@@ -258,7 +274,7 @@ def _folders(base: str) -> Iterator[tuple[int, str]]:
 
 
 def _fingerprint(path: str) -> tuple:
-  """Sizes and times of all files in a version folder."""
+  """Returns the sizes and modification times of all files in a version folder."""
   files = []
   for folder, _, names in os.walk(path):
     for name in names:

@@ -1,4 +1,4 @@
-"""Replays the requests that an export recorded: first calls are 10 to 100 times slower."""
+"""Replays the requests that an export recorded, because first calls are 10 to 100 times slower."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _MAX_RECORDS = 1000
 
 
 def warm_up(servable: Servable, iterations: int = 1) -> None:
-  """Runs every request of a version folder's warmup file; a folder need not have one.
+  """Runs every request of a version folder's warm-up file, if it has one.
 
   Args:
-    servable: what to call.
+    servable: the model to call.
     iterations: how often each request is run.
 
   Raises:
-    ServingError: naming the record, if one cannot be read or fails.
+    ServingError: if a record cannot be read or its request fails; the message names the record.
   """
   path = os.path.join(servable.path, WARMUP_FILE)
   if not os.path.exists(path):

@@ -1,7 +1,7 @@
-"""Finds the functions of a SavedModel that ask for XLA, which the official server refuses to run.
+"""Finds the functions of a SavedModel that require XLA, which the official server rejects.
 
-TensorFlow Serving disables XLA compilation, so that a function with `jit_compile=True` loads there
-and fails when it is called. TensorFlow in Python would compile it.
+TensorFlow Serving disables XLA compilation: a function with `jit_compile=True` loads, but calling
+it fails. TensorFlow in Python would compile it.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ _MUST_COMPILE = "_XlaMustCompile"
 
 
 class XlaCheck:
-  """Refuses to run what asks for XLA; one for each graph."""
+  """Rejects fetches of a graph that require XLA."""
 
   def __init__(self, graph: graph_pb2.GraphDef):
     """
     Args:
-      graph: of the loaded model, with its library of functions.
+      graph: the graph of the loaded model, with its library of functions.
     """
     self._nodes = {node.name: node for node in graph.node}
     self._functions = {function.signature.name: function for function in graph.library.function}
-    # Most models have no such function, and then nothing needs to be searched.
+    # Most models have no such function; the search is then skipped.
     self._any = any(map(_must_compile, self._all_nodes(graph))) or any(
       map(_must_compile, self._functions.values())
     )
 
   def require_none(self, fetches: Iterable[str]) -> None:
-    """Raises if anything that some tensors depend on asks for XLA.
+    """Raises an error if any of the given tensors depends on XLA.
 
     Args:
       fetches: names of tensors, such as `StatefulPartitionedCall:0`.
@@ -53,7 +53,7 @@ class XlaCheck:
       yield from function.node_def
 
   def _needed(self, fetches: Iterable[str]) -> Iterator[node_def_pb2.NodeDef]:
-    """The nodes that tensors are computed from."""
+    """Yields the nodes that compute the given tensors."""
     todo, seen = [_node_name(fetch) for fetch in fetches], set()
     while todo:
       name = todo.pop()
@@ -64,7 +64,7 @@ class XlaCheck:
         yield node
 
   def _find(self, node: node_def_pb2.NodeDef, function: str, seen: set[str]) -> str | None:
-    """Where a node, or a function that it calls, asks for XLA, as TensorFlow writes a place."""
+    """Returns where a node or a function that it calls requires XLA, in TensorFlow's format."""
     here = f"{{{{node {node.name}}}}}"
     if function:
       here = f"{{{{function_node {function}}}}}{here}"
@@ -88,7 +88,7 @@ def _must_compile(node_or_function) -> bool:
 
 
 def _called(node: node_def_pb2.NodeDef) -> Iterator[str]:
-  """The functions that a node calls: by its op, or by attributes, as `While` and `If` do."""
+  """Yields the functions that a node calls, by its op or by attributes as in `While` and `If`."""
   yield node.op
   for value in node.attr.values():
     if value.HasField("func"):

@@ -1,10 +1,10 @@
 #!/bin/bash
-# Readiness by real calls: `initial_state`, then `act` on a black frame, over REST. Needs nothing
-# but bash, so that it runs in the tensorflow/serving image as it is.
+# Checks readiness with real calls over REST: `initial_state`, then `act` on a black frame. It needs
+# only bash, so that it runs in the unmodified tensorflow/serving image.
 #
 #   bash probe.sh planner [port] [labels/stable | versions/7]
 #
-# A model's status is no proof: a server can call a model AVAILABLE that fails every request.
+# A model's status is not enough: a model can be AVAILABLE and still fail every request.
 set -u
 model=${1:?usage: probe.sh model [port] [labels/NAME | versions/NUMBER]}
 port=${2:-8501}
@@ -12,7 +12,7 @@ path=/v1/models/$model${3:+/$3}:predict
 row=$(printf '[0,0,0],%.0s' {1..64})
 frame=$(printf "[${row%,}],%.0s" {1..64})
 
-# predict BODY: the answer's text; fails unless it is 200.
+# predict BODY: prints the reply; fails unless its status is 200.
 predict() {
   exec 3<>"/dev/tcp/127.0.0.1/$port" || return 1
   printf 'POST %s HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s' \
@@ -28,7 +28,7 @@ predict() {
 }
 
 answer=$(predict '{"signature_name": "initial_state", "inputs": {"seed": [[0, 0]]}}') || exit 1
-# What lies between the outer braces of {"outputs": {...}}: the state, as `act` takes it.
+# The text between the outer braces of {"outputs": {...}} is the state, as `act` takes it.
 state=${answer#*\"outputs\"}
 state=${state#*\{}
 state=${state%\}*}

@@ -1,10 +1,10 @@
 #!/bin/sh
-# Writes the file for --ssl_config_file, which holds the PEM text itself. With a third file, clients
-# must show a certificate that this authority signed (mTLS).
+# Writes the file for --ssl_config_file, which contains the PEM texts themselves. With a third file,
+# clients must present a certificate that this authority signed (mTLS).
 #
 #   sh ssl_config.sh server.key server.pem [ca.pem] > ssl.config
 #
-# The result holds the private key: keep it in a Secret, readable by the server alone.
+# The result contains the private key: store it in a Secret that only the server can read.
 set -eu
 umask 077
 
