@@ -170,7 +170,7 @@ def episodes_dataset(
   Args:
     folders: dataset folders with observations or with cached posteriors.
     batch_size: B; the last batch may be smaller.
-    num_steps: T; longer episodes are truncated. None for the length of the longest episode.
+    num_steps: T; longer episodes are truncated. None for the longest episode in the shards used.
     seed: draws the order; None keeps the order of the folders.
     epoch: the number of the epoch.
     split: `"train"`, `"held_out"` or `"all"`.
