@@ -13,7 +13,11 @@ _LISTS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
 
 
 def fill(document: dict[str, Any], request) -> None:
-  """Fills a ClassificationRequest or a RegressionRequest.
+  """Fills a classification or regression request from JSON.
+
+  Args:
+    document: the parsed JSON object.
+    request: an empty `ClassificationRequest` or `RegressionRequest`.
 
   Args:
     document: the JSON object of the request.

@@ -1,4 +1,4 @@
-"""Batches of slices of episodes; the order is drawn before anything is read."""
+"""Batches of slices of episodes, in an order that is drawn before any data is read."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from wm_tf.data import observations, rollouts, rows
 from wm_tf.data.sources import Source
 
 _SHUFFLE_BYTES = 32 << 20
-_AHEAD = 2  # Batches that are read in advance.
+_AHEAD = 2  # The number of batches to read in advance.
 
 
 class Windows(NamedTuple):
   """N slices of episodes.
 
   Attributes:
-    episode: `int32[N]`, index among the episodes of a `Source`.
-    first: `int32[N]`, the first step.
-    count: `int32[N]`, number of steps.
+    episode: `int32[N]`, the index of the episode in a `Source`.
+    first: `int32[N]`, the first step of the slice.
+    count: `int32[N]`, the number of steps.
   """
 
   episode: np.ndarray
@@ -46,15 +46,15 @@ def batched(
   drop_remainder: bool = False,
   fewest: int | None = None,
 ) -> tf.data.Dataset:
-  """Shuffles slices and reads them in batches.
+  """Shuffles slices of episodes and reads them in batches.
 
   Args:
     source: the episodes.
     windows: the slices, in the order of the source.
     length: T, to which slices are padded; None for single observations.
     batch_size: B.
-    rng: draws the order; None for the order of `windows`.
-    shuffle_buffer: slices' worth of steps that are decoded at a time, if the source must be
+    rng: draws the order; None keeps the order of `windows`.
+    shuffle_buffer: the number of slices to decode and shuffle at a time, if the source must be
       decoded; None for 32 MiB.
     drop_remainder: whether to drop a last batch that is smaller, unless `fewest` is less than B.
     fewest: the smallest number of slices in any epoch; None if all epochs have the same number.
@@ -69,7 +69,7 @@ def batched(
   max_decoded = (length or 1) * shuffle_buffer if shuffle_buffer else _SHUFFLE_BYTES // size
   if rng is not None:
     group = np.zeros(len(source.steps), np.int32)
-    if source.decodes:  # Slices of a group of episodes come before those of the next group.
+    if source.decodes:  # Shuffle groups of episodes, then the slices within each group.
       order = rng.permutation(len(group))
       group[order] = np.cumsum(source.steps[order], dtype=np.int64) // max(1, max_decoded)
     order = np.lexsort((rng.random(num, np.float32), group[windows.episode]))
@@ -103,7 +103,7 @@ def _spec(source: Source, length: int | None, batch_size: int | None) -> Any:
 
 
 class _Reader:
-  """Reads the batches of an epoch by index, into one buffer of rows."""
+  """Reads the batches of an epoch by index into one buffer of rows."""
 
   def __init__(
     self, source: Source, windows: Windows, length: int | None, batch_size: int, max_decoded: int
@@ -111,13 +111,14 @@ class _Reader:
     """Prepares to read; see `batched`.
 
     Args:
-      source, windows, length, batch_size: what to read.
-      max_decoded: steps of decoded episodes to keep in memory, besides the longest one.
+      source, windows, length, batch_size: the slices to read.
+      max_decoded: the number of steps of decoded episodes to keep in memory, in addition to the
+        longest episode.
     """
     self._source, self._windows, self._length = source, windows, length
     self._batch_size = batch_size
     self._row = rows.row_type(source.manifest)
-    # In the order in which `tf.nest` flattens `_spec`.
+    # The order in which `tf.nest` flattens `_spec`.
     self._fields = [rows.observation_field(name) for name in source.manifest.arrays]
     if length is not None:
       self._fields += [name for name in Batch._fields if name not in ("observation", "mask")]
@@ -125,7 +126,7 @@ class _Reader:
     self._buffer = np.empty((min(batch_size, len(windows.count)), length or 1), self._row)
     self._padding = np.zeros((), self._row)
     self._padding["discount"] = 1.0
-    # Of each episode: its shard, its index in the shard, and its first row.
+    # For each episode: the index of its shard, its index in the shard, and its first row.
     self._where = []
     for i, (_, shard, keep) in enumerate(source.shards):
       starts = itertools.accumulate((info.steps for info in shard.episodes), initial=0)
@@ -137,7 +138,7 @@ class _Reader:
     self._lock = threading.Lock()
 
   def read(self, index: int, copy_fn: Callable[[np.ndarray], Any] = np.copy) -> list:
-    """Returns the arrays of a batch, flat, each copied out of the buffer by `copy_fn`."""
+    """Returns the flat list of a batch's arrays, each copied out of the buffer by `copy_fn`."""
     with self._lock:
       return list(map(copy_fn, self._read(index)))
 
@@ -181,8 +182,9 @@ class _Reader:
 class _Located(tf.data.Dataset):
   """A dataset whose errors name the file.
 
-  `take` and `skip` return such a dataset, and what is skipped is not read. When iterated directly,
-  it reads ahead in a thread, without TensorFlow. It becomes ops of `tf.data` when other ops follow.
+  `take` and `skip` return a dataset of the same class; skipped batches are not read. Direct
+  iteration reads ahead in a thread, without TensorFlow. Other transformations convert the dataset
+  to `tf.data` ops.
   """
 
   def __init__(self, reader: _Reader, spec: Any, batches: range):
@@ -225,7 +227,7 @@ class _Located(tf.data.Dataset):
       pool.shutdown(cancel_futures=True)
 
   def _read(self, index: int) -> Any:
-    # `tf.constant` copies; `tf.convert_to_tensor` need not.
+    # `tf.constant` copies the buffer; `tf.convert_to_tensor` may share its memory.
     return tf.nest.pack_sequence_as(self._spec, self._reader.read(index, tf.constant))
 
   @functools.cached_property
@@ -239,7 +241,7 @@ class _Located(tf.data.Dataset):
 
     options = tf.data.Options()
     options.deterministic = True
-    options.autotune.enabled = False  # It lets buffers grow to half of the memory.
+    options.autotune.enabled = False  # Autotuning lets buffers grow to half of the memory.
     batches = tf.data.Dataset.range(self._batches.start, self._batches.stop)
     return batches.map(read).prefetch(_AHEAD).with_options(options)
 

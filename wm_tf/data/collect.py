@@ -26,7 +26,7 @@ def _check_existing(
   policy_name: str | Callable[[int], str],
   iteration: int,
 ) -> None:
-  """Checks that the episodes of a folder are those that would have been collected."""
+  """Raises an error if the folder's episodes differ from those that would be collected."""
   if manifest.environment["options"] != options:
     raise ValueError(
       f"{folder} holds rollouts of environment {manifest.environment}, not with options {options}; "
@@ -57,34 +57,36 @@ def collect(
   on_progress: Callable[[int, int, EpisodeInfo], None] | None = None,
   timeout: float = 60.0,
 ) -> Manifest:
-  """Plays one episode for each seed that a dataset folder does not have yet, and adds it.
+  """Plays one episode for each seed that a dataset folder lacks, and adds it to the folder.
 
-  Killed and called again, it continues after the last whole shard, and the folder ends up the same,
-  byte for byte, as without the kill. A shard whose file was removed is played again and is the same
-  again. At most `episodes_per_shard` (or `num_workers`) finished episodes are in memory.
+  If a call is interrupted, the next call continues after the last complete shard, and the final
+  files are the same, byte for byte. A shard whose file was removed is played again and gets the
+  same content. At most `episodes_per_shard` (or `num_workers`, if larger) finished episodes are in
+  memory.
 
   Args:
     folder: the dataset folder; created if needed.
-    make_env_fn: picklable, builds an environment with `spec_` (see `EnvPool`). If it is a
-      `functools.partial`, its keywords are the environment's options and go into the manifest.
+    make_env_fn: picklable; builds an environment with `spec_` (see `EnvPool`). If it is a
+      `functools.partial`, its keywords are recorded in the manifest as the environment's options.
     actor: chooses the actions.
     seeds: distinct seeds, from 0; episodes are written in this order.
     policy_name: recorded with each episode; may be a function of the seed.
     iteration: recorded with each episode.
-    num_workers: environments, each in a process; by default one for each core.
-    episodes_per_shard: episodes in a shard; the last one may have fewer.
-    min_decisions: shorter episodes are not kept; their seeds go to `Manifest.skipped`.
-    max_decisions: as in `run_episodes`.
-    on_progress: as in `run_episodes`.
+    num_workers: the number of environments, each in its own process; None for one for each core.
+    episodes_per_shard: episodes in a shard; the last shard may have fewer.
+    min_decisions: shorter episodes are not kept; their seeds are added to `Manifest.skipped`.
+    max_decisions: see `run_episodes`.
+    on_progress: see `run_episodes`.
     timeout: seconds after which a step counts as hung.
 
   Returns:
     The folder's manifest.
 
   Raises:
-    CorruptShardError: if a shard of the folder is truncated, or missing and not of these seeds.
-    ValueError: if the folder holds rollouts of another environment, or of these seeds but by
-      another policy or iteration; if an option or a seed cannot be recorded; as `run_episodes`.
+    CorruptShardError: if a shard of the folder is truncated, or is missing and has other seeds.
+    ValueError: if the folder contains rollouts of another environment, or episodes of these seeds
+      by another policy or iteration; if an option or a seed cannot be recorded; see also
+      `run_episodes`.
     WorkerError: if workers keep dying.
   """
   folder, seeds = files.user_path(folder), distinct_seeds(seeds)
@@ -100,7 +102,7 @@ def collect(
     lost = [shard for shard in manifest.shards if shard not in existing]
     for shard in lost:
       if not {info.seed for info in shard.episodes}.issubset(seeds):
-        rollouts.check_size(folder, shard)  # Raises: it is missing.
+        rollouts.check_size(folder, shard)  # Raises an error, because the file is missing.
     if done.issuperset(seeds) and not lost:
       return manifest
   with EnvPool(make_env_fn, num_workers or os.cpu_count() or 1, timeout=timeout) as pool:

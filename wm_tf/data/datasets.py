@@ -1,16 +1,17 @@
-"""`tf.data` from dataset folders, in the time alignment that models learn in.
+"""`tf.data` datasets from dataset folders, in the time alignment used for learning.
 
-On disk a step holds an observation and the action taken *at* it (`core.Episode`); a model learns
-from the action that *led to* the observation (`core.Batch`). Only `align` converts between the two.
+On disk, a step contains an observation and the action taken *at* it (`core.Episode`). A model
+learns from the action that *led to* the observation (`core.Batch`). Only `align` converts between
+the two.
 
-Observations are arrays, or dicts of arrays by part, as an `ObservationSpec` says. Folders of cached
-posteriors (`write_latents`) give `core.Embedded` in their place.
+Observations are arrays, or dicts of arrays by part, as described by an `ObservationSpec`. Folders
+of cached posteriors (`write_latents`) yield `core.Embedded` instead of observations.
 
-Each call makes one epoch. Its order is drawn before anything is read and depends on `(seed, epoch)`
-alone. An epoch that was interrupted after n batches is continued by `dataset(..., epoch=epoch)` and
-`.skip(n)`, which does not read the first n. Folders of rows (`write_latents`, `cache_frames`) are
-read in any order and shuffled as a whole. Rollouts as collected are decoded an episode at a time,
-and 32 MiB of them are shuffled at a time.
+Each call makes one epoch. Its order is drawn before any data is read and depends only on `(seed,
+epoch)`. To continue an epoch that was interrupted after n batches, use `dataset(..., epoch=epoch)`
+and `.skip(n)`, which does not read the first n batches. Folders of rows (`write_latents`,
+`cache_frames`) are read in any order and shuffled as a whole. Collected rollouts are decoded one
+episode at a time, and 32 MiB of them are shuffled at a time.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from wm_tf.data.sources import held_out_seeds as held_out_seeds
 def select_episodes(
   folders: Folders, split: str = "all", held_out_fraction: float = 0.1
 ) -> list[EpisodeInfo]:
-  """Returns what the manifests say of the episodes of a split.
+  """Returns the manifests' information about the episodes of a split.
 
   Args:
     folders: dataset folders.
@@ -57,8 +58,8 @@ def observations_dataset(
   Args:
     folders: dataset folders, as collected or decoded (`cache_frames`).
     batch_size: B.
-    seed: of the order; None for the order of the folders.
-    epoch: number of the epoch.
+    seed: draws the order; None keeps the order of the folders.
+    epoch: the number of the epoch.
     split: `"train"`, `"held_out"` or `"all"`.
     held_out_fraction: see `held_out_seeds`.
     shuffle_buffer: observations that are decoded and shuffled at a time; by default, as many as fit
@@ -67,7 +68,7 @@ def observations_dataset(
       than B.
 
   Returns:
-    A dataset of observations `[B, ...]`, such as `uint8[B, 64, 64, 3]` or a dict of arrays; of
+    A dataset of observations `[B, ...]`, such as `uint8[B, 64, 64, 3]` or a dict of arrays, with
     known cardinality.
 
   Raises:
@@ -103,18 +104,19 @@ def sequences_dataset(
   shuffle_buffer: int | None = None,
   drop_remainder: bool = True,
 ) -> tf.data.Dataset:
-  """Makes one epoch of sequences, in arrival alignment.
+  """Makes one epoch of sequences in arrival alignment.
 
-  Episodes are cut every `sequence_length - 1` steps, from a random first cut. The observation at a
-  cut belongs to both sides, so every transition is in exactly one sequence. Sequences at the ends
-  of an episode can be shorter; they are padded and masked.
+  Episodes are cut every `sequence_length - 1` steps, starting at a random first cut. The
+  observation at a cut belongs to both sides, so that every transition is in exactly one sequence.
+  Sequences at the ends of an episode can be shorter; they are padded and masked.
 
   Args:
     folders: dataset folders with observations or with cached posteriors (`write_latents`).
     sequence_length: T, at least 2.
     batch_size: B.
-    seed: of the order and the cuts; None for the order of the folders, cut from the first step.
-    epoch: number of the epoch.
+    seed: draws the order and the cuts; None keeps the order of the folders and cuts each episode
+      from its first step.
+    epoch: the number of the epoch.
     split: `"train"`, `"held_out"` or `"all"`.
     held_out_fraction: see `held_out_seeds`.
     shuffle_buffer: sequences that are decoded and shuffled at a time; by default, as many as fit in
@@ -123,7 +125,7 @@ def sequences_dataset(
       than B.
 
   Returns:
-    A dataset of `Batch`, of known cardinality.
+    A dataset of `Batch` `[B, T, ...]`, with known cardinality.
 
   Raises:
     ValueError: if the folders differ in kind, or hold no episode of the split.
@@ -136,7 +138,7 @@ def sequences_dataset(
   stride = sequence_length - 1
   last = source.steps - 1
   cut = np.full_like(last, stride) if rng is None else rng.integers(1, stride + 1, len(last))
-  # One more than there are cuts before the last step.
+  # The number of cuts before the last step, plus one.
   num_windows = 1 - np.minimum(0, (cut - last) // stride)
   fewest = int(np.sum(1 - np.minimum(0, (stride - last) // stride)))
   episode = np.repeat(np.arange(len(last)), num_windows)
@@ -171,18 +173,18 @@ def episodes_dataset(
   Args:
     folders: dataset folders with observations or with cached posteriors.
     batch_size: B; the last batch may be smaller.
-    num_steps: T; longer episodes are cut off there. By default the length of the longest episode.
-    seed: of the order; None for the order of the folders.
-    epoch: number of the epoch.
+    num_steps: T; longer episodes are truncated. None for the longest episode in the shards used.
+    seed: draws the order; None keeps the order of the folders.
+    epoch: the number of the epoch.
     split: `"train"`, `"held_out"` or `"all"`.
     held_out_fraction: see `held_out_seeds`.
 
   Returns:
-    A dataset of `Batch`, of known cardinality.
+    A dataset of `Batch` `[B, T, ...]`, with known cardinality.
 
   Raises:
-    ValueError: if the folders differ in kind, or hold no such episode.
-    CorruptShardError: if a shard is missing or truncated; while iterating, if one is damaged.
+    ValueError: if the folders differ in kind, or have no episode in the split.
+    CorruptShardError: if a shard is missing or truncated; during iteration, if one is damaged.
   """
   source = Source.open(folders, split, held_out_fraction)
   rng = None if seed is None else np.random.default_rng([seed, epoch])

@@ -1,4 +1,4 @@
-"""A pool of environments, each in a worker process of its own."""
+"""A pool of environments, each in its own worker process."""
 
 from __future__ import annotations
 
@@ -21,11 +21,19 @@ from wm_tf.data.recording import array_specs
 
 
 class WorkerError(RuntimeError):
-  """Environment workers keep dying; the message holds the last one's traceback."""
+  """Environment workers keep dying. The message contains the last worker's traceback."""
 
 
 class Reply(NamedTuple):
-  """A worker's answer to `reset` (no reward) or `step`."""
+  """A worker's reply to `reset` or `step`.
+
+  Attributes:
+    observation: one array or a dict of arrays, without a batch dimension.
+    reward: the reward of the step; 0 after `reset`.
+    terminated: whether the episode ended in a terminal state.
+    truncated: whether the episode was cut off.
+    info: the environment's `info`.
+  """
 
   observation: Nest
   reward: float
@@ -35,13 +43,14 @@ class Reply(NamedTuple):
 
 
 class _Worker:
-  """One worker process, and the request it is busy with, if any."""
+  """One worker process and its open request, if any."""
 
   def __init__(self, factory: bytes, timeout: float, start_timeout: float):
     ours, theirs = Pipe()
-    # What it prints is shown only if it dies.
+    # The worker's output is shown only if it dies.
     self._output = tempfile.TemporaryFile()  # noqa: SIM115
-    # Imports are searched for in the same folders as here, not in the working directory first.
+    # The worker searches the same folders for imports as this process, and not the working
+    # directory first.
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     variables = {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OMP_NUM_THREADS": "1"}
     with theirs:
@@ -55,7 +64,7 @@ class _Worker:
       )
     self.connection = ours
     self.timeout = timeout
-    self.busy = True  # Starting.
+    self.busy = True  # The worker is starting.
     self._overdue = False
     self.deadline = time.monotonic() + start_timeout
     self._send((factory, timeout))
@@ -69,12 +78,12 @@ class _Worker:
     self._send((kind, argument))
 
   def _send(self, message) -> None:
-    # If it is dead, `read` finds out.
+    # If the worker is dead, `read` raises the error.
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
       self.connection.send(message)
 
   def read(self):
-    """Returns the answer that has arrived.
+    """Returns the reply that has arrived.
 
     Raises:
       WorkerError: if the worker is dead instead.
@@ -99,12 +108,12 @@ class _Worker:
     return f"Its last output:\n{text}" if text else "It printed nothing."
 
   def give_up(self) -> None:
-    """Kills a process that does not answer; `read` then raises the error."""
+    """Kills a process that does not reply; `read` then raises the error."""
     self._overdue = True
     self._process.kill()
 
   def close(self) -> None:
-    """Ends the process, which exits by itself once the connection is closed, unless it is busy."""
+    """Ends the process. An idle one exits when the connection is closed; a busy one is killed."""
     self.connection.close()
     self._end(0.0 if self.busy else 5.0)
     self._output.close()
@@ -119,20 +128,21 @@ class _Worker:
 
 
 class EnvPool:
-  """Environments in worker processes, one each; no TensorFlow in them.
+  """Environments in worker processes, one for each process. The workers do not import TensorFlow.
 
-  A context manager. Requests are sent with `reset` and `step`, one at a time for each row, and
-  `poll` returns the answers. A worker that dies or hangs is replaced, and `poll` reports it once.
+  The pool is a context manager. `reset` and `step` send a request to a row, which can have one open
+  request at a time. `poll` returns the replies. A worker that dies or hangs is replaced, and `poll`
+  reports this once.
 
   An environment has `spec_` (an `EnvSpec`), `reset(seed=)` and `step(action)` as in gymnasium, and
-  `close()`. Its `info` holds `frames`, the environment's frames since the reset, and
+  `close()`. Its `info` contains `frames`, the number of environment frames since the reset, and
   `episode_return`, the official return so far.
 
   Attributes:
     num_workers: B, the number of rows.
     spec: the environments' `EnvSpec`.
-    array_specs: shape and dtype of each array of an observation, by name.
-    num_replaced: workers replaced so far.
+    array_specs: the shape and dtype of each array of an observation, by name.
+    num_replaced: the number of workers replaced so far.
   """
 
   def __init__(
@@ -146,9 +156,9 @@ class EnvPool:
     """Starts the workers.
 
     Args:
-      make_env_fn: builds an environment; picklable, such as
-        `functools.partial(make_env, "car_racing")`.
-      num_workers: how many.
+      make_env_fn: builds an environment; picklable, such as `functools.partial(make_env,
+        "car_racing")`.
+      num_workers: B, the number of workers.
       timeout: seconds after which a reset or a step counts as hung.
       start_timeout: seconds that importing and building an environment may take.
 
@@ -186,30 +196,44 @@ class EnvPool:
 
   @property
   def pids(self) -> list[int]:
-    """Process ids of the workers, by row."""
+    """The process ids of the workers, by row."""
     return [worker.pid for worker in self._workers]
 
   def reset(self, row: int, seed: int) -> None:
-    """Sends a request to the environment of a row to begin an episode."""
+    """Sends a request to begin an episode.
+
+    Args:
+      row: the index of the environment.
+      seed: the environment's seed.
+    """
     self._workers[row].request("reset", int(seed))
 
   def step(self, row: int, action: np.ndarray) -> None:
-    """Sends an action `float32[A]` to the environment of a row."""
+    """Sends an action to an environment.
+
+    Args:
+      row: the index of the environment.
+      action: `float32[A]`.
+    """
     self._workers[row].request("step", action)
 
   def poll(self) -> list[tuple[int, Reply | WorkerError]]:
-    """Waits until at least one request has been answered.
+    """Waits until at least one request has a reply.
 
     Returns:
-      `(row, answer)` of each. A `WorkerError` in place of a `Reply` says that the row's worker died
-      and was replaced, and that its episode is lost.
+      A list of `(row, reply)`. A `WorkerError` instead of a `Reply` means that the row's worker
+      died and was replaced, and that its episode is lost.
+
+    Raises:
+      ValueError: if no request is open.
+      WorkerError: if a worker's replacements keep dying.
     """
     busy = {w.connection: row for row, w in enumerate(self._workers) if w.busy}
     if not busy:
       raise ValueError("No request is open; call reset() or step() first.")
     wait = max(0.0, min(self._workers[row].deadline for row in busy.values()) - time.monotonic())
     ready = connection.wait(list(busy), wait)
-    if not ready:  # The worker's own watchdog did not end it.
+    if not ready:  # The worker's own watchdog has failed to end it in time.
       now = time.monotonic()
       ready = [c for c, row in busy.items() if self._workers[row].deadline <= now]
       for conn in ready:
@@ -225,7 +249,7 @@ class EnvPool:
     return answers
 
   def _replace(self, row: int) -> None:
-    for last in (False, False, True):  # The same cause may end its successor.
+    for last in (False, False, True):  # A replacement may die from the same cause.
       self._workers[row].close()
       self.num_replaced += 1
       self._workers[row] = self._start()
@@ -237,7 +261,7 @@ class EnvPool:
           raise
 
   def drain(self) -> None:
-    """Waits for the answers to open requests, and drops them."""
+    """Waits for the replies to open requests and discards them."""
     while any(worker.busy for worker in self._workers):
       self.poll()
 

@@ -1,12 +1,12 @@
 """One environment in its own process: `python -m wm_tf.data.env_worker FD`, run by `EnvPool`.
 
-The module is run by name because `multiprocessing` would import the parent's `__main__`, and with
-it TensorFlow: seconds of start-up and hundreds of megabytes for each worker.
+`EnvPool` does not use `multiprocessing`, because that would import the parent's `__main__` and with
+it TensorFlow, which costs seconds and hundreds of megabytes for each worker.
 
-FD is a socket. The first message is `(pickled make_env_fn, seconds)`, answered by the environment's
-`EnvSpec`. The others are `("reset", seed)` or `("step", action)`, each answered by `(observation,
-reward, terminated, truncated, info)`. A `WorkerTraceback` in place of an answer is the last message
-that is sent. The process ends when the socket is closed.
+FD is a socket. The first message is `(pickled make_env_fn, timeout in seconds)`; the reply is the
+environment's `EnvSpec`. Further messages are `("reset", seed)` or `("step", action)`; the reply to
+each is `(observation, reward, terminated, truncated, info)`. After a failure the worker replies
+with a `WorkerTraceback` and exits. It also exits when the socket is closed.
 """
 
 from __future__ import annotations
@@ -21,11 +21,15 @@ from multiprocessing.connection import Connection
 
 
 class WorkerTraceback(str):
-  """The traceback of a worker's failure, as text."""
+  """The traceback of a worker's failure as text."""
 
 
 def serve(connection: Connection) -> None:
-  """Answers requests until the other side closes its end."""
+  """Answers requests until the other side closes the connection.
+
+  Args:
+    connection: the connection to the pool.
+  """
   factory, seconds = connection.recv()
   env = _watched(seconds, pickle.loads(factory))
   connection.send(env.spec_)
@@ -43,10 +47,10 @@ def serve(connection: Connection) -> None:
 
 
 def _watched(seconds: float, call, *args, **kwargs):
-  """Ends the process, with a traceback of where it hangs, if the call takes too long.
+  """Calls a function; ends the process with a traceback if the call takes too long.
 
-  The watchdog does not need the interpreter's lock, so it also ends native code that hangs, even
-  when the parent is gone.
+  The watchdog does not need the interpreter's lock, so that it also ends native code that hangs,
+  even when the parent process is gone.
   """
   faulthandler.dump_traceback_later(seconds, exit=True)
   try:
@@ -56,6 +60,11 @@ def _watched(seconds: float, call, *args, **kwargs):
 
 
 def main(descriptor: int) -> None:
+  """Runs the worker.
+
+  Args:
+    descriptor: the file descriptor of the socket.
+  """
   signal.signal(signal.SIGINT, signal.SIG_IGN)  # The parent handles Ctrl-C and closes the socket.
   connection = Connection(descriptor)
   try:

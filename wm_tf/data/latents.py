@@ -1,6 +1,6 @@
-"""Data made from rollouts once and read in every epoch: posteriors, and decoded observations.
+"""Datasets that are computed once from rollouts: cached posteriors and decoded observations.
 
-Both are dataset folders of their own, with a manifest and a file of rows (`rows`) for each shard.
+Both are dataset folders with a manifest and a file of rows (`rows`) for each shard.
 """
 
 from __future__ import annotations
@@ -28,27 +28,28 @@ def write_latents(
   batch_size: int = 128,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
-  """Copies a dataset folder with an encoder's posteriors in place of the observations.
+  """Copies a dataset folder with an encoder's posteriors instead of the observations.
 
-  What the same encoder made of the same shards before is kept. Anything else in `folder_out` is
-  replaced, as are files of the wrong size. A killed call continues after the last whole shard. The
-  observations of one shard are in memory at a time.
+  Shards in `folder_out` that the same encoder made from the same shards are kept. Other content is
+  replaced, including files of the wrong size. An interrupted call continues after the last complete
+  shard. The observations of one shard are in memory at a time.
 
   Args:
-    folder_in: dataset folder with raw observations.
-    folder_out: where to write.
+    folder_in: the dataset folder with raw observations.
+    folder_out: the folder to write.
     encode_fn: maps observations `[batch_size, ...]`, such as `uint8[batch_size, 64, 64, 3]` or a
-      dict of arrays, to `float32[batch_size, 2 Z]` (`loc` and `log_scale`, concatenated), perhaps
-      as `Embedded`.
-    fingerprint: identifies the encoder's weights, such as by their checksum; not empty.
-    batch_size: observations in a call of `encode_fn`.
-    on_progress: called with (episodes encoded, episodes in all).
+      dict of arrays, to `float32[batch_size, 2 Z]` (`loc` and `log_scale`, concatenated),
+      optionally wrapped in `Embedded`.
+    fingerprint: identifies the encoder's weights, for example by their checksum; not empty.
+    batch_size: the number of observations in a call of `encode_fn`.
+    on_progress: called with (episodes encoded, all episodes).
 
   Returns:
     The manifest of `folder_out`.
 
   Raises:
-    ValueError: if `folder_in` does not hold raw observations, or a posterior is not finite.
+    ValueError: if `fingerprint` is empty, `folder_in` does not contain raw observations, or a
+      posterior is not finite.
     CorruptShardError: at a bad record of `folder_in`.
   """
   if not fingerprint:
@@ -75,20 +76,20 @@ def cache_frames(
   *,
   on_progress: Callable[[int, int], None] | None = None,
 ) -> Manifest:
-  """Copies a dataset folder with its observations decoded.
+  """Copies a dataset folder with decoded observations.
 
-  A frame `uint8[64, 64, 3]` takes 12 KB, so the copy is meant to be removed after use.
+  A frame `uint8[64, 64, 3]` takes 12 KB, so that the copy should be removed after use.
 
   Args:
-    folder_in: dataset folder with raw observations.
-    folder_out: where to write; existing content is treated as by `write_latents`.
-    on_progress: called with (episodes decoded, episodes in all).
+    folder_in: the dataset folder with raw observations.
+    folder_out: the folder to write; existing content is treated as by `write_latents`.
+    on_progress: called with (episodes decoded, all episodes).
 
   Returns:
     The manifest of `folder_out`.
 
   Raises:
-    ValueError: if `folder_in` does not hold raw observations.
+    ValueError: if `folder_in` does not contain raw observations.
     CorruptShardError: at a bad record of `folder_in`.
   """
   return _write(folder_in, folder_out, lambda episodes: episodes, "", on_progress)
@@ -101,7 +102,7 @@ def _write(
   fingerprint: str,
   on_progress: Callable[[int, int], None] | None,
 ) -> Manifest:
-  """Copies a dataset folder as rows; `convert_fn` maps a shard's episodes to what is written."""
+  """Copies a dataset folder as rows; `convert_fn` maps a shard's episodes to those to write."""
   source = rollouts.load_manifest(folder_in)
   if source.is_embedded or any(map(rows.is_rows, source.shards)):
     raise ValueError(
@@ -135,7 +136,7 @@ def _write(
 
 
 def _to_keep(source: Manifest, folder: Path, fingerprint: str) -> tuple[Shard, ...]:
-  """Returns the shards of `folder` that can stay, and removes the rest from its manifest."""
+  """Returns the shards of `folder` to keep, and removes the others from its manifest."""
   try:
     found = rollouts.load_manifest(folder)
   except (FileNotFoundError, CorruptManifestError):
@@ -157,12 +158,12 @@ def _to_keep(source: Manifest, folder: Path, fingerprint: str) -> tuple[Shard, .
 
 
 def _encode(encode_fn: Callable[[Nest], Any], observation: Nest, batch_size: int) -> np.ndarray:
-  """Encodes in batches of one size, the last one padded, so that `encode_fn` is traced once.
+  """Encodes in batches of one size, so that `encode_fn` is traced once; the last one is padded.
 
   Args:
     encode_fn: see `write_latents`.
     observation: `[N, ...]`.
-    batch_size: observations in a call.
+    batch_size: the number of observations in a call.
 
   Returns:
     `float32[N, 2 Z]`.

@@ -1,7 +1,7 @@
-"""The manifest of a dataset folder: one JSON file that says what the folder holds.
+"""The manifest of a dataset folder: one JSON file that describes the folder's content.
 
-It is replaced atomically and, since format version 2, carries a checksum of itself. Version 3 is
-written for observations of several parts only; anything else is still version 2.
+It is replaced atomically. Since format version 2 it contains its own checksum. Version 3 is written
+only for observations of several parts; all other manifests have version 2.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class CorruptShardError(RuntimeError):
   """A shard is missing, truncated or damaged.
 
   Attributes:
-    path: of the shard.
-    record: index of the first bad record (or row) in it.
-    offset: of that record, in bytes.
+    path: the shard's path.
+    record: the index of the first bad record (or row) in the shard.
+    offset: the position of that record in bytes.
     reason: what is wrong.
   """
 
@@ -44,15 +44,15 @@ class CorruptShardError(RuntimeError):
 
 
 class EpisodeInfo(NamedTuple):
-  """What is known of an episode besides its steps.
+  """The information about an episode that is recorded in addition to its steps.
 
   Attributes:
     seed: the seed that the environment was reset with; identifies the episode.
-    policy: name of the policy that played it.
-    iteration: of the collect-and-learn loop, from 0.
-    episode_return: official return, skipped frames included.
-    frames: environment frames, skipped ones included.
-    steps: rows of the episode: decisions + 1.
+    policy: the name of the policy that played it.
+    iteration: the iteration of the collect-and-learn loop, from 0.
+    episode_return: the official return, including skipped frames.
+    frames: the number of environment frames, including skipped ones.
+    steps: the number of rows of the episode: decisions + 1.
   """
 
   seed: int
@@ -67,11 +67,11 @@ class Shard(NamedTuple):
   """A file of episodes.
 
   Attributes:
-    file: its name in the folder.
-    bytes: its size.
-    sha256: checksum of its bytes.
-    episodes: those that it holds, in order.
-    source: `sha256` of the shard that it was made from; empty for collected episodes.
+    file: the file's name in the folder.
+    bytes: the file's size.
+    sha256: the checksum of the file.
+    episodes: the episodes in the file, in order.
+    source: the `sha256` of the shard that it was made from; empty for collected episodes.
   """
 
   file: str
@@ -82,23 +82,25 @@ class Shard(NamedTuple):
 
   @property
   def num_steps(self) -> int:
+    """The number of rows of all episodes."""
     return sum(info.steps for info in self.episodes)
 
 
 class Manifest(NamedTuple):
-  """What a dataset folder holds.
+  """The content of a dataset folder.
 
   Attributes:
     environment: `{"name": ..., "options": {...}}`.
     action_size: A.
-    observation_shape: of an observation that is one array: `(64, 64, 3)`, `(4,)`, or `(2 Z,)` for
-      cached posteriors; `()` for one of several parts.
+    observation_shape: the shape of an observation that is one array: `(64, 64, 3)`, `(4,)`, or `(2
+      Z,)` for cached posteriors; `()` for an observation of several parts.
     observation_dtype: `"uint8"` for an image, `"float32"` for a vector or cached posteriors; empty
-      for several parts.
-    fingerprint: of the encoder that made cached posteriors; empty for raw observations.
-    shards: in the order of writing.
-    skipped: seeds that were played and not kept.
-    observation_parts: shape and dtype of each named part; empty for an observation of one array.
+      for an observation of several parts.
+    fingerprint: identifies the encoder that made cached posteriors; empty for raw observations.
+    shards: the shards in the order of writing.
+    skipped: the seeds that were played and not kept.
+    observation_parts: the shape and dtype of each named part; empty for an observation of one
+      array.
   """
 
   environment: Mapping[str, Any]
@@ -112,12 +114,14 @@ class Manifest(NamedTuple):
 
   @property
   def episodes(self) -> tuple[EpisodeInfo, ...]:
-    """Of all shards."""
+    """The episodes of all shards."""
     return tuple(info for shard in self.shards for info in shard.episodes)
 
   @property
   def arrays(self) -> dict[str, ArraySpec]:
-    """The arrays of an observation by name, in order; one without parts has the name `""`."""
+    """The arrays of an observation by name, in order; an observation of one array has the name
+    `""`.
+    """
     if self.observation_parts:
       return unpack(self.observation_parts)
     return {"": ArraySpec(self.observation_shape, self.observation_dtype)}
@@ -131,9 +135,15 @@ class Manifest(NamedTuple):
 def load_manifest(folder: str | os.PathLike) -> Manifest:
   """Reads the manifest of a dataset folder.
 
+  Args:
+    folder: the dataset folder.
+
+  Returns:
+    The manifest.
+
   Raises:
-    FileNotFoundError: if there is none.
-    CorruptManifestError: if it cannot be read, or is of another format version.
+    FileNotFoundError: if there is no manifest.
+    CorruptManifestError: if the manifest is damaged or has an unknown format version.
   """
   path = user_path(folder) / MANIFEST
   try:
@@ -148,10 +158,14 @@ def load_manifest(folder: str | os.PathLike) -> Manifest:
 
 
 def save_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
-  """Writes the manifest atomically.
+  """Writes the manifest of a dataset folder atomically.
+
+  Args:
+    folder: the dataset folder.
+    manifest: the manifest to write.
 
   Raises:
-    ValueError: if `load_manifest` could not read it.
+    ValueError: if `load_manifest` could not read the result.
   """
   content = _content(manifest)
   _parse(content)
@@ -159,10 +173,13 @@ def save_manifest(folder: str | os.PathLike, manifest: Manifest) -> None:
 
 
 def as_recorded(manifest: Manifest) -> Manifest:
-  """Returns a manifest as it is after being saved and loaded.
+  """Returns a manifest as `load_manifest` would read it after `save_manifest`.
+
+  Args:
+    manifest: the manifest to convert.
 
   Raises:
-    ValueError: if `load_manifest` could not read it.
+    ValueError: if `load_manifest` could not read the result.
   """
   return _parse(_content(manifest))
 
@@ -194,7 +211,7 @@ def _parse(content: Mapping[str, Any]) -> Manifest:
   """Returns the manifest of a JSON object.
 
   Raises:
-    ValueError, KeyError, TypeError, AttributeError: if it is none.
+    ValueError, KeyError, TypeError, AttributeError: if the object is not a manifest.
   """
   content = dict(content)
   version = content.pop("format_version")
@@ -252,7 +269,7 @@ def _is_environment(value: Any) -> bool:
 
 _IS_SOUND = {
   "environment": _is_environment,
-  "action_size": _is_positive,  # TensorFlow's parser ends the process at 0.
+  "action_size": _is_positive,  # With 0, TensorFlow's parser aborts the process.
   "observation_shape": _is_shape,
   "observation_dtype": ("uint8", "float32").__contains__,
   "fingerprint": _is_text,
@@ -260,7 +277,7 @@ _IS_SOUND = {
   "file": _is_shard_name,
   "bytes": _is_natural,
   "sha256": _is_text,
-  "episodes": lambda _: True,  # Each one is checked by itself.
+  "episodes": lambda _: True,  # Each episode is checked separately.
   "source": _is_text,
   "seed": _is_natural,
   "policy": _is_text,

@@ -1,4 +1,4 @@
-"""Plays episodes: environments in worker processes, a batched actor in this one."""
+"""Plays episodes with environments in worker processes and a batched actor in this process."""
 
 from __future__ import annotations
 
@@ -22,16 +22,20 @@ _logger = logging.getLogger(__name__)
 class Actor(Protocol):
   """Chooses actions for several environments at once: an agent, a scripted policy, a server.
 
-  `run_episodes` plays two groups of rows, so that one group's actions are computed while the
-  other's environments step. Each group has its own `copy.copy` of the actor, on which `begin` is
-  called; so `begin` must create all per-row state. (A wrapper does the same to the actor inside it,
-  in its `begin`.)
+  `run_episodes` plays two groups of rows, so that one group's actions are computed while the other
+  group's environments step. Each group has its own `copy.copy` of the actor, on which `begin` is
+  called. `begin` must therefore create all per-row state. An actor that wraps another one must copy
+  it and call its `begin` too.
 
-  What a row does may depend only on its own observations and its episode's seed.
+  The actions of a row may depend only on its own observations and its episode's seed.
   """
 
   def begin(self, rows: int) -> None:
-    """Resets the actor's state and prepares it for `rows` rows."""
+    """Resets the actor's state.
+
+    Args:
+      rows: B, the number of environments.
+    """
 
   def act(
     self,
@@ -43,19 +47,19 @@ class Actor(Protocol):
     """Chooses the next action of every row.
 
     Args:
-      observation: as the environment's `ObservationSpec` says, with a leading B, such as
+      observation: in the format of the environment's `ObservationSpec`, with a leading B, such as
         `uint8[B, 64, 64, 3]` or a dict of arrays.
       is_first: `bool[B]`, true where an episode begins with this observation.
-      seeds: `int64[B]`, the seed of each row's episode: the only source of random numbers.
+      seeds: `int64[B]`, the seed of each row's episode: the only source of randomness.
       infos: the environment's `info` of each row; `"privileged"` is for scripted policies.
 
     Returns:
-      `float32[B, A]`, in [-1, 1], or a score for each choice of a categorical action.
+      `float32[B, A]` in [-1, 1], or a score for each choice of a categorical action.
     """
 
 
 class _Row:
-  """One row of the pool: the queue of its episodes, and the current one."""
+  """One row of the pool: its queue of episodes and its current episode."""
 
   def __init__(self, index: int):
     self.index = index
@@ -78,10 +82,10 @@ class _Row:
     pool.reset(self.index, self.seed)
 
   def receive(self, reply: Reply, pool: EnvPool, keep: bool, max_decisions: int | None) -> bool:
-    """Takes the answer to `reset` or `step`; returns whether the episode is over.
+    """Stores the reply to `reset` or `step`; returns whether the episode is over.
 
     Raises:
-      ValueError: if the answer is not what the environment's specification says, or not finite.
+      ValueError: if the reply does not fit the environment's specification or is not finite.
     """
     self.waiting = False
     if problem := _problem(reply, pool):
@@ -103,7 +107,7 @@ class _Row:
     pool.step(self.index, action)
 
   def finish(self, policy: str, iteration: int) -> tuple[Episode | None, EpisodeInfo]:
-    """Returns the episode (None if observations are not kept), and becomes idle."""
+    """Returns the episode (None if observations are not kept) and makes the row idle."""
     steps = len(self.actions) + 1
     info = EpisodeInfo(
       seed=self.seed,
@@ -128,7 +132,7 @@ class _Row:
 
 
 def _problem(reply: Reply, pool: EnvPool) -> str:
-  """Says what is wrong with an environment's answer; empty if nothing is."""
+  """Returns what is wrong with an environment's reply; empty if nothing is."""
   if problem := observations.mismatch(reply.observation, pool.array_specs):
     return f"its observation {problem}"
   if not np.isfinite(reply.reward):
@@ -142,10 +146,10 @@ def _problem(reply: Reply, pool: EnvPool) -> str:
 
 
 def _decide(pool: EnvPool, actor: Actor, rows: Sequence[_Row]) -> None:
-  """Asks the actor for the actions of all rows, and sends those of the rows that play."""
+  """Asks the actor for the actions of all rows and sends the actions of the playing rows."""
   playing = [row for row in rows if row.seed is not None]
-  # An idle row repeats a playing row's observation, as a first one. So the batch keeps its size
-  # (and a compiled actor its trace), and every observation that the actor sees is real.
+  # An idle row gets a playing row's observation with `is_first`. The batch then keeps its size, so
+  # that a compiled actor is not traced again, and every observation is a real one.
   shown = [playing[0] if row.seed is None else row for row in rows]
   action = np.asarray(
     actor.act(
@@ -190,11 +194,11 @@ def run_episodes(
   max_ahead: int | None = None,
   max_failures: int = 3,
 ) -> Iterator[tuple[Episode | None, EpisodeInfo]]:
-  """Plays one episode for each seed and yields them as they finish.
+  """Plays one episode for each seed and yields the episodes as they finish.
 
   The rows step in lockstep in two groups: while one group's environments step, the actor chooses
-  for the other, always for all rows of a group. Seed i is played in row i modulo B, so an episode
-  depends on its seed, the actor and B, never on timing.
+  actions for all rows of the other group. Seed i is played in row i modulo B, so that an episode
+  depends on its seed, the actor and B, but not on timing.
 
   Args:
     pool: the environments.
@@ -202,23 +206,23 @@ def run_episodes(
     seeds: distinct seeds, from 0.
     policy_name: recorded with each episode; may be a function of the seed.
     iteration: recorded with each episode.
-    max_decisions: ends an episode after this number of decisions; its return is then not the
-      official one.
-    keep_frames: whether to keep observations and yield episodes; otherwise None is yielded in
-      their place.
-    on_progress: called with (episodes finished, episodes in all, the one that finished).
-    done: those of the seeds that are not to be played.
-    max_ahead: an episode begins only when all episodes `max_ahead` seeds or more before it have
-      finished; None for no limit.
-    max_failures: worker deaths in a row, within one episode, after which to give up.
+    max_decisions: the number of decisions after which an episode ends; its return is then not the
+      official one. None for no limit.
+    keep_frames: whether to keep observations and yield episodes; otherwise None is yielded instead
+      of each episode.
+    on_progress: called with (episodes finished, all episodes, the `EpisodeInfo` of the last one).
+    done: the seeds that are not played.
+    max_ahead: the number of seeds by which an episode may be ahead of the first unfinished one;
+      None for no limit.
+    max_failures: the number of worker deaths within one episode after which an error is raised.
 
   Yields:
     `(episode, info)`, in the order in which they finish.
 
   Raises:
     WorkerError: if an episode's worker died `max_failures` times.
-    ValueError: if an action, observation or reward is not finite or has another shape than the
-      specification says, or a seed is negative or repeated.
+    ValueError: if an action, observation or reward is not finite or does not fit the specification,
+      or a seed is negative or repeated.
   """
   seeds, done = distinct_seeds(seeds), {int(seed) for seed in done}
   rows = [_Row(index) for index in range(pool.num_workers)]
@@ -233,7 +237,7 @@ def run_episodes(
   size = -(-len(rows) // 2)
   for members in (rows[:size], rows[size:]):
     if members:
-      # If the number is odd, an idle row makes the second group as large as the first.
+      # If the number of rows is odd, add an idle row to the second group.
       members = [*members, *(_Row(-1) for _ in range(size - len(members)))]
       groups.append((copy.copy(actor), members))
       groups[-1][0].begin(size)
@@ -268,5 +272,10 @@ def run_episodes(
 
 
 def name_of_policy(policy_name: str | Callable[[int], str], seed: int) -> str:
-  """Returns the name that is recorded with the episode of a seed; see `run_episodes`."""
+  """Returns the name that is recorded with an episode.
+
+  Args:
+    policy_name: the name, or a function from the seed to the name.
+    seed: the episode's seed.
+  """
   return policy_name(seed) if callable(policy_name) else policy_name

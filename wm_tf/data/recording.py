@@ -1,4 +1,4 @@
-"""What may be recorded with episodes: whatever the writer accepts, the reader accepts."""
+"""Checks and converts what is recorded with episodes, so that it can always be read back."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from wm_tf.files import to_json
 
 
 def new_manifest(spec: EnvSpec, options: Mapping[str, Any]) -> Manifest:
-  """Returns the manifest of a folder that has no episodes yet.
+  """Returns the manifest of a folder without episodes.
 
   Args:
-    spec: of the environment.
-    options: that the environment was built with.
+    spec: the environment's specification.
+    options: the options that the environment was built with.
 
   Raises:
     ValueError: if an option cannot be recorded.
@@ -35,16 +35,23 @@ def new_manifest(spec: EnvSpec, options: Mapping[str, Any]) -> Manifest:
 
 
 def array_specs(spec: EnvSpec) -> dict[str, ArraySpec]:
-  """Returns the arrays of an environment's observations by name, in order of their names."""
+  """Returns the shape and dtype of each array of an environment's observations, sorted by name.
+
+  Args:
+    spec: the environment's specification.
+  """
   parts = [ArraySpec(tuple(part.shape), part.dtype) for part in spec.observation.parts]
   return {"": parts[0]} if spec.observation.is_array else unpack(spec.observation.pack(parts))
 
 
 def recorded_options(options: Mapping[str, Any]) -> dict[str, Any]:
-  """Returns options of an environment as a manifest records them.
+  """Returns the options of an environment as a manifest records them.
+
+  Args:
+    options: the options by name.
 
   Raises:
-    ValueError: if one of them cannot be recorded.
+    ValueError: if an option cannot be recorded.
   """
   found = {}
   for name, value in options.items():
@@ -66,12 +73,15 @@ def _refuse_nan(constant: str) -> float:
 
 
 def recorded_info(info: EpisodeInfo) -> EpisodeInfo:
-  """Returns an episode's facts as a record and a manifest hold them.
+  """Returns an episode's information as a record and a manifest store it.
 
-  Integers become `int`, and the return is rounded to single precision.
+  Integers become `int`, and the return is rounded to float32.
+
+  Args:
+    info: the episode's information.
 
   Raises:
-    ValueError: if one of them could not be read back.
+    ValueError: if a value could not be read back.
   """
   try:
     with np.errstate(over="ignore"):
@@ -103,10 +113,10 @@ def natural(value: Any, name: str) -> int:
 
   Args:
     value: an `int` or a NumPy integer.
-    name: what the message of the error calls it.
+    name: the value's name in the error message.
 
   Raises:
-    ValueError: if it is anything else.
+    ValueError: if `value` is not such an integer.
   """
   is_integer = isinstance(value, int | np.integer)
   if not is_integer or not 0 <= value < 2**63:
@@ -117,8 +127,11 @@ def natural(value: Any, name: str) -> int:
 def distinct_seeds(seeds: Iterable[int]) -> list[int]:
   """Returns the seeds of episodes as a list of `int`.
 
+  Args:
+    seeds: distinct integers from 0 to 2^63 - 1.
+
   Raises:
-    ValueError: if one is not an integer from 0 to 2^63 - 1, or is repeated.
+    ValueError: if a seed is not such an integer, or is repeated.
   """
   seeds = [natural(seed, "A seed of an episode") for seed in seeds]
   if len(set(seeds)) != len(seeds):

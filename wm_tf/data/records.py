@@ -1,8 +1,8 @@
-"""The record of an episode, a `tf.train.Example`, and the files that hold records.
+"""Converts episodes to records (`tf.train.Example`) and back, and reads files of records.
 
-An observation that is one array has the keys `observation` (its bytes, zlib level 1) and
-`observation_shape`. One of several parts has `observation/<name>` and `observation_shape/<name>`
-for each part.
+An observation of one array has the keys `observation` (its bytes, zlib level 1) and
+`observation_shape`. An observation of several parts has `observation/<name>` and
+`observation_shape/<name>` for each part.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from wm_tf.data.observations import map_arrays, pack, unpack
 
 
 def _keys(name: str) -> tuple[str, str]:
-  """Returns the keys of an array of an observation: of its bytes, and of its shape."""
+  """Returns the keys of an array of an observation: for its bytes and for its shape."""
   suffix = f"/{name}" if name else ""
   return f"observation{suffix}", f"observation_shape{suffix}"
 
@@ -43,7 +43,15 @@ def _bytes(value: bytes) -> tf.train.Feature:
 
 
 def encode_episode(episode: Episode, info: EpisodeInfo) -> bytes:
-  """Serializes an episode as a `tf.train.Example`; `parse_episode` reads it."""
+  """Serializes an episode; the inverse of `decode_episode`.
+
+  Args:
+    episode: NumPy arrays `[T, ...]`.
+    info: the episode's information.
+
+  Returns:
+    A serialized `tf.train.Example`.
+  """
   features = {}
   for name, array in unpack(episode.observation).items():
     data_key, shape_key = _keys(name)
@@ -67,14 +75,14 @@ def encode_episode(episode: Episode, info: EpisodeInfo) -> bytes:
 
 
 def parse_episode(record: tf.Tensor, manifest: Manifest) -> tuple[Episode, EpisodeInfo]:
-  """Parses a record into tensors; usable in a graph.
+  """Parses a record into tensors. Can be used in a graph.
 
   Args:
-    record: `string[]`, from a folder with this manifest.
-    manifest: says the shapes and dtypes.
+    record: `string[]`, a serialized `tf.train.Example`.
+    manifest: the manifest of the record's folder; gives the shapes and dtypes.
 
   Returns:
-    An episode `[T, ...]` and what is known of it, as tensors.
+    An episode `[T, ...]` and its information, as tensors.
   """
 
   def one(dtype):
@@ -134,17 +142,22 @@ def decode_episode(
   """Parses a record into NumPy arrays and Python numbers.
 
   Args:
-    record: the bytes.
-    manifest: of the folder.
-    path, index, offset: where the record is, for the message of an error.
+    record: a serialized `tf.train.Example`.
+    manifest: the manifest of the record's folder.
+    path: the file that contains the record, for error messages.
+    index: the record's index in the file, for error messages.
+    offset: the record's position in bytes, for error messages.
+
+  Returns:
+    An episode `[T, ...]` and its information.
 
   Raises:
-    CorruptShardError: if it is not an episode of such a folder.
+    CorruptShardError: if the record is not an episode of such a folder.
   """
   try:
     episode, info = parse_episode(tf.constant(record), manifest)
     policy = info.policy.numpy().decode()
-  # A name, or TensorFlow's message that quotes the record, may not be text.
+  # The policy's name, or the record that TensorFlow's message quotes, may not be valid UTF-8.
   except (tf.errors.InvalidArgumentError, tf.errors.DataLossError, UnicodeError) as error:
     raise CorruptShardError(path, index, offset, f"not an episode ({error})") from error
   observation = map_arrays(lambda tensor: tensor.numpy(), episode.observation)
@@ -154,13 +167,23 @@ def decode_episode(
 
 
 def num_steps(episode: Episode) -> set[int]:
-  """Returns the lengths of an episode's arrays; a sound episode has one."""
+  """Returns the set of the lengths of an episode's arrays; a valid episode has one length.
+
+  Args:
+    episode: arrays `[T, ...]`.
+  """
   observation = unpack(episode.observation).values()
   return {len(values) for values in (*observation, *episode[1:])}
 
 
 def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
-  """Yields `(offset, record)` for each record of a file.
+  """Reads the records of a file.
+
+  Args:
+    path: a TFRecord file.
+
+  Yields:
+    `(offset, record)`, where `offset` is the record's position in bytes.
 
   Raises:
     CorruptShardError: at the first bad record.
@@ -169,7 +192,7 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
   try:
     for record in tf.data.TFRecordDataset(str(path), buffer_size=1 << 20).as_numpy_iterator():
       yield offset, record
-      # Length and its checksum take 12 bytes before a record, its own checksum 4 after it.
+      # The length and its checksum take 12 bytes before a record, the data's checksum 4 after it.
       offset, index = offset + 12 + len(record) + 4, index + 1
   except tf.errors.DataLossError as error:
     reason = "truncated" if "truncated" in error.message else "its checksum does not match"
@@ -177,10 +200,14 @@ def read_records(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def check_size(folder: str | os.PathLike, shard: Shard) -> None:
-  """Checks cheaply that a shard exists and has the size that the manifest says.
+  """Checks that a shard exists and has the size in the manifest. A file of that size is not read.
+
+  Args:
+    folder: the dataset folder.
+    shard: one of its shards.
 
   Raises:
-    CorruptShardError: if not.
+    CorruptShardError: if the check fails.
   """
   path = files.user_path(folder) / shard.file
   if not path.exists():
@@ -189,7 +216,7 @@ def check_size(folder: str | os.PathLike, shard: Shard) -> None:
   if size != shard.bytes:
     end, count = 0, 0
     for offset, record in () if rows.is_rows(shard) else read_records(path):
-      end, count = offset + len(record) + 16, count + 1  # `read_records` raises at a cut record.
+      end, count = offset + len(record) + 16, count + 1  # `read_records` raises if one is cut off.
     raise CorruptShardError(path, count, end, f"the file has {size} bytes, not {shard.bytes}")
   if size < shard.num_steps:
     raise CorruptShardError(path, 0, 0, f"{size} bytes cannot be {shard.num_steps} steps")
@@ -198,8 +225,12 @@ def check_size(folder: str | os.PathLike, shard: Shard) -> None:
 def existing_shards(folder: str | os.PathLike, manifest: Manifest) -> tuple[Shard, ...]:
   """Returns the shards whose files have not been removed.
 
+  Args:
+    folder: the dataset folder.
+    manifest: the folder's manifest.
+
   Raises:
-    CorruptShardError: if one has another size than the manifest says.
+    CorruptShardError: if the size of a file differs from the manifest.
   """
   folder = files.user_path(folder)
   existing = tuple(shard for shard in manifest.shards if (folder / shard.file).exists())

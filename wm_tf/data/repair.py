@@ -1,4 +1,4 @@
-"""Checking dataset folders whole, and dropping what is damaged."""
+"""Checks whole dataset folders and removes damaged shards."""
 
 from __future__ import annotations
 
@@ -10,10 +10,13 @@ from wm_tf.data.rollouts import check_records, remove_orphans
 
 
 def find_corrupt(folder: str | os.PathLike) -> list[CorruptShardError]:
-  """Reads a dataset folder whole.
+  """Reads a whole dataset folder and finds all damaged shards.
+
+  Args:
+    folder: the dataset folder.
 
   Returns:
-    What is wrong with it, one error for each bad shard.
+    One error for each bad shard; empty if there is none.
   """
   errors = []
   for shard in load_manifest(folder).shards:
@@ -25,10 +28,13 @@ def find_corrupt(folder: str | os.PathLike) -> list[CorruptShardError]:
 
 
 def verify(folder: str | os.PathLike) -> Manifest:
-  """Reads a dataset folder whole.
+  """Reads a whole dataset folder and checks it.
+
+  Args:
+    folder: the dataset folder.
 
   Returns:
-    Its manifest.
+    The folder's manifest.
 
   Raises:
     CorruptShardError: at the first bad record.
@@ -40,10 +46,13 @@ def verify(folder: str | os.PathLike) -> Manifest:
 
 
 def repair(folder: str | os.PathLike) -> list[CorruptShardError]:
-  """Drops the bad shards of a dataset folder and keeps the good ones.
+  """Removes the bad shards of a dataset folder and keeps the good ones.
+
+  Args:
+    folder: the dataset folder.
 
   Returns:
-    What was wrong, one error for each bad shard.
+    One error for each removed shard.
 
   Raises:
     FolderInUseError: if another process is writing to the folder.

@@ -1,15 +1,16 @@
-"""Episodes on disk: TFRecord shards and a manifest in a folder.
+"""Episodes on disk: a folder with TFRecord shards and a manifest.
 
     rollouts/
-      manifest.json           what is here: environment, and per shard size, checksum, episodes
+      manifest.json           environment; size, checksum and episodes of each shard
       shard-00000.tfrecord    one `tf.train.Example` per episode
       shard-00001.tfrecord
 
-A shard belongs to the dataset once the manifest names it. Both appear whole (temporary name, then
-`os.replace`). What a killed writer leaves behind is not in the manifest, and the next writer
-removes it. The record framing is not compressed, so that damage stays local and has an offset; the
-observations inside are (zlib, level 1). Folders derived from rollouts have the same layout, with
-`shard-00000.rows` (`rows`) in place of the records.
+A shard belongs to the dataset when the manifest names it. Shards and the manifest are written under
+a temporary name and then renamed with `os.replace`, so that they are always complete. If a writer
+is killed, the next writer removes the files that the manifest does not name. The record framing is
+not compressed, so that damage stays local and has an offset; the observations in a record are
+compressed (zlib, level 1). Folders derived from rollouts have the same layout, with
+`shard-00000.rows` (`rows`) instead of the records.
 """
 
 from __future__ import annotations
@@ -41,26 +42,26 @@ from wm_tf.data.records import existing_shards as existing_shards
 
 
 class ShardWriter:
-  """Appends episodes to a dataset folder, a whole shard at a time.
+  """Appends episodes to a dataset folder, one whole shard at a time.
 
-  Episodes go to a temporary file, not to memory. The file becomes a shard when it has
-  `episodes_per_shard` episodes, or when the writer is closed. A context manager: if its block ends
-  with an exception, the unfinished shard is dropped.
+  Episodes are written to a temporary file and not kept in memory. The file becomes a shard when it
+  has `episodes_per_shard` episodes, or when the writer is closed. The writer is a context manager:
+  if its block ends with an exception, the unfinished shard is discarded.
 
   Attributes:
-    manifest: of the folder, with the shards that are complete.
+    manifest: the folder's manifest, with the complete shards.
   """
 
   def __init__(self, folder: str | os.PathLike, header: Manifest, *, episodes_per_shard: int = 16):
-    """Opens or creates a folder, and removes what a killed writer left in it.
+    """Opens or creates a folder, and removes incomplete files of a killed writer.
 
     Args:
       folder: the dataset folder.
-      header: a manifest; of its fields, all but `shards` and `skipped` must be those of the folder.
-      episodes_per_shard: episodes after which a shard is complete.
+      header: a manifest, whose fields other than `shards` and `skipped` must equal the folder's.
+      episodes_per_shard: the number of episodes of a complete shard.
 
     Raises:
-      ValueError: if the folder holds other data than `header` says, or `header` could not be read
+      ValueError: if the folder's manifest differs from `header`, or `header` could not be read
         back.
       FolderInUseError: if another process is writing to the folder.
     """
@@ -96,8 +97,12 @@ class ShardWriter:
   def add(self, episode: Episode, info: EpisodeInfo) -> None:
     """Appends an episode.
 
+    Args:
+      episode: NumPy arrays `[T, ...]`.
+      info: the episode's information.
+
     Raises:
-      ValueError: if its arrays do not fit together or do not fit the folder, or if it could not be
+      ValueError: if the arrays do not fit together or do not fit the folder, or `info` could not be
         read back.
     """
     info = self._checked(episode, info)
@@ -109,7 +114,11 @@ class ShardWriter:
       self.flush()
 
   def skip(self, seed: int) -> None:
-    """Records that an episode was played and is not kept, so that it is not played again."""
+    """Records that an episode was played and not kept, so that it is not played again.
+
+    Args:
+      seed: the episode's seed.
+    """
     self._skipped.append(natural(seed, "The seed of a skipped episode"))
 
   def flush(self, source: str = "") -> None:
@@ -131,14 +140,14 @@ class ShardWriter:
       self._episodes, self._skipped = [], []
 
   def restore(self, lost: Shard, episodes: Iterable[tuple[Episode, EpisodeInfo]]) -> None:
-    """Writes a shard whose file was lost again, in its place among the others.
+    """Writes a shard again whose file was lost, at its old position.
 
     Args:
-      lost: the shard, as the manifest has it.
-      episodes: those that it held, in their order.
+      lost: the shard's entry in the manifest.
+      episodes: the episodes of the shard, in order.
 
     Raises:
-      ValueError: as `add`.
+      ValueError: see `add`.
     """
     temporary, infos = self._folder / f".{lost.file}.tmp", []
     with tf.io.TFRecordWriter(str(temporary)) as file:
@@ -160,12 +169,16 @@ class ShardWriter:
     return Shard(name, size, checksum, tuple(episodes), source)
 
   def close(self, discard: bool = False) -> None:
-    """Completes the current shard, or drops it if `discard`, and releases the folder."""
+    """Completes the current shard and releases the folder.
+
+    Args:
+      discard: whether to discard the current shard instead.
+    """
     try:
       if not discard:
         self.flush()
       elif self._file is not None:
-        with contextlib.suppress(tf.errors.OpError):  # A full disk was reported already.
+        with contextlib.suppress(tf.errors.OpError):  # A full disk has already raised an error.
           self._file.close()
         self._temporary.unlink()
     finally:
@@ -182,7 +195,7 @@ class ShardWriter:
 
   @property
   def _name(self) -> str:
-    """The name of the next shard: one above the last, since shards in between may be gone."""
+    """The name of the next shard: one above the last, because shards in between may be missing."""
     shards = self.manifest.shards
     number = int(shards[-1].file.removeprefix("shard-").split(".")[0]) + 1 if shards else 0
     return f"shard-{number:05d}.tfrecord"
@@ -192,7 +205,7 @@ class ShardWriter:
     return self._folder / f".{self._name}.tmp"
 
   def _checked(self, episode: Episode, info: EpisodeInfo) -> EpisodeInfo:
-    """Checks an episode against the folder; returns its facts as they are recorded."""
+    """Checks an episode against the folder; returns its information as it is recorded."""
     info = recorded_info(info)
     steps = info.steps
     expected = {
@@ -221,8 +234,18 @@ def write_dataset(
 ) -> Manifest:
   """Appends episodes to a dataset folder; see `ShardWriter`.
 
+  Args:
+    folder: the dataset folder; created if needed.
+    episodes: pairs of an episode and its information.
+    header: a manifest, whose fields other than `shards` and `skipped` must equal the folder's.
+    episodes_per_shard: the number of episodes of a complete shard.
+
   Returns:
     The folder's manifest.
+
+  Raises:
+    ValueError: if an episode does not fit the folder, or the folder's manifest differs from
+      `header`.
   """
   with ShardWriter(folder, header, episodes_per_shard=episodes_per_shard) as writer:
     for episode, info in episodes:
@@ -233,18 +256,18 @@ def write_dataset(
 def read_episodes(
   folder: str | os.PathLike, shards: Iterable[Shard] | None = None
 ) -> Iterator[tuple[Episode, EpisodeInfo]]:
-  """Yields the episodes of a folder in order, as NumPy arrays.
+  """Reads the episodes of a folder in order, as NumPy arrays.
 
   Args:
     folder: the dataset folder.
-    shards: some of its shards; None for all.
+    shards: the shards to read; None for all.
 
   Yields:
     `(episode, info)`.
 
   Raises:
     CorruptShardError: at the first bad record.
-    ValueError: if the folder holds rows; `datasets.episodes_dataset` reads those.
+    ValueError: if the folder contains rows; use `datasets.episodes_dataset` for those.
   """
   manifest = load_manifest(folder)
   for shard in manifest.shards if shards is None else shards:
@@ -263,9 +286,9 @@ def read_episode(
 
   Args:
     folder: the dataset folder.
-    manifest: of the folder.
+    manifest: the folder's manifest.
     shard: one of its shards.
-    index: of the episode in the shard.
+    index: the index of the episode in the shard.
 
   Returns:
     `(episode, info)`.
@@ -286,7 +309,11 @@ def read_episode(
 
 
 def check_records(folder: str | os.PathLike, shard: Shard) -> None:
-  """Reads a shard whole and checks every record (or row) and the checksum.
+  """Reads a whole shard and checks every record (or row) and the checksum.
+
+  Args:
+    folder: the dataset folder.
+    shard: one of its shards.
 
   Raises:
     CorruptShardError: at the first bad record.
@@ -302,7 +329,12 @@ def check_records(folder: str | os.PathLike, shard: Shard) -> None:
 
 
 def remove_orphans(folder: str | os.PathLike, manifest: Manifest) -> None:
-  """Removes what a killed writer left behind: files that the manifest does not name."""
+  """Removes shards and temporary files that the manifest does not name.
+
+  Args:
+    folder: the dataset folder.
+    manifest: the folder's manifest.
+  """
   folder = files.user_path(folder)
   known = {shard.file for shard in manifest.shards}
   for path in [*folder.glob("shard-*"), *folder.glob(".*.tmp")]:

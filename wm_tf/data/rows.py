@@ -1,14 +1,14 @@
-"""Steps in rows of one size, uncompressed, so that each can be read by itself.
+"""Files of steps in uncompressed rows of equal size, which can be read in any order.
 
-Data that is made once and read in every epoch is stored in rows: posteriors (`write_latents`) and
-decoded observations (`cache_frames`). A file holds the episodes of a shard one after another, one
-row for each step, in arrival alignment (`align`); nothing else. Where an episode begins follows
-from the manifest, and a sequence is one slice of the file, so an epoch can have any order without
-memory for shuffling.
+Data that is computed once and read in every epoch is stored in rows: posteriors (`write_latents`)
+and decoded observations (`cache_frames`). A file contains only the episodes of a shard, one after
+another, with one row for each step, in arrival alignment (`align`). The manifest gives the first
+row of each episode. A sequence is one slice of the file, so that an epoch can have any order
+without a shuffle buffer.
 
-A row ends with a checksum: a number that makes the weighted sum of the row's 8-byte words equal to
-a value given by the row's place in the file. A row that has changed, was never written, or belongs
-to another place is found whenever it is read. The manifest also has the SHA-256 of the whole file.
+A row ends with a checksum, chosen so that the weighted sum of the row's 8-byte words equals a value
+given by the row's index in the file. Every read therefore detects a row that was changed, never
+written, or moved from another index. The manifest also has the SHA-256 of the whole file.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ SUFFIX = ".rows"
 MISMATCH = "its checksum does not match"
 _MAX_OPEN = 128
 _ROWS_AT_ONCE = 4096
-_FIRST_SUM = np.uint64(0x9E3779B97F4A7C15)  # Of row 0; a hole in a file has the sum 0.
+_FIRST_SUM = np.uint64(0x9E3779B97F4A7C15)  # The sum of row 0; a hole in a file has the sum 0.
 
 
 def align(episode: Episode) -> Batch:
-  """Turns an episode into arrival alignment.
+  """Converts an episode to arrival alignment.
 
   Args:
-    episode: of T steps, `[T, ...]`.
+    episode: an episode of T steps, `[T, ...]`.
 
   Returns:
-    A `Batch` of NumPy arrays `[T, ...]`, all of it valid.
+    A `Batch` of NumPy arrays `[T, ...]`, whose mask is all true.
   """
 
   def shifted(values):
@@ -56,23 +56,34 @@ def align(episode: Episode) -> Batch:
 
 
 def is_rows(shard: Shard) -> bool:
-  """Whether a shard holds rows; otherwise it holds records (`rollouts`)."""
+  """Returns whether a shard contains rows; otherwise it contains records (`rollouts`).
+
+  Args:
+    shard: the shard.
+  """
   return shard.file.endswith(SUFFIX)
 
 
 def observation_field(name: str) -> str:
-  """Returns the field of a row that holds the array of an observation called `name`."""
+  """Returns the field of a row that contains an array of the observation.
+
+  Args:
+    name: the array's name; empty for an observation of one array.
+  """
   return f"observation/{name}" if name else "observation"
 
 
 def row_type(manifest: Manifest) -> np.dtype:
-  """Returns the type of a row: the fields of a `core.Batch` but `mask`, and the checksum.
+  """Returns the dtype of a row: the fields of a `core.Batch` except `mask`, and the checksum.
 
-  An observation that is one array is the field `observation`; otherwise each part is the field
+  An observation of one array is the field `observation`; otherwise each part is the field
   `observation/<name>`.
 
+  Args:
+    manifest: gives the shapes and dtypes.
+
   Raises:
-    CorruptManifestError: if there is no such type.
+    CorruptManifestError: if the shapes make no valid dtype.
   """
   arrays = manifest.arrays
   try:
@@ -94,9 +105,9 @@ def pack(batch: Batch, row: np.dtype, start: int = 0) -> np.ndarray:
   """Packs steps into rows.
 
   Args:
-    batch: `[T, ...]`, arrival alignment, all of it valid.
+    batch: `[T, ...]`, in arrival alignment, with a mask that is all true.
     row: see `row_type`.
-    start: place of the first row in its file.
+    start: the index of the first row in its file.
 
   Returns:
     Rows `[T]`.
@@ -114,10 +125,10 @@ def write_shard(path: Path, episodes: Iterable[Batch], manifest: Manifest, shard
   """Writes episodes to a file, atomically.
 
   Args:
-    path: of the file.
-    episodes: in arrival alignment.
-    manifest: of the folder; only its shapes and dtypes matter.
-    shard: which episodes they are.
+    path: the file.
+    episodes: the episodes in arrival alignment.
+    manifest: the folder's manifest, of which only the shapes and dtypes are used.
+    shard: describes the episodes.
 
   Returns:
     `shard` with the file's name, size and checksum.
@@ -127,13 +138,18 @@ def write_shard(path: Path, episodes: Iterable[Batch], manifest: Manifest, shard
   with files.atomic_open(path) as file:
     for batch in episodes:
       rows = pack(batch, row, start)
-      file.write(rows.view(np.uint8).data)  # As bytes, since a buffer takes no `:` in field names.
+      file.write(rows.view(np.uint8).data)  # A buffer cannot have `:` in field names.
       start += len(rows)
   return shard._replace(file=path.name, bytes=start * row.itemsize, sha256=files.checksum(path))
 
 
 def check(folder: str | os.PathLike, shard: Shard, manifest: Manifest) -> None:
-  """Reads a shard whole and checks every row and the checksum, in constant memory.
+  """Reads a whole shard in constant memory and checks every row and the file's checksum.
+
+  Args:
+    folder: the dataset folder.
+    shard: one of its shards.
+    manifest: the folder's manifest.
 
   Raises:
     CorruptShardError: at the first bad row.
@@ -156,11 +172,11 @@ def find_bad(
 
   Args:
     rows: N slices `[N, T]`, contiguous.
-    first: N places in their files where the slices begin.
+    first: N indices in their files where the slices begin.
     mask: `bool[N, T]`, false on rows that were not read.
 
   Returns:
-    The index of the first bad row, or None.
+    The index `(n, t)` of the first bad row; None if there is none.
   """
   expected = _expected(np.asarray(first)[:, None], rows.shape[1])
   bad = (_sums(rows) != expected) & mask
@@ -168,7 +184,11 @@ def find_bad(
 
 
 class RowFiles:
-  """Several files of rows, of which up to `_MAX_OPEN` are kept open. For one thread at a time."""
+  """Reads several files of rows and keeps up to `_MAX_OPEN` open. Not thread-safe.
+
+  Attributes:
+    paths: the files.
+  """
 
   def __init__(self, paths: Sequence[Path]):
     self.paths = paths
@@ -179,7 +199,7 @@ class RowFiles:
     """Reads rows without checking them.
 
     Args:
-      file: index of the file.
+      file: the index of the file.
       first: the first row to read.
       out: contiguous rows to fill.
 
@@ -206,7 +226,17 @@ class RowFiles:
     return found
 
   def error(self, file: int, row: int, row_type: np.dtype, reason: str) -> CorruptShardError:
-    """Returns an error that names a row."""
+    """Makes an error that names a row.
+
+    Args:
+      file: the index of the file.
+      row: the index of the row in the file.
+      row_type: the dtype of the rows.
+      reason: what is wrong.
+
+    Returns:
+      The error, which the caller raises.
+    """
     return CorruptShardError(self.paths[file], row, row * row_type.itemsize, reason)
 
 
@@ -216,13 +246,14 @@ def _close(descriptors: dict[int, int]) -> None:
 
 
 def _sums(rows: np.ndarray) -> np.ndarray:
-  """Returns the weighted sums of words, modulo 2^64: `uint64[...]` of rows `[...]`."""
+  """Returns the weighted sums of the 8-byte words modulo 2^64: `uint64[...]` of rows `[...]`."""
   words = rows.view("<u8").reshape(*rows.shape, rows.dtype.itemsize // 8)
-  # All weights are odd, so that no change of a word is lost, and different; the checksum's is 1.
+  # All weights are odd, so that every change of a word changes the sum, and different, so that
+  # swapped words change it. The checksum's weight is 1.
   number = np.arange(words.shape[-1], 0, -1, dtype=np.uint64)
   return words @ (_FIRST_SUM * (number - np.uint64(1)) * np.uint64(2) + np.uint64(1))
 
 
 def _expected(start: int | np.ndarray, count: int) -> np.ndarray:
-  """Returns the sums that `count` rows from `start` must have."""
+  """Returns the sums that `count` valid rows from index `start` have."""
   return (start + np.arange(count)).astype(np.uint64) + _FIRST_SUM

@@ -1,4 +1,4 @@
-"""The episodes of a split, in the shards of dataset folders, and whether they are enough."""
+"""Chooses the episodes of a split in dataset folders, and checks that there are enough of them."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ _MUST_AGREE = (
 def held_out_seeds(seeds: Iterable[int], fraction: float) -> set[int]:
   """Chooses the episodes to hold out, by a hash of their seeds.
 
-  An episode stays in its split as data is added or removed, and whichever folder it is in. There
-  are two exceptions if there are at least two episodes: when no hash is below `fraction`, the
-  episode of the lowest hash is held out; when all are, the one of the highest is not.
+  An episode stays in its split when data is added or removed, independent of its folder. There are
+  two exceptions if there are at least two episodes and the fraction is between 0 and 1: if no hash
+  is below `fraction`, the episode with the lowest hash is held out; if all are, the one with the
+  highest hash is not.
 
   Args:
-    seeds: of all episodes.
-    fraction: expected share to hold out; 0 holds out none, 1 all.
+    seeds: the seeds of all episodes.
+    fraction: the expected share to hold out; 0 holds out none, 1 all.
 
   Returns:
     The seeds that are held out.
@@ -50,10 +51,10 @@ def held_out_seeds(seeds: Iterable[int], fraction: float) -> set[int]:
 
 
 def num_sequences(steps: int, sequence_length: int) -> int:
-  """Returns the largest number of sequences that an episode is cut into.
+  """Returns the largest number of sequences that an episode can be cut into.
 
   Args:
-    steps: rows of the episode.
+    steps: the number of rows of the episode.
     sequence_length: T, at least 2.
   """
   return 1 + -(-max(0, steps - 2) // (sequence_length - 1))
@@ -70,21 +71,23 @@ def check_amounts(
   batch_size_name: str = "batch_size",
   held_out_name: str = "held_out_fraction",
 ) -> None:
-  """Checks before episodes are collected that they can be split and can fill a training batch.
+  """Checks before collection that the episodes can be split and can fill a training batch.
 
-  It refuses only what is certain to fail: episodes may turn out shorter than `max_steps`.
+  It rejects only settings that must fail: episodes may be shorter than `max_steps`.
 
   Args:
-    seeds: of all episodes to collect.
-    max_steps: rows of the longest possible episode: decisions + 1.
+    seeds: the seeds of all episodes to collect.
+    max_steps: the number of rows of the longest possible episode: decisions + 1.
     batch_size: B of training.
     sequence_length: T of training on sequences; None for single observations.
     held_out_fraction: see `held_out_seeds`.
-    episodes_name, batch_size_name, held_out_name: names of the settings, for messages.
+    episodes_name: the name of the number of episodes in error messages.
+    batch_size_name: the name of `batch_size` in error messages.
+    held_out_name: the name of `held_out_fraction` in error messages.
 
   Raises:
     ValueError: if no episode is left to train on or to hold out, or if the longest possible
-      episodes are less than a batch.
+      episodes hold less than one batch.
   """
   seeds = list(seeds)
   held_out = held_out_seeds(seeds, held_out_fraction)
@@ -115,7 +118,7 @@ class Source(NamedTuple):
   """The shards of some folders, each with a mask of the episodes that belong to the split.
 
   Attributes:
-    manifest: what the folders have in common.
+    manifest: the manifest of the first folder; all folders agree on shapes and dtypes.
     shards: `(folder, shard, bool[episodes of the shard])`.
     split: one of `SPLITS`.
   """
@@ -128,8 +131,16 @@ class Source(NamedTuple):
   def open(cls, folders: Folders, split: str, held_out_fraction: float) -> Source:
     """Reads the manifests of folders and chooses the episodes of a split.
 
+    Args:
+      folders: one or several dataset folders.
+      split: `"train"`, `"held_out"` or `"all"`.
+      held_out_fraction: see `held_out_seeds`.
+
+    Returns:
+      The source.
+
     Raises:
-      ValueError: if the folders differ in kind, or hold no such episode.
+      ValueError: if the folders differ in kind, or have no episode in the split.
       CorruptShardError: if a shard is missing or truncated.
     """
     if split not in SPLITS:
@@ -167,16 +178,16 @@ class Source(NamedTuple):
 
   @property
   def episodes(self) -> list[EpisodeInfo]:
-    """Those of the split."""
+    """The episodes of the split."""
     kept = [zip(shard.episodes, keep, strict=True) for _, shard, keep in self.shards]
     return [info for pairs in kept for info, keeps in pairs if keeps]
 
   @property
   def steps(self) -> np.ndarray:
-    """Of every episode of the split, `int32[E]`."""
+    """`int32[E]`, the number of steps of every episode of the split."""
     return np.array([info.steps for info in self.episodes], np.int32)
 
   @property
   def decodes(self) -> bool:
-    """Whether some of the shards must be decoded, an episode at a time."""
+    """Whether some of the shards are records, which must be decoded one episode at a time."""
     return not all(is_rows(shard) for _, shard, _ in self.shards)

@@ -1,4 +1,4 @@
-"""SavedModels of agents and world models: writing them, and driving with them.
+"""Writes agents and world models as SavedModels, and loads them.
 
 from wm_tf import export
 

@@ -1,7 +1,7 @@
-"""Observations and actions, converted in graph exactly as an environment's adapter converts them.
+"""Converts observations and actions in a graph, with the same results as an environment's adapter.
 
-The inputs of an exported model are the environment's own arrays: its shapes, dtypes and ranges. An
-image is also taken at the height and width that the agent sees.
+The inputs of an exported model are the environment's own arrays, with its shapes, dtypes and
+ranges. An image may also have the height and width that the agent sees.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import tensorflow as tf
 from wm_tf.core import ActionSpace, EnvSpec, Nest, ObservationPart, ObservationSpec
 from wm_tf.envs.frames import resize_matrices
 
-# Inputs and outputs of the signatures that an input may not be named after; states, too.
+# Names of other inputs and outputs of the signatures, which an observation's input may not have;
+# names that start with those in `_STATES` are reserved too.
 _RESERVED = {
   *("action", "agent_action", "disagreement", "discount", "is_first", "loc", "mean", "name"),
   *("observation", "prev_action", "reward", "scale", "seed", "self", "temperature"),
@@ -26,11 +27,17 @@ _STATES = ("latent", "memory")
 
 
 def input_names(observation: ObservationSpec) -> tuple[str, ...]:
-  """Names the inputs that an observation's parts are given by, in the order of the parts.
+  """Returns the names of the inputs for an observation's parts, in the order of the parts.
 
-  A single image is `frame` and a single vector `observation`. In a dict each part keeps its name,
-  with underscores for whatever an identifier cannot have, and `observation_` before a name that
-  is reserved.
+  The input of a single image is `frame`, that of a single vector `observation`. In a dict each part
+  keeps its name, with underscores for characters that an identifier cannot have, and with the
+  prefix `observation_` if the name is reserved.
+
+  Args:
+    observation: describes the observation.
+
+  Returns:
+    One name for each part.
   """
   if observation.is_array:
     return ("frame" if observation.images else "observation",)
@@ -42,7 +49,7 @@ def input_names(observation: ObservationSpec) -> tuple[str, ...]:
     if reserved or not re.match("[A-Za-z]", name):
       name = f"observation_{name}"
     candidate, number = name, 1
-    # `decode` answers an image's mean beside the image itself.
+    # `decode` also returns an image's mean, under `mean_name`.
     while {candidate, mean_name(candidate)} & taken:
       number += 1
       candidate = f"{name}_{number}"
@@ -52,19 +59,31 @@ def input_names(observation: ObservationSpec) -> tuple[str, ...]:
 
 
 def mean_name(input_name: str) -> str:
-  """The name of the output of `decode` that has an image as numbers in [0, 1]."""
+  """Returns the name of the output of `decode` that gives an image as numbers in [0, 1].
+
+  Args:
+    input_name: the name of the image's input.
+  """
   return f"{input_name}_mean"
 
 
 def image_axes(part: ObservationPart) -> tuple[int, ...]:
-  """The order in which an image's native axes become height, width and channels."""
+  """Returns the axes of an image's native shape in the order height, width, channels.
+
+  Args:
+    part: an image.
+  """
   return tuple(range(len(part.native_shape))) if part.axes is None else tuple(part.axes)
 
 
 def accepted_shapes(part: ObservationPart) -> tuple[tuple[int, ...], ...]:
-  """The shapes of one observation that an input takes: the native one; of images a second one.
+  """Returns the shapes of one observation that an input accepts, without the batch dimension.
 
-  The second one has the native layout too, with the height and width that the agent sees.
+  The first is the native shape. An image may have a second one, with the native axes and the height
+  and width that the agent sees.
+
+  Args:
+    part: an image or a vector.
   """
   native = tuple(part.native_shape)
   if part.kind != "image":
@@ -76,10 +95,16 @@ def accepted_shapes(part: ObservationPart) -> tuple[tuple[int, ...], ...]:
 
 
 def input_specs(observation: ObservationSpec) -> dict[str, tf.TensorSpec]:
-  """The inputs that stand for an observation, by name.
+  """Returns the inputs for an observation, by name.
+
+  Args:
+    observation: describes the observation.
+
+  Returns:
+    A spec `[None, ...]` for each part, with the native dtype; an image's height and width are None.
 
   Raises:
-    ValueError: if nothing tells an image of the environment from one that the agent sees.
+    ValueError: if the environment's images cannot be distinguished from those that the agent sees.
   """
   specs = {}
   for name, part in zip(input_names(observation), observation.parts, strict=True):
@@ -93,16 +118,16 @@ def input_specs(observation: ObservationSpec) -> dict[str, tf.TensorSpec]:
 
 
 def observation_of(inputs: Mapping[str, tf.Tensor], spec: EnvSpec) -> Nest:
-  """What the agent sees, of the inputs by name.
+  """Converts inputs to an observation in the agent's format.
 
   Args:
-    inputs: `[B, ...]` each, as `input_specs` describes them; more may be among them.
+    inputs: `[B, ...]` by name, as `input_specs` describes them; further inputs are ignored.
     spec: describes the observation.
 
   Returns:
-    An observation as `spec.observation` says: `uint8[B, H, W, C]` images, `float32[B, D]` vectors.
-    Inputs of other shapes, vectors that are not finite and integers out of range make the graph
-    fail with INVALID_ARGUMENT.
+    An observation in the format of `spec.observation`: `uint8[B, H, W, C]` images, `float32[B, D]`
+    vectors. If an input has another shape, a vector is not finite, or an integer is out of range,
+    the graph fails with INVALID_ARGUMENT.
   """
   names = input_names(spec.observation)
   values = []
@@ -113,20 +138,27 @@ def observation_of(inputs: Mapping[str, tf.Tensor], spec: EnvSpec) -> Nest:
 
 
 def require_finite(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-  """The same inputs; those of floats fail with INVALID_ARGUMENT if a number is NaN or infinite."""
+  """Checks that all floating-point inputs are finite when the graph runs.
+
+  Args:
+    inputs: tensors by name.
+
+  Returns:
+    The same tensors. If one has a NaN or infinite number, the graph fails with INVALID_ARGUMENT.
+  """
   return {name: _finite(x, name) if x.dtype.is_floating else x for name, x in inputs.items()}
 
 
 def to_env_action(action: tf.Tensor, spec: EnvSpec) -> tf.Tensor:
-  """`ActionSpace.to_env` in graph.
+  """Converts actions to the environment's format in a graph. See `ActionSpace.to_env`.
 
   Args:
     action: `float32[B, A]`.
     spec: describes the action space.
 
   Returns:
-    `float32[B, *shape]` if continuous (whole numbers if the environment takes integers),
-    `int64[B]` if discrete, `int64[B, *shape]` if multi-discrete, `int8[B, *shape]` if multi-binary.
+    `float32[B, *shape]` if continuous (whole numbers if the environment takes integers), `int64[B]`
+    if discrete, `int64[B, *shape]` if multi-discrete, `int8[B, *shape]` if multi-binary.
   """
   space = spec.action_space
   if space.is_categorical:
@@ -147,7 +179,15 @@ def to_env_action(action: tf.Tensor, spec: EnvSpec) -> tf.Tensor:
 
 
 def canonical_action(action: tf.Tensor, space: ActionSpace) -> tf.Tensor:
-  """`ActionSpace.canonical` in graph: clipped to [-1, 1], or one-hot; `float32[B, A]`."""
+  """Converts actions to their canonical form in a graph. See `ActionSpace.canonical`.
+
+  Args:
+    action: `float32[B, A]`: numbers, or a score for each choice.
+    space: describes the action.
+
+  Returns:
+    `float32[B, A]`: numbers clipped to [-1, 1], or one-hot vectors.
+  """
   if not space.is_categorical:
     return tf.clip_by_value(action, -1.0, 1.0)
   groups = tf.split(action, list(space.num_choices), axis=-1)
@@ -159,7 +199,7 @@ def canonical_action(action: tf.Tensor, space: ActionSpace) -> tf.Tensor:
 
 
 def _image(x: tf.Tensor, name: str, part: ObservationPart, env_id: str) -> tf.Tensor:
-  """`uint8[B, H, W, C]`, bit for bit as `wm_tf.envs.frames.resize` makes it."""
+  """Returns `uint8[B, H, W, C]`, with the same bits as `wm_tf.envs.frames.resize`."""
   native, height_width = part.native_shape, part.shape[:2]
   axes = image_axes(part)
   x = _shaped(x, name, accepted_shapes(part), env_id)
@@ -200,7 +240,7 @@ def _crop(part: ObservationPart, native_size: tuple[int, int]) -> tuple[int, int
 
 
 def _to_uint8(x: tf.Tensor, name: str, part: ObservationPart) -> tf.Tensor:
-  """Pixels of any finite range to `uint8`, rounded half up."""
+  """Converts pixels of any finite range to `uint8`, rounded half up."""
   if x.dtype.is_floating:
     x = _finite(x, name)
   low, high = float(part.low), float(part.high)
@@ -209,7 +249,7 @@ def _to_uint8(x: tf.Tensor, name: str, part: ObservationPart) -> tf.Tensor:
 
 
 def _vector(x: tf.Tensor, name: str, part: ObservationPart, env_id: str) -> tf.Tensor:
-  """`float32[B, D]`: flattened, integers as one-hot vectors."""
+  """Returns `float32[B, D]`: flattened numbers, or integers as one-hot vectors."""
   x = _shaped(x, name, accepted_shapes(part), env_id)
   x = tf.reshape(x, [-1, math.prod(part.native_shape)])
   if not part.num_choices:
@@ -231,16 +271,17 @@ def _vector(x: tf.Tensor, name: str, part: ObservationPart, env_id: str) -> tf.T
 
 
 def _shaped(x: tf.Tensor, name: str, shapes, env_id: str) -> tf.Tensor:
-  """Fails when the graph runs unless each row of `x` has one of some shapes.
+  """Makes the graph fail at run time unless each row of `x` has one of the given shapes.
 
-  The model server does not hold a request to the signature: tensors of any rank get here.
+  The check is needed because the model server accepts tensors of any rank.
   """
 
   def has_shape(shape):
     equal = tf.raw_ops.Equal(
       x=tf.shape(x)[1:], y=tf.constant(shape, tf.int32), incompatible_shape_error=False
     )
-    # `Rank` is the op: `tf.rank` believes the signature. Without it a size of 1 would broadcast.
+    # The op `Rank` gives the actual rank; `tf.rank` returns that of the signature. Without this
+    # check a size of 1 would broadcast.
     has_rank = tf.equal(tf.raw_ops.Rank(input=x), 1 + len(shape))
     return has_rank & tf.reduce_all(tf.reshape(equal, [-1]))
 

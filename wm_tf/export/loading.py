@@ -1,4 +1,4 @@
-"""Exported agents, loaded in this process."""
+"""Loads exported agents in this process."""
 
 from __future__ import annotations
 
@@ -19,11 +19,17 @@ from wm_tf.export.writing import saved_versions
 
 
 def version_folder(path: str | os.PathLike) -> Path:
-  """Returns the folder of a SavedModel: `path`, or its newest version if it is a base path.
+  """Returns the folder of a SavedModel, after a check of its files.
+
+  Args:
+    path: a version folder, or a base path, whose newest version is used.
+
+  Returns:
+    The version folder.
 
   Raises:
     FileNotFoundError: if there is no SavedModel.
-    DamagedFileError: if a file differs from the one that was exported.
+    DamagedFileError: if a file differs from the exported one.
   """
   path = Path(path).expanduser()
   if not (path / "saved_model.pb").exists():
@@ -35,7 +41,7 @@ def version_folder(path: str | os.PathLike) -> Path:
     path = path / str(versions[-1])
   if (path / files.SUMS).exists():
     for problem in files.check_sums(path):
-      if problem.path.name != files.SUMS:  # Otherwise the sums themselves cannot be read.
+      if problem.path.name != files.SUMS:  # An unreadable list of checksums is not an error.
         raise problem
   return path
 
@@ -44,27 +50,27 @@ class LoadedExport:
   """A SavedModel of this package with the signatures of its kind.
 
   Attributes:
-    signatures: by name.
-    spec: the parsed `json` of the signature `spec`: `EnvSpec` as a dict, and more.
+    signatures: the signatures by name.
+    spec: the parsed `json` of the signature `spec`: an `EnvSpec` as a dict, and more.
     observation: describes the observation.
-    input_names: the input for each part of the observation.
+    input_names: the name of the input for each part of the observation.
   """
 
   def __init__(self, path: str | os.PathLike, signatures: Iterable[str], kind: str):
     """Loads an export.
 
     Args:
-      path: a version folder, or the base path, whose newest version is loaded.
-      signatures: the names of those that it must have.
-      kind: what it must be, for messages.
+      path: a version folder, or a base path, whose newest version is loaded.
+      signatures: the names of the required signatures.
+      kind: the kind of export, for error messages.
 
     Raises:
       FileNotFoundError: if there is no SavedModel.
-      DamagedFileError: if a file differs from the one that was exported.
-      ValueError: if it lacks a signature.
+      DamagedFileError: if a file differs from the exported one.
+      ValueError: if a signature is missing.
     """
     path = version_folder(path)
-    # The loaded object must stay alive: its signatures do not own the variables.
+    # Keep the loaded object, because its signatures do not own the variables.
     self._loaded = tf.saved_model.load(str(path))
     self.signatures = self._loaded.signatures
     for name in signatures:
@@ -78,34 +84,38 @@ class LoadedExport:
     self.observation, self.input_names = described_observation(self.spec)
 
   def inputs_of(self, observation: Nest, rows: int | None = None) -> dict[str, np.ndarray]:
-    """Converts a batch of observations to inputs: see `wm_tf.export.observations.inputs_of`."""
+    """Converts a batch of observations to inputs. See `wm_tf.export.observations.inputs_of`."""
     return inputs_of(self.observation, self.input_names, observation, rows)
 
 
 class SavedModelActor:
-  """A SavedModel of `wm_tf.export.export_agent` as an actor for collection and evaluation.
+  """An `Actor` that runs a SavedModel of `wm_tf.export.export_agent`.
 
   Attributes:
-    spec: what the export says of its environment: `EnvSpec` as a dict, and more.
+    spec: the export's description of its environment: an `EnvSpec` as a dict, and more.
   """
 
   def __init__(self, path: str | os.PathLike):
     """Loads an export.
 
     Args:
-      path: a version folder, or the base path, whose newest version is loaded.
+      path: a version folder, or a base path, whose newest version is loaded.
 
     Raises:
       FileNotFoundError: if there is no SavedModel.
-      DamagedFileError: if a file differs from the one that was exported.
-      ValueError: if it has no signature `act`.
+      DamagedFileError: if a file differs from the exported one.
+      ValueError: if a signature of an agent, such as `act`, is missing.
     """
     self._export = LoadedExport(path, ("act", "initial_state", "spec"), "agent")
     self.spec = self._export.spec
     self._rows: int | None = None
 
   def begin(self, rows: int) -> None:
-    """Starts new episodes in `rows` environments."""
+    """Begins new episodes.
+
+    Args:
+      rows: B, the number of environments.
+    """
     initial_state = self._export.signatures["initial_state"]
     self._fresh = initial_state(seed=tf.constant(zero_seed(rows)))
     self._state = dict(self._fresh)
@@ -116,11 +126,11 @@ class SavedModelActor:
     """Chooses the agent's actions.
 
     Args:
-      observation: an array, or a dict of arrays by name of the part, `[B, ...]` each; as the agent
-        sees them, or as the environment shows them.
-      is_first: `bool[B]`, which rows begin an episode.
+      observation: an array, or a dict of arrays by name of the part, `[B, ...]` each, in the
+        agent's or the environment's format.
+      is_first: `bool[B]`, the rows that begin an episode.
       seeds: `int64[B]`, the seeds of the episodes.
-      infos: not used: an exported agent sees observations only.
+      infos: ignored; an exported agent takes only observations.
 
     Returns:
       `float32[B, A]`: numbers in [-1, 1], or one-hot vectors.
@@ -150,5 +160,17 @@ class SavedModelActor:
 
 
 def load_agent(path: str | os.PathLike) -> SavedModelActor:
-  """Loads an exported agent, to be evaluated; see `SavedModelActor`."""
+  """Loads an exported agent as an actor for evaluation.
+
+  Args:
+    path: a version folder, or a base path, whose newest version is loaded.
+
+  Returns:
+    The actor.
+
+  Raises:
+    FileNotFoundError: if there is no SavedModel.
+    DamagedFileError: if a file differs from the exported one.
+    ValueError: if a signature of an agent is missing.
+  """
   return SavedModelActor(path)

@@ -1,4 +1,4 @@
-"""Observations in NumPy, as the inputs of a loaded SavedModel."""
+"""Converts NumPy observations to the inputs of a loaded SavedModel."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from wm_tf.export.conversions import accepted_shapes, image_axes
 
 
 def described_observation(spec: Mapping[str, Any]) -> tuple[ObservationSpec, tuple[str, ...]]:
-  """Reads what the `json` of the signature `spec` says of the observation.
+  """Reads the description of the observation from the `json` of the signature `spec`.
 
   Args:
-    spec: the parsed `json`. An older one describes a single image.
+    spec: the parsed `json`. That of an older export describes a single image.
 
   Returns:
     The observation, and the name of the input for each of its parts.
@@ -36,7 +36,7 @@ def described_observation(spec: Mapping[str, Any]) -> tuple[ObservationSpec, tup
 
 
 def _bound(value: Any, unbounded: float) -> np.ndarray | None:
-  """A bound of a part as `ObservationPart` has it; JSON has None for infinity."""
+  """Returns a bound of a part as in `ObservationPart`; JSON has null for infinity."""
   if isinstance(value, tuple):
     value = [unbounded if x is None else x for x in value]
   return None if value is None else np.asarray(value, np.float32)
@@ -48,17 +48,17 @@ def inputs_of(
   """Converts a batch of observations to the inputs of a signature.
 
   Args:
-    observation: describes it.
-    names: the input for each part.
-    value: an array, or a dict of arrays by name of the part; `[B, ...]` each, as the agent sees
-      them or as the environment shows them.
-    rows: B, if it is known.
+    observation: describes the observation.
+    names: the name of the input for each part.
+    value: an array, or a dict of arrays by name of the part; `[B, ...]` each, in the agent's or the
+      environment's format.
+    rows: B; None accepts any B.
 
   Returns:
-    Arrays of the environment's own dtypes by name of the input.
+    Arrays of the environment's dtypes, by name of the input.
 
   Raises:
-    ValueError: if a part is missing, has another shape or dtype, or is not finite; or if there is
+    ValueError: if a part is missing, has another shape or dtype, or is not finite, or if there is
       no batch dimension.
   """
   if not observation.is_array:
@@ -100,7 +100,7 @@ def _input_of(part: ObservationPart, what: str, x: np.ndarray, rows: int | None)
 
 
 def _native(part: ObservationPart, x: np.ndarray) -> np.ndarray:
-  """What the agent sees, `[B, ...]`, as the environment would show it."""
+  """Converts a part from the agent's format, `[B, ...]`, to the environment's."""
   if part.kind == "image":
     return _native_image(part, x)
   if part.num_choices:

@@ -1,4 +1,4 @@
-"""An exported world model, to dream in without the code or the configuration that made it."""
+"""An exported world model, which runs without the code and the configuration that made it."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ _SIGNATURES = ("decode", "imagine", "initial_state", "observe", "spec")
 
 
 class SavedWorldModel:
-  """The part of `WorldModel` that a SavedModel of `export_world_model` can be.
+  """Those methods of `WorldModel` that a SavedModel of `export_world_model` supports.
 
-  A state is a dict of its tensors by name. `features` are not exported: here they are the state's
+  A state is a dict of tensors by name. `features` are not exported; this class uses the state's
   tensors, flattened and concatenated in the order of their names.
 
   Attributes:
-    spec: what the export says of its environment: `EnvSpec` as a dict, and more.
+    spec: the export's description of its environment: an `EnvSpec` as a dict, and more.
     observation: describes the observation.
     action_space: describes the action.
-    action_size, feature_size: as of `WorldModel`.
-    num_choices: as of `WorldModel`: groups of a categorical action; empty if continuous.
-    max_decisions: as of `EnvSpec`.
+    action_size: see `WorldModel`.
+    feature_size: F, the number of elements of all state tensors of a row.
+    num_choices: see `WorldModel`.
+    max_decisions: see `EnvSpec`.
   """
 
   def __init__(self, path: str | os.PathLike):
     """Loads an export.
 
     Args:
-      path: a version folder, or the base path, whose newest version is loaded.
+      path: a version folder, or a base path, whose newest version is loaded.
 
     Raises:
       FileNotFoundError: if there is no SavedModel.
-      DamagedFileError: if a file differs from the one that was exported.
-      ValueError: if it is not an exported world model.
+      DamagedFileError: if a file differs from the exported one.
+      ValueError: if the SavedModel is not an exported world model.
     """
     self._export = LoadedExport(path, _SIGNATURES, "world model")
     self._signatures = self._export.signatures
@@ -57,15 +58,17 @@ class SavedWorldModel:
     self._decode_inputs = sorted(keywords)
 
   def initial_state(self, batch_size) -> Tensors:
+    """Returns the state before any observation. See `WorldModel.initial_state`."""
     return self._signatures["initial_state"](seed=tf.zeros([batch_size, 2], tf.int32))
 
   def features(self, state: Tensors) -> tf.Tensor:
+    """Returns the concatenated state tensors, `float32[B, F]`. See `WorldModel.features`."""
     rows = tf.shape(next(iter(state.values())))[0]
     flat = [tf.cast(tf.reshape(state[name], [rows, -1]), tf.float32) for name in sorted(state)]
     return tf.ensure_shape(tf.concat(flat, axis=-1), [None, self.feature_size])
 
   def decode(self, state: Tensors) -> Nest:
-    """Mean observations: images `float32[B, H, W, C]` in [0, 1], vectors `float32[B, D]`."""
+    """Returns the mean observation of a state. See `WorldModel.decode`."""
     outputs = self._signatures["decode"](**{name: state[name] for name in self._decode_inputs})
     values = []
     for name, part in zip(self._export.input_names, self.observation.parts, strict=True):
@@ -78,15 +81,18 @@ class SavedWorldModel:
   def observe(
     self, state: Tensors, prev_action, observation: Nest, is_first, seed: tf.Tensor
   ) -> Tensors:
-    """As `WorldModel.observe`.
+    """Moves the state along a real step. See `WorldModel.observe`.
 
     Args:
       state: of B rows.
       prev_action: `float32[B, A]`.
-      observation: an array, or a dict of arrays by name of the part, `[B, ...]` each; as the agent
-        sees them, or as the environment shows them.
+      observation: an array, or a dict of arrays by name of the part, `[B, ...]` each, in the
+        agent's or the environment's format.
       is_first: `bool[B]`.
       seed: `int32[B, 2]`, one seed for each row.
+
+    Returns:
+      The next state.
 
     Raises:
       ValueError: if the observation has another shape or dtype, or is not finite.
@@ -102,7 +108,17 @@ class SavedWorldModel:
     )
 
   def imagine(self, state: Tensors, action, seed, temperature=1.0) -> Prediction:
-    """As `WorldModel.imagine`, with one seed for each row (`int32[B, 2]`)."""
+    """Moves the state along an imagined step. See `WorldModel.imagine`.
+
+    Args:
+      state: of B rows.
+      action: `float32[B, A]`.
+      seed: `int32[B, 2]`, one seed for each row.
+      temperature: scalar or `float32[B]`.
+
+    Returns:
+      The prediction for the step.
+    """
     temperature = tf.broadcast_to(tf.cast(temperature, tf.float32), tf.shape(action)[:1])
     found = self._signatures["imagine"](action=action, seed=seed, temperature=temperature, **state)
     return Prediction(
@@ -111,12 +127,15 @@ class SavedWorldModel:
     )
 
   def unfamiliarity(self, disagreement: tf.Tensor) -> tf.Tensor:
-    """As `WorldModel.unfamiliarity`."""
+    """Returns how far the disagreement exceeds its usual level on the data.
+
+    See `WorldModel.unfamiliarity`.
+    """
     return tf.nn.relu(disagreement - self.spec.get("usual_disagreement", 0.0))
 
 
 def _described_actions(described: Mapping[str, Any]) -> ActionSpace:
-  """Reads what the `json` of the signature `spec` says of the action space."""
+  """Reads the description of the action space from the `json` of the signature `spec`."""
   fields = {
     key: tuple(x) if isinstance(x, list) else x
     for key, x in described.items()

@@ -1,12 +1,13 @@
-"""Agents and world models as SavedModels that need no code of this package.
+"""Writes agents and world models as SavedModels that do not need the code of this package.
 
-All signatures share three rules. Each input and output has the same leading B. Randomness comes
-only from `seed` (`int32[B, 2]`, one for each row). The state travels: `initial_state` returns its
-tensors, each call takes them, and returns the next ones under the same names.
+All signatures follow three rules. Each input and output has the same leading B. Randomness comes
+only from `seed` (`int32[B, 2]`, one for each row). The model keeps no state: `initial_state`
+returns the state's tensors, and each call takes them and returns the next ones under the same
+names.
 
-An observation is given in the environment's own arrays. One image is the input `frame`, one vector
-the input `observation`, and of a dict each part is an input of its own; see
-`wm_tf.export.conversions` for shapes and names.
+Observations are the environment's own arrays. One image is the input `frame`, one vector is the
+input `observation`, and each part of a dict is a separate input. `wm_tf.export.conversions` defines
+shapes and names.
 """
 
 from __future__ import annotations
@@ -47,18 +48,18 @@ def export_agent(
 
   Signatures:
     `initial_state`: seed -> state tensors.
-    `act` (also the default): observation, seed, state tensors -> `action` in the environment's own
-      space, next state tensors, and `agent_action float32[B, A]`: numbers in [-1, 1], or one-hot
+    `act` (also the default): observation, seed, state tensors -> `action` in the environment's
+      format, next state tensors, and `agent_action float32[B, A]`: numbers in [-1, 1], or one-hot
       vectors. `action` is `float32[B, ...]` (continuous), `int64[B]` (discrete), `int64[B, ...]`
       (multi-discrete) or `int8[B, ...]` (multi-binary).
-    `spec`: seed -> what a client must know to drive; the same in each row.
+    `spec`: seed -> a description of the environment for clients; the same in each row.
 
-  `act` answers INVALID_ARGUMENT, with the name of the input, if a float is NaN or infinite.
+  If an input has a NaN or infinite number, `act` fails with INVALID_ARGUMENT and the input's name.
 
   Args:
-    agent: what to export.
-    path: the model's base path; the version becomes a folder in it, which appears when complete.
-    version: by default one more than the newest version there.
+    agent: the agent to export.
+    path: the model's base path. The version folder in it appears when it is complete.
+    version: the version number; None for the newest version plus one.
     config: written to the version's `config.json`, and part of `spec`.
 
   Returns:
@@ -66,7 +67,7 @@ def export_agent(
 
   Raises:
     FileExistsError: if the version exists.
-    ValueError: if an exported model could not take the environment's observations.
+    ValueError: if an exported model cannot accept the environment's observations.
   """
   spec = agent.spec
   initial = agent.initial_state(1)
@@ -115,31 +116,33 @@ def export_world_model(
   """Writes a world model as a SavedModel.
 
   Signatures:
-    `encode` (of models with `encode_outputs`): observation -> those outputs; `loc` and `scale`
-      `float32[B, Z]` of a model with a VAE.
-    `decode`: those state tensors that an observation depends on -> the mean observation. An image
-      is `uint8[B, H, W, C]` under the name of its input, and `float32` in [0, 1] as `mean` (of a
-      single image) or `<input>_mean`. A vector is `float32[B, ...]` in the environment's own units
-      and shape; of integers, probabilities `float32[B, D]`.
+    `encode` (of models with `encode_outputs`): observation -> those outputs; for a model with a VAE
+      `loc` and `scale`, `float32[B, Z]`.
+    `decode`: the state tensors that the observation depends on -> the mean observation. An image is
+      `uint8[B, H, W, C]` under the name of its input, and `float32` in [0, 1] as `mean` (a single
+      image) or `<input>_mean`. A vector is `float32[B, ...]` in the environment's units and shape;
+      integers are probabilities `float32[B, D]`.
     `initial_state`: seed -> state tensors.
     `observe`: state tensors, `prev_action float32[B, A]`, observation, `is_first bool[B]`, seed ->
       next state tensors.
     `imagine` (also the default): state tensors, `action float32[B, A]`, seed,
       `temperature float32[B]` -> next state tensors, `reward`, `discount`, `disagreement`
       `float32[B]`.
-    `spec`: as in `export_agent`.
+    `spec`: see `export_agent`.
 
   Args:
-    world_model: what to export.
+    world_model: the world model to export.
     spec: the environment that it models.
-    path, version, config: as in `export_agent`.
+    path: see `export_agent`.
+    version: see `export_agent`.
+    config: see `export_agent`.
 
   Returns:
     The version folder.
 
   Raises:
     FileExistsError: if the version exists.
-    ValueError: if an exported model could not take the environment's observations.
+    ValueError: if an exported model cannot accept the environment's observations.
   """
   initial = world_model.initial_state(1)
   states = state_specs(initial, "latent")
@@ -216,7 +219,7 @@ def export_world_model(
 
 
 def _encodes(world_model: WorldModel, specs: dict[str, tf.TensorSpec], spec: EnvSpec) -> bool:
-  """Whether the model has outputs for the signature `encode`."""
+  """Returns whether the model has outputs for the signature `encode`."""
   outputs = {}
 
   def encode(**inputs):
@@ -227,7 +230,7 @@ def _encodes(world_model: WorldModel, specs: dict[str, tf.TensorSpec], spec: Env
 
 
 def _decoded(observation: ObservationSpec, mean: Any) -> Tensors:
-  """The outputs of `decode`, of mean observations as a world model decodes them."""
+  """Returns the outputs of `decode` for a mean observation of the world model."""
   outputs = {}
   parts = zip(input_names(observation), observation.parts, observation.unpack(mean), strict=True)
   for name, part, x in parts:
@@ -242,7 +245,7 @@ def _decoded(observation: ObservationSpec, mean: Any) -> Tensors:
 
 
 def _example_inputs(observation: ObservationSpec) -> Iterator[dict[str, np.ndarray]]:
-  """Observations `[1, ...]` for warmup requests: of the native size, and of the agent's."""
+  """Yields observations `[1, ...]` for warm-up requests: of the native size and of the agent's."""
   shapes = [accepted_shapes(part) for part in observation.parts]
   for i in range(max(map(len, shapes))):
     yield {
@@ -257,7 +260,7 @@ def _example(part, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _zeros(specs: dict[str, tf.TensorSpec], but: set[str]) -> dict[str, np.ndarray]:
-  """An input `[1, ...]` of zeros for each spec, except those named in `but`."""
+  """Returns an input `[1, ...]` of zeros for each spec, except for the names in `but`."""
   return {
     name: np.zeros([1, *spec.shape[1:]], spec.dtype.as_numpy_dtype)
     for name, spec in specs.items()

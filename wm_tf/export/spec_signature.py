@@ -1,4 +1,4 @@
-"""The signature `spec`: what a client must know to drive an environment with an exported model."""
+"""The signature `spec`, which describes a model's environment to its clients."""
 
 from __future__ import annotations
 
@@ -20,7 +20,11 @@ SEED = tf.TensorSpec([None, 2], tf.int32, "seed")
 
 
 def zero_seed(rows: int = 1) -> np.ndarray:
-  """A seed for `rows` rows, `int32[rows, 2]`."""
+  """Returns seeds of zeros, `int32[rows, 2]`.
+
+  Args:
+    rows: B, the number of rows.
+  """
   return np.zeros((rows, 2), np.int32)
 
 
@@ -30,33 +34,37 @@ def spec_signature(
   config: dict[str, Any] | None,
   **more: Any,
 ) -> Signature:
-  """Makes the signature that answers an `EnvSpec` and the state's tensors, the same in each row.
+  """Makes the signature that returns an `EnvSpec` and the state's tensors, the same in each row.
 
   Outputs, with P parts of the observation:
-    `name`, `env_id`, `action_repeat`, `frames_to_skip`, `idle_action`, `max_steps`: of `EnvSpec`.
+    `name`, `env_id`, `action_repeat`, `frames_to_skip`, `idle_action`, `max_steps`: see `EnvSpec`.
     `frame_size`, `observation_size`: height and width of a single image, of the environment and of
       the agent; zeros if the observation is not one image.
     `observation_names`, `observation_inputs`, `observation_kinds`, `observation_dtypes`:
-      `string[B, P]`, each part's name, the input that takes it, `image` or `vector`, and the dtype.
+      `string[B, P]`: each part's name, its input, `image` or `vector`, and its dtype.
     `observation_shapes`: `int32[B, P, R]`, the environment's own shapes, padded with -1.
-    `agent_observation_shapes`: `int32[B, P, 3]`, what the agent sees, padded with -1.
-    `observation_low`, `observation_high`: `float32[B, N]`, the range of each part after the other:
-      of an image one number, of a vector one for each of its numbers. Infinite if unbounded.
+    `agent_observation_shapes`: `int32[B, P, 3]`, the shapes that the agent sees, padded with -1.
+    `observation_low`, `observation_high`: `float32[B, N]`, the concatenated bounds of the parts:
+    one
+      number for an image, one for each element of a vector. Infinite if unbounded.
     `rendered`: whether the observation is the frame that `render()` returns.
-    `action_kind`, `action_dtype`: one of `wm_tf.core.ACTION_KINDS`, and its own dtype.
+    `action_kind`, `action_dtype`: one of `wm_tf.core.ACTION_KINDS`, and the action's dtype.
     `action_shape`: `int32[B, R]`.
-    `action_low`, `action_high`: `float32[B, A_env]`; of choices the first and the last one.
+    `action_low`, `action_high`: `float32[B, A_env]`; for choices the first and the last one.
     `action_num_choices`: `int32[B, G]`.
     `action_names`, `agent_action_names`: of the environment's and the agent's action dimensions.
     `discrete`: whether an action is one integer.
-    `state_names`: the tensors that travel.
+    `state_names`: the names of the state tensors.
     `json`: all of this and more; a number that is not finite is null.
 
   Args:
     spec: the environment.
     states: the state's tensors.
-    config: what the model was made with; part of `json`.
+    config: the configuration that the model was made with; part of `json`.
     **more: further parts of `json`.
+
+  Returns:
+    The signature, to be written.
   """
   space = spec.action_space
   images = spec.observation.images if len(spec.observation.parts) == 1 else ()
@@ -99,7 +107,7 @@ def _native_size(part: ObservationPart) -> tuple[int, ...]:
 
 
 def _idle_action(spec: EnvSpec) -> Any:
-  """The action to send during `frames_to_skip`; any action of the space if there is none."""
+  """Returns the action for `frames_to_skip`; an action of the space if the spec has none."""
   if spec.idle_action is not None:
     return spec.idle_action
   return spec.action_space.to_env(np.zeros(spec.action_size, np.float32))
@@ -121,7 +129,7 @@ def _observation_outputs(spec: EnvSpec) -> dict[str, Any]:
 
 
 def _range(part: ObservationPart) -> tuple[np.ndarray, np.ndarray]:
-  """`float32[1]` bounds of an image's pixels; `float32[n]` of a vector's native numbers."""
+  """Returns the bounds of an image's pixels, `float32[1]`, or a vector's numbers, `float32[n]`."""
   size = 1 if part.kind == "image" else math.prod(part.native_shape)
   if part.num_choices:
     low = np.zeros(size) if part.start is None else np.asarray(part.start)
@@ -135,7 +143,7 @@ def _range(part: ObservationPart) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _padded(shapes, rank: int = 1) -> np.ndarray:
-  """`int32[P, R]`: shapes of different ranks, with -1 where there is no dimension."""
+  """Returns `int32[P, R]`: shapes of different ranks, padded with -1."""
   padded = np.full((len(shapes), max(rank, *map(len, shapes))), -1, np.int32)
   for row, shape in zip(padded, shapes, strict=True):
     row[: len(shape)] = shape
@@ -179,7 +187,7 @@ def _everything(spec: EnvSpec, states, config, more) -> dict[str, Any]:
       **space._asdict(),
       "env_shape": space.shape,
       "env_dtype": space.dtype.name,
-      # Of earlier exports.
+      # For clients of earlier exports.
       "discrete": space.kind == "discrete",
     },
     "state": {
@@ -192,7 +200,7 @@ def _everything(spec: EnvSpec, states, config, more) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-  """The same as JSON has it: arrays as lists, numbers that are not finite as None."""
+  """Converts a value to JSON types: arrays to lists, numbers that are not finite to None."""
   if isinstance(value, dict):
     return {str(key): _plain(x) for key, x in value.items()}
   if isinstance(value, np.ndarray | np.generic):

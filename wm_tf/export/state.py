@@ -1,4 +1,4 @@
-"""A state as tensors with names, which travel between a model server and its client."""
+"""Converts a state to named tensors, which a model server and its client exchange, and back."""
 
 from __future__ import annotations
 
@@ -17,20 +17,37 @@ def flatten_state(state: Nest, name: str = "") -> Tensors:
 
   Args:
     state: a nest of NamedTuples, dicts, tuples and tensors.
-    name: the first part of each path.
+    name: the first part of each path; empty for none.
+
+  Returns:
+    The tensors by name.
   """
   return dict(_leaves(state, name))
 
 
 def unflatten_state(like: Nest, tensors: Tensors, name: str = "") -> Nest:
-  """The inverse of `flatten_state`; `like` is any state of the same structure."""
+  """Returns the state with the given tensors; the inverse of `flatten_state`.
+
+  Args:
+    like: any state of the same structure.
+    tensors: the tensors by name; other names are ignored.
+    name: the first part of each path.
+  """
   names = [key for key, _ in _leaves(like, name)]
   # `tf.nest` and `_leaves` traverse a nest in the same order (dicts by sorted keys).
   return tf.nest.pack_sequence_as(like, [tensors[key] for key in names])
 
 
 def state_specs(state: Nest, name: str = "") -> dict[str, tf.TensorSpec]:
-  """The inputs that stand for a state, by name, with a leading B of any size."""
+  """Returns the inputs for a state, by name.
+
+  Args:
+    state: a state of any number of rows.
+    name: the first part of each path.
+
+  Returns:
+    A spec `[None, ...]` for each tensor.
+  """
   return {key: tf.TensorSpec([None, *x.shape[1:]], x.dtype, key) for key, x in _leaves(state, name)}
 
 

@@ -1,4 +1,4 @@
-"""Version folders that a model server loads: the SavedModel, its warmup requests, its sums."""
+"""Writes version folders for a model server: SavedModel, warm-up requests and checksums."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from wm_tf.export.state import Tensors
 
 
 class Signature(NamedTuple):
-  """A signature to be written.
+  """A signature to write.
 
   Attributes:
     fn: takes the inputs as keyword arguments and returns the outputs by name.
     specs: the inputs by name.
-    warmup: inputs `[1, ...]` by name, of requests that a server replays before it serves.
+    warmup: inputs `[1, ...]` by name of the requests that a server runs before it serves.
   """
 
   fn: Callable[..., Tensors]
@@ -31,7 +31,11 @@ class Signature(NamedTuple):
 
 
 def saved_versions(path: str | os.PathLike) -> list[int]:
-  """The versions under a model's base path, in order."""
+  """Returns the version numbers in a model's base path, in increasing order.
+
+  Args:
+    path: the base path.
+  """
   return sorted(int(p.name) for p in Path(path).glob("*") if p.name.isdigit() and p.is_dir())
 
 
@@ -44,16 +48,16 @@ def write_version(
 ) -> Path:
   """Writes a version folder that the model server loads.
 
-  The server's loader is stricter than `tf.saved_model.load`. Variables that only a Keras 3 model
-  tracks are missing there, so the module holds every variable that a signature uses. Names, shapes
-  and dtypes of inputs are given explicitly. Nothing asks for XLA. A version folder that appears
-  before it is complete makes the official server give up on it, so it is renamed into place.
+  The server's loader is stricter than `tf.saved_model.load`. It lacks variables that only a Keras 3
+  model tracks, so the module tracks every variable that a signature uses. Names, shapes and dtypes
+  of inputs are explicit. No function uses XLA. The official server does not retry a version folder
+  that it found incomplete, so the folder is renamed when it is complete.
 
   Args:
     path: the model's base path.
-    version: the folder's name; one more than the newest version if None.
-    signatures: what to write, by name.
-    default: the signature that is `serving_default` too.
+    version: the folder's name; None for the newest version plus one.
+    signatures: the signatures by name.
+    default: the signature that is also `serving_default`.
     config: written to `config.json`.
 
   Returns:
@@ -80,9 +84,9 @@ def write_version(
   module.all_variables = list(variables.values())
 
   part = path / f".{version}.part"
-  shutil.rmtree(part, ignore_errors=True)  # Of an export that was killed.
+  shutil.rmtree(part, ignore_errors=True)  # Left by an export that was killed.
   tf.saved_model.save(module, str(part), signatures=functions)
-  # A server compiles each signature for itself, the default one too.
+  # A server compiles each signature separately, including the default one.
   aliased = {**signatures, "serving_default": signatures[default]}
   requests = [(name, inputs) for name, x in aliased.items() for inputs in x.warmup]
   write_warmup(part / "assets.extra", path.name, requests)
@@ -96,14 +100,18 @@ def write_version(
 def write_warmup(
   folder: Path, model: str, requests: Iterable[tuple[str, dict[str, np.ndarray]]]
 ) -> None:
-  """Records requests that a server replays before it calls a version available.
+  """Records requests that a server runs before a version becomes available.
 
-  The first call of a signature optimises its graph, which takes 10 to 100 times as long as a call.
+  The first call of a signature optimises its graph, which takes 10 to 100 times as long as a later
+  call.
 
   Args:
-    folder: `assets.extra` of the version folder; made here.
+    folder: `assets.extra` of the version folder; created here.
     model: the name of the model in the requests.
     requests: pairs of a signature's name and its inputs by name.
+
+  Raises:
+    ImportError: if tensorflow-serving-api is not installed.
   """
   try:
     from tensorflow_serving.apis import prediction_log_pb2
@@ -123,7 +131,7 @@ def write_warmup(
 
 
 def _with_own_outputs(fn: Callable[..., Tensors]) -> Callable[..., Tensors]:
-  """Wraps `fn` so that an output that is an input, or another output, is a tensor of its own."""
+  """Wraps `fn` so that no output is the same tensor as an input or another output."""
 
   def wrapped(**inputs):
     return {name: tf.identity(x) for name, x in fn(**inputs).items()}

@@ -1,7 +1,7 @@
 """The report of a run: a table for the terminal and one self-contained HTML page.
 
-Everything here is a function of plain data (the contents of `results.json`, histories, frames) that
-returns text or bytes; only `write_report` and `save_figures` write files. Nothing prints.
+The functions take plain data (the content of `results.json`, histories, frames) and return text or
+bytes. Only `write_report` and `save_figures` write files. No function prints.
 """
 
 from wm_tf.report.animations import animation

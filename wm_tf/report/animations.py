@@ -1,4 +1,4 @@
-"""Animations (GIF) of what an environment showed, and beside it what a model made of it."""
+"""Animations (GIF) of an environment's frames, optionally next to a model's frames."""
 
 from __future__ import annotations
 
@@ -22,25 +22,25 @@ def animation(
   panel_size: int = 192,
   max_bytes: int = 3_000_000,
 ) -> bytes:
-  """Animates frames, and beside them what the model made of them.
+  """Animates frames, optionally next to the model's frames.
 
-  If the GIF is larger than `max_bytes`, it first loses colours and then frames. The speed stays the
-  same, and the last frame is always kept.
+  If the GIF is larger than `max_bytes`, the number of colours is reduced first and then the number
+  of frames. The speed stays the same, and the last frame is always kept.
 
   Args:
-    frames: `uint8[T, h, w, 3]`, such as `display_frames` of images or what the environment renders.
-    beside: `uint8[T, h', w', 3]` shown on the right, such as the decoded state.
+    frames: `uint8[T, h, w, 3]`, such as `display_frames` of images or rendered frames.
+    beside: `uint8[T, h', w', 3]` shown on the right, such as decoded states; None for one panel.
     titles: the title of each panel.
-    captions: T texts shown below, such as the return so far.
+    captions: T texts shown below, such as the return so far; None for no captions.
     fps: frames per second.
-    panel_size: height of a panel in pixels; a multiple of the frames' height stays sharp.
-    max_bytes: the size to stay below, where possible.
+    panel_size: the height of a panel in pixels; a multiple of the frames' height stays sharp.
+    max_bytes: the size limit; the GIF is larger if the strongest reduction is not enough.
 
   Returns:
-    A GIF that loops.
+    A looping GIF.
 
   Raises:
-    ValueError: if a panel is not such an array, or lengths differ.
+    ValueError: if a panel has another shape or dtype, lengths differ, or a title is missing.
   """
   panels = [frames] if beside is None else [frames, beside]
   for panel in panels:
@@ -86,17 +86,17 @@ def _compose(panels, titles, caption, with_caption, size) -> Image.Image:
 
 def _encode(images: Sequence[Image.Image], colors: int, stride: int, fps: float) -> bytes:
   kept = sorted({*range(0, len(images), stride), len(images) - 1})
-  # One palette for all frames, so that still parts of the picture cost no bytes.
+  # All frames share one palette, so that unchanged parts of the picture cost no bytes.
   sample = [images[i] for i in kept[:: max(1, len(kept) // 24)]]
   sheet = Image.new("RGB", (sample[0].width, sample[0].height * len(sample)))
   for index, image in enumerate(sample):
     sheet.paste(image, (0, index * image.height))
   palette = _palette(sheet, colors)
   quantized = [images[i].quantize(palette=palette, dither=Image.Dither.NONE) for i in kept]
-  # GIF counts in hundredths of a second; rounding the running time keeps the speed exact.
+  # GIF durations are hundredths of a second; rounding the running time keeps the speed exact.
   times = [round(100 * i / fps) for i in [*kept, len(images)]]
   durations = [10 * max(2, b - a) for a, b in itertools.pairwise(times)]
-  durations[-1] += 1500  # Time to read the last frame before it starts again.
+  durations[-1] += 1500  # Show the last frame longer before the GIF starts again.
   buffer = io.BytesIO()
   quantized[0].save(
     buffer,
@@ -111,9 +111,9 @@ def _encode(images: Sequence[Image.Image], colors: int, stride: int, fps: float)
 
 
 def _palette(sheet: Image.Image, colors: int) -> Image.Image:
-  """Returns a palette of the colours of `sheet`, always with those of ground and text."""
+  """Returns a palette of the colours of `sheet` that includes the background and text colours."""
   fixed = [GROUND]
-  for color in (INK, FAINT, DREAM):  # Halfway too, for the edges of the letters.
+  for color in (INK, FAINT, DREAM):  # Mixed colours are for the edges of letters.
     fixed += [color, tuple((a + b) // 2 for a, b in zip(color, GROUND, strict=True))]
   found = sheet.quantize(colors - len(fixed), Image.Quantize.MEDIANCUT).getpalette()
   palette = Image.new("P", (1, 1))

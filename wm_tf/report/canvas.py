@@ -1,6 +1,6 @@
-"""What pictures have in common: colours, font, and frames made large enough to look at.
+"""Colours, font and image operations that all pictures share.
 
-Pictures have a dark ground of their own, so that they look the same on light and on dark pages.
+Pictures have a dark background, so that they look the same on light and on dark pages.
 """
 
 from __future__ import annotations
@@ -18,21 +18,28 @@ FAINT = (150, 155, 163)
 DREAM = (224, 140, 196)
 MARGIN = 12
 GAP = 4
-CELL = 128  # Height in pixels that a frame is shown at, unless it is told otherwise.
+CELL = 128  # The default height of a frame in pixels.
 
 
 def font(size: int) -> ImageFont.FreeTypeFont:
-  """Returns the font that matplotlib ships: the same on every machine, with ± × − in it."""
+  """Returns the font that is included in matplotlib, so that all machines use the same one.
+
+  Args:
+    size: in pixels.
+  """
   path = f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf"
   return ImageFont.truetype(path, size)
 
 
 def enlarge(frame: np.ndarray, height: int) -> Image.Image:
-  """Resizes a frame to a height in pixels, with sharp edges where that is a multiple of its own.
+  """Resizes a frame, with sharp edges if the new height is a multiple of the frame's height.
 
   Args:
     frame: `uint8[h, w, 3]`.
-    height: in pixels.
+    height: the new height in pixels; the width is scaled in proportion.
+
+  Returns:
+    The resized image.
   """
   image = Image.fromarray(np.ascontiguousarray(frame))
   size = (max(1, round(image.width * height / image.height)), height)
@@ -41,7 +48,15 @@ def enlarge(frame: np.ndarray, height: int) -> Image.Image:
 
 
 def check_frames(frames, what: str) -> None:
-  """Raises ValueError, which begins with `what`, unless `frames` is `uint8[T, h, w, 3]`."""
+  """Checks that frames are `uint8[T, h, w, 3]` with at least one frame.
+
+  Args:
+    frames: the value to check.
+    what: the beginning of the error message.
+
+  Raises:
+    ValueError: if the check fails.
+  """
   shape = getattr(frames, "shape", None)
   dtype = getattr(frames, "dtype", type(frames).__name__)
   if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3 or 0 in shape:
@@ -52,20 +67,24 @@ def check_frames(frames, what: str) -> None:
 
 
 def to_png(image: Image.Image) -> bytes:
-  """Returns the image as a PNG."""
+  """Returns an image as PNG bytes.
+
+  Args:
+    image: the image.
+  """
   buffer = io.BytesIO()
   image.save(buffer, "PNG", optimize=True)
   return buffer.getvalue()
 
 
 def stack(pictures: Sequence[bytes]) -> bytes:
-  """Puts pictures below one another, on one ground.
+  """Puts pictures below one another on one background.
 
   Args:
     pictures: PNGs or GIFs, at least one.
 
   Returns:
-    A PNG as wide as the widest of them.
+    A PNG as wide as the widest picture; a single picture is returned unchanged.
   """
   if len(pictures) == 1:
     return pictures[0]

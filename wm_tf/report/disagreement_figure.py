@@ -1,4 +1,4 @@
-"""The chart of an ensemble's disagreement: on its data, on real visits and in dreams."""
+"""The chart of an ensemble's disagreement on its data, on real visits and in dreams."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from wm_tf.report.figures import COLORS, STYLE, add_legend, new_axes, to_svg
 
 
 def disagreement_figure(samples: Mapping[str, Sequence[float]]) -> str:
-  """Draws the distribution of an ensemble's disagreement on samples of steps, as SVG.
+  """Draws the distribution of an ensemble's disagreement as SVG.
 
   Args:
-    samples: name (`training data`, `real visits`, `dreams`) to the disagreement about each of its
-      steps, at least one.
+    samples: name (`training data`, `real visits`, `dreams`) to the disagreement at each of its
+      steps; at least one step for each name.
 
   Returns:
     The SVG.
@@ -26,7 +26,7 @@ def disagreement_figure(samples: Mapping[str, Sequence[float]]) -> str:
     figure, axes = new_axes(2.6)
     for name, values in samples.items():
       axes.hist(
-        np.minimum(values, limit),  # Larger values are in the last bin.
+        np.minimum(values, limit),  # The last bin includes larger values.
         bins=48,
         range=(0.0, limit),
         density=True,

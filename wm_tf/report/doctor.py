@@ -1,6 +1,6 @@
-"""The verdicts of `trainers.doctor`, in plain words: what is good, what is not, where to begin.
+"""The diagnosis of `trainers.doctor`: all verdicts, a summary, and a text for the terminal.
 
-To the figures that every run is judged by (`verdicts.py`) it adds those that take a model apart
+It combines the verdicts on every run (`verdicts.py`) with those on dreams, actions and transfer
 (`doctor_verdicts.py`).
 """
 
@@ -28,7 +28,7 @@ from wm_tf.report.verdicts import (
 _GROUPS = (RETURN, "VAE", "dynamics", "dreams", "actions", "transfer")
 _PLANNER = "planner_in_environment"
 
-# Table of `open_loop` -> its title and decimals; each is there or not, as the observations are.
+# Table of `open_loop` -> its title and decimals. Which tables exist depends on the observations.
 OPEN_LOOP_TABLES = {
   "latent": ("error of the latent", 3),
   "psnr": ("PSNR of decoded images, dB", 1),
@@ -44,15 +44,15 @@ _ANSWERS = {
 
 
 def doctor_checks(results: Mapping[str, Any]) -> list[Check]:
-  """Judges everything that `doctor.json` holds.
+  """Judges all figures in `doctor.json`.
 
   Args:
-    results: see `verdicts.checks` and `doctor_verdicts.model_checks`. With the scores `random`,
-      `heuristic` and the `reward_threshold` the controller's return is judged too.
+    results: see `verdicts.checks` and `doctor_verdicts.model_checks`. The scores `random`,
+      `heuristic` and `reward_threshold` are needed to judge the controller's return.
 
   Returns:
-    Checks by group; what `results` lacks is "not run". The doctor plays no planner: its return is
-    judged only if `results` has it.
+    Checks by group; figures that `results` lacks are "not run". The doctor does not run a planner:
+    the planner's return is included only if `results` has it.
   """
   found = [
     _with_certainty(check, results) if check.name.startswith("rank correlation") else check
@@ -64,7 +64,13 @@ def doctor_checks(results: Mapping[str, Any]) -> list[Check]:
 
 
 def verdict_in_words(found: Sequence[Check]) -> str:
-  """Says what the checks amount to, and where to begin: an early stage spoils all after it."""
+  """Returns a summary of the checks, which names the first group with a poor figure.
+
+  Groups are in the order of the training stages. A poor early stage also affects all later ones.
+
+  Args:
+    found: the result of `doctor_checks`.
+  """
   rank = next((c for c in found if c.name.startswith("rank correlation")), None)
   trust = {
     GOOD: "The dreams of this model can be trusted to tell good controllers from bad ones.",
@@ -83,15 +89,15 @@ def verdict_in_words(found: Sequence[Check]) -> str:
 
 
 def terminal_text(results: Mapping[str, Any], found: Sequence[Check], width: int = 96) -> str:
-  """Writes the diagnosis for a terminal.
+  """Formats the diagnosis for a terminal.
 
   Args:
-    results: what `doctor.json` holds.
-    found: `doctor_checks(results)`.
-    width: columns.
+    results: the content of `doctor.json`.
+    found: the result of `doctor_checks(results)`.
+    width: the number of columns.
 
   Returns:
-    A verdict, then every figure with what is usual, then the errors of dreams by steps.
+    A summary, then every figure with its usual value, then the errors of dreams by steps.
   """
   lines = [f"{scores.environment_title(results)}: is this model good?", ""]
   lines += textwrap.wrap(verdict_in_words(found), width)
@@ -110,7 +116,14 @@ def terminal_text(results: Mapping[str, Any], found: Sequence[Check], width: int
 
 
 def open_loop_lines(results: Mapping[str, Any]) -> list[str]:
-  """Writes the table of dreams against simple answers by number of steps, as lines of text."""
+  """Formats the errors of dreams and of simple baselines by number of steps.
+
+  Args:
+    results: the content of `doctor.json`.
+
+  Returns:
+    The lines of a table; empty if `results` has no `open_loop`.
+  """
   found = results.get("open_loop")
   if not isinstance(found, Mapping):
     return []
@@ -128,7 +141,7 @@ def open_loop_lines(results: Mapping[str, Any]) -> list[str]:
 
 
 def _with_certainty(check: Check, results: Mapping[str, Any]) -> Check:
-  """Moves the rank correlation to the group "transfer" and adds what is known of its error."""
+  """Moves the rank correlation to the group "transfer" and adds its interval and ceiling."""
   found = results.get("transfer")
   text = check.value
   if isinstance(found, Mapping) and found.get("rank_correlation") is not None:

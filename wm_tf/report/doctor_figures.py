@@ -1,4 +1,4 @@
-"""The doctor's charts, as SVG in the colours of the report."""
+"""The doctor's charts as SVG in the colours of the report."""
 
 from __future__ import annotations
 
@@ -23,8 +23,11 @@ def transfer_figure(controllers: Sequence[Mapping[str, Any]]) -> str:
   """Draws every controller's mean return in the dream against that in the environment, as SVG.
 
   Args:
-    controllers: `{"name", "dream", "real", "real_error", "original"}` each; `original` says
-      whether it was learned or is a variation.
+    controllers: `{"name", "dream", "real", "real_error", "original"}` each; `original` says whether
+      the controller was learned or is a variation.
+
+  Returns:
+    The SVG.
   """
   with matplotlib.rc_context(STYLE):
     figure, axes = new_axes(3.4)
@@ -47,11 +50,15 @@ def transfer_figure(controllers: Sequence[Mapping[str, Any]]) -> str:
 
 
 def open_loop_curves(table: Mapping[str, Mapping[str, float]], unit: str) -> str:
-  """Draws the error of several answers over the number of dreamed steps, as SVG.
+  """Draws the errors of dreams and of baselines over the number of dreamed steps, as SVG.
 
   Args:
-    table: answer (`dream`, `still`, `mean`, ...) to its figure by number of steps.
-    unit: of the figure, the name of the vertical axis.
+    table: the name of a prediction (`dream`, `still`, `mean`, ...) to its figure by number of
+      steps.
+    unit: the label of the vertical axis.
+
+  Returns:
+    The SVG.
   """
   with matplotlib.rc_context(STYLE):
     figure, axes = new_axes(2.7)
@@ -70,11 +77,14 @@ def open_loop_curves(table: Mapping[str, Mapping[str, float]], unit: str) -> str
 
 
 def calibration_figure(found: Mapping[str, Any], quantity: str) -> str:
-  """Draws predicted against real values, a point for each bin of predictions.
+  """Draws predicted against real values, with a point for each bin of predictions, as SVG.
 
   Args:
     found: `bins` of `count`, `predicted` and `real`.
-    quantity: in words.
+    quantity: the name of the predicted quantity.
+
+  Returns:
+    The SVG.
   """
   with matplotlib.rc_context(STYLE):
     figure, axes = new_axes(2.7)

@@ -1,4 +1,4 @@
-"""The doctor's page: one HTML file that needs nothing beside it and no network."""
+"""The doctor's page: one self-contained HTML file that loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ def render_doctor(
   """Renders the page.
 
   Args:
-    results: what `doctor.json` holds; whatever it lacks is left out or "not run".
-    found: `doctor_checks(results)`.
+    results: the content of `doctor.json`; missing figures are omitted or shown as "not run".
+    found: the result of `doctor_checks(results)`.
     figures: film strips as PNG bytes, by key.
-    captions: figure key to the text beneath it.
-    command: what made the diagnosis.
+    captions: the caption of each figure, by key.
+    command: the command that made the diagnosis.
 
   Returns:
     The HTML document.

@@ -1,8 +1,8 @@
-"""The doctor's verdicts on dreams, on actions, and on whether dreams and reality agree.
+"""The doctor's verdicts on dreams, on actions, and on the transfer from dreams to reality.
 
-Except where a source is named, the limits are this project's own, from its runs on CarRacing: what
-is usual, not what is possible. They are ratios, so that they hold at any scale of observations and
-rewards.
+Unless a source is named, the limits come from this project's own runs on CarRacing: they describe
+usual values, not the best possible ones. They are ratios, so that they hold at any scale of
+observations and rewards.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from wm_tf.report.judgement import GOOD, INFO, NOT_FINITE, POOR, USABLE, Check, 
 _GAIN = (0.25, 0.0)  # Share of the best simple answer's error that a dream removes.
 _OBSERVATION = (0.4, 0.0)  # Share of the way from the last observation to the reconstruction.
 _RETURN_R2 = (0.4, 0.1)
-_REWARD_ERROR = (0.1, 0.25)  # Of the reward's standard deviation.
-_LISTENS = (0.3, 0.1)  # Share of the error that the right actions take away from wrong ones'.
+_REWARD_ERROR = (0.1, 0.25)  # Share of the reward's standard deviation.
+_LISTENS = (0.3, 0.1)  # Share of the error with wrong actions that the right actions remove.
 _HEARD = (0.3, 0.1)  # Share of the action in the variance of dreams from one state.
-_EXCESS = (0.25, 1.0)  # Of the standard deviation of real returns over controllers.
-_STEPS = "10"  # Steps ahead by which dreams are judged: about as far as a plan looks.
+_EXCESS = (0.25, 1.0)  # Share of the standard deviation of real returns over controllers.
+_STEPS = "10"  # The number of steps at which dreams are judged, about a planning horizon.
 
 
 def model_checks(results: Mapping[str, Any]) -> list[Check]:
   """Judges dreams, actions and transfer.
 
   Args:
-    results: what `doctor.json` holds: `open_loop`, `reward_calibration`,
+    results: the content of `doctor.json`: `open_loop`, `reward_calibration`,
       `termination_calibration`, `action_sensitivity`, `controllers` and `transfer`.
 
   Returns:
-    Checks of the groups "dreams", "actions" and "transfer"; "not run" for what is missing.
+    Checks of the groups "dreams", "actions" and "transfer"; "not run" for missing figures.
   """
   return [
     _gain(results),
@@ -58,11 +58,11 @@ def _judged(
   words: tuple[str, str, str],
   low: bool = False,
 ) -> Check:
-  """Judges a figure, given with its text, by `(good, usable)`; `low` if it should be small."""
+  """Judges a figure `(value, text)` against `(good, usable)`; `low` if it should be small."""
   if figures is None:
     return not_run(group, name, reference)
   value, text = figures
-  # A comparison with NaN fails, so that it is poor.
+  # Comparisons with NaN are false, so that NaN is poor.
   good = value <= limits[0] if low else value >= limits[0]
   usable = value < limits[1] if low else value > limits[1]
   verdict = GOOD if good else USABLE if usable else POOR
@@ -80,7 +80,7 @@ def _figures(
     return None
   try:
     return make(section)
-  except (KeyError, TypeError, ZeroDivisionError):  # A figure is None, or no dream is that long.
+  except (KeyError, TypeError, ZeroDivisionError):  # A figure is None, or no dream is long enough.
     return None
 
 
@@ -108,7 +108,7 @@ def _gain(results: Mapping[str, Any]) -> Check:
 
 
 def _decoded(results: Mapping[str, Any]) -> Check:
-  """Judges decoded observations: by PSNR if there are images, else by the error of the vectors."""
+  """Judges decoded observations: images by their PSNR, otherwise vectors by their error."""
   open_loop = results.get("open_loop")
   vectors = isinstance(open_loop, Mapping) and "psnr" not in open_loop
 
@@ -315,5 +315,5 @@ def _regret(results: Mapping[str, Any]) -> Check:
 
 
 def _signed(value: float, places: int | None = None) -> str:
-  """Writes a number with its sign, with enough decimals for its size by default."""
+  """Formats a number with its sign; by default the decimals depend on its size."""
   return number(value, decimals([value]) if places is None else places, sign="+")

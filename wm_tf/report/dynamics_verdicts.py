@@ -1,7 +1,8 @@
-"""Verdicts on what the dynamics of a world model predict of held-out episodes.
+"""Verdicts on the predictions of a world model's dynamics on held-out episodes.
 
-Limits hold for any environment unless `published.py` has some for the run's own. They come from
-published figures and from trials of these models; they say what is usual, not what is possible.
+The limits hold for any environment, unless `published.py` has limits for the run's environment.
+They come from published figures and from trials of these models, and describe usual values, not the
+best possible ones.
 """
 
 from __future__ import annotations
@@ -26,25 +27,25 @@ from wm_tf.report.judgement import (
 from wm_tf.report.published import ModelReferences
 
 # (good, usable) limits. A figure beyond the second is poor; so is one that is not finite.
-_NLL = (1.3, 1.419)  # 1.419 nats: the entropy of N(0, 1), so of knowing nothing.
+_NLL = (1.3, 1.419)  # 1.419 nats is the entropy of N(0, 1), an uninformed prediction.
 _RATIO = (0.8, 1.0)  # One-step error over the error of predicting no change.
-_OPEN_LOOP = (20, 5)  # Steps up to which a dream beats persistence.
+_OPEN_LOOP = (20, 5)  # The number of steps up to which a dream is better than persistence.
 _R2 = (0.7, 0.3)
 _AUC = (0.9, 0.75)
 _RANK = (0.7, 0.4)
 
 
 def dynamics_checks(dynamics: Mapping[str, Any], usual: ModelReferences) -> list[Check]:
-  """Judges what the dynamics predict on held-out episodes.
+  """Judges the predictions of the dynamics on held-out episodes.
 
   Args:
     dynamics: `nll_per_dimension`, `mixture`, `one_step_error`, `persistence_error`, `open_loop`,
-      `open_loop_persistence`, `reward_r2`, `reward_auc`, `termination_auc`, `rank_correlation`.
-      All are optional.
-    usual: what is known of the environment.
+      `open_loop_persistence`, `reward_r2`, `reward_auc`, `termination_auc`, `rank_correlation`. All
+      are optional.
+    usual: the usual figures in the run's environment.
 
   Returns:
-    One check for each figure, "not run" where it is missing.
+    One check for each figure; "not run" if it is missing.
   """
   return [
     _nll_check(dynamics, usual),
@@ -150,10 +151,10 @@ def open_loop_table(dynamics: Any) -> list[tuple[int, float, float | None]]:
   """Reads the open-loop errors.
 
   Args:
-    dynamics: see `dynamics_checks`; anything else has no errors.
+    dynamics: see `dynamics_checks`; any other value has no errors.
 
   Returns:
-    `(steps, error, error of predicting no change or None)`, by steps.
+    `(steps, error, error of predicting no change or None)`, sorted by steps.
   """
   if not isinstance(dynamics, Mapping):
     return []

@@ -1,7 +1,7 @@
-"""Charts as SVG (matplotlib). Inside the page they follow its light and dark colours.
+"""Charts as SVG (matplotlib) in the page's light or dark colours.
 
-Every colour is written as `var(--name, #hex)`: the page defines the names, and outside of it the
-hex value is used. No chart has a background.
+Every colour is written as `var(--name, #hex)`: the page defines the names, and other viewers use
+the hex value. Charts have a transparent background.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from wm_tf.report import scores
 from wm_tf.report.dynamics_verdicts import open_loop_table
 from wm_tf.report.formatting import NOT_RUN, decimals, is_finite, is_number, number, plus_minus
 
-# The light theme's colours; `style.py` gives the dark theme's for the same names.
+# The light theme's colours; `style.py` has the dark theme's under the same names.
 COLORS = {
   "ink": "#23262b",
   "faint": "#767b84",
@@ -31,8 +31,8 @@ COLORS = {
   "plan": "#0d8a63",
   "chance": "#8b9099",
 }
-_WIDTH = 4.6  # Inches. Narrow, so that the text stays readable on a phone.
-_POINTS = 500  # Most points drawn of one curve.
+_WIDTH = 4.6  # Inches; narrow, so that the text is readable on a phone.
+_POINTS = 500  # The largest number of points drawn of one curve.
 _SCORE_COLORS = {
   "random": "chance",
   "heuristic": "rule",
@@ -40,11 +40,11 @@ _SCORE_COLORS = {
   "planner_in_environment": "plan",
   "reward threshold": "ink",
 }
-# For `matplotlib.rc_context`: what every chart looks like.
+# The style of every chart, for `matplotlib.rc_context`.
 STYLE = {
-  "svg.fonttype": "none",  # Text stays text: it can be searched and takes the page's font.
+  "svg.fonttype": "none",  # Keep text as text, so that it is searchable and has the page's font.
   "svg.hashsalt": "wm_tf",  # The same data gives the same file.
-  "text.parse_math": False,  # A "$" in a name is a dollar.
+  "text.parse_math": False,  # Show "$" in names as it is.
   "font.family": "DejaVu Sans",
   "font.size": 9,
   "axes.labelsize": 9,
@@ -78,7 +78,8 @@ def scores_figure(results: Mapping[str, Any]) -> str:
   """Draws the mean returns with standard deviation (thin) and standard error (thick).
 
   Bars begin at zero. If no return is positive the means are points, because a long bar would look
-  good. A dotted line is the reward threshold at which gymnasium calls the environment solved.
+  like a high return. A dotted line is the reward threshold at which gymnasium calls the environment
+  solved.
 
   Args:
     results: see `return_checks`.
@@ -112,7 +113,7 @@ def scores_figure(results: Mapping[str, Any]) -> str:
           if size is not None:
             ends = [row.mean - size, row.mean + size]
             axes.plot(ends, [y + 0.14] * 2, color=COLORS["ink"], linewidth=width, alpha=0.75)
-      # The words stand above the bar, so that a narrow screen keeps its width for the bars.
+      # Labels are above the bars, so that the bars have the full width of a narrow screen.
       across = axes.get_yaxis_transform()  # x in shares of the axes, y in rows.
       axes.text(0, y - 0.28, row.label, va="center", transform=across)
       axes.text(1, y - 0.28, text, va="center", ha="right", color=COLORS[color], transform=across)
@@ -120,7 +121,7 @@ def scores_figure(results: Mapping[str, Any]) -> str:
     axes.set_yticks([])
     label = "return per episode"
     if threshold is not None:
-      for y in range(len(rows)):  # In the bars' height only: words stay readable.
+      for y in range(len(rows)):  # Only at the height of the bars, so that labels are readable.
         ends = [y - 0.08, y + 0.36]
         axes.plot([threshold] * 2, ends, color=COLORS["ink"], linestyle=(0, (1, 1.5)))
       label += f" (dotted: reward threshold {number(threshold, places)})"
@@ -136,9 +137,10 @@ def returns_figure(
 
   Args:
     iterations: `{"iteration", "controller_in_model": {mean, std, n}, "controller_in_environment":
-      {mean, std, n}}`; either may be missing. Whiskers are standard errors; the band is the gap.
-    reference_scores: label to `{mean, ...}`, drawn as level lines: `random`, `heuristic`,
-      `reward threshold`.
+      {mean, std, n}}`; either score may be missing. Whiskers are standard errors; the band is the
+      gap.
+    reference_scores: label (`random`, `heuristic`, `reward threshold`) to `{mean, ...}`, drawn as
+      horizontal lines.
 
   Returns:
     The SVG.
@@ -176,7 +178,7 @@ def returns_figure(
 
 
 def open_loop_figure(dynamics: Mapping[str, Any]) -> str:
-  """Draws the error of the latent by dreamed steps, against that of predicting no change.
+  """Draws the error of the latent by dreamed steps, and the error of predicting no change.
 
   Args:
     dynamics: see `dynamics_checks`.
@@ -211,17 +213,17 @@ def learning_curves(
   *,
   metrics: Mapping[str, Sequence[str]] | None = None,
 ) -> str:
-  """Draws one panel per history, below one another.
+  """Draws one panel for each history, below one another.
 
   Args:
-    histories: title to the records of a JSONL history. The horizontal axis is `generation`,
-      `step` or `epoch`, whichever comes first in the records; where it starts again (a refit, the
-      next iteration) the curve goes on to the right of a dotted line.
+    histories: title to the records of a JSONL history. The horizontal axis is the first of
+      `generation`, `step` and `epoch` that the records have. If it restarts (a refit, the next
+      iteration), the curve continues to the right of a dotted line.
     metrics: title to the keys to draw. By default every `loss` (`train/loss`, `eval/loss`) and
-      everything named after a return or a fitness; every number if there is none of these.
+      every key with "return" or "fitness" in its name; all numbers if there are none of these.
 
   Returns:
-    The SVG. At most 500 points of a curve are drawn, always with the last one.
+    The SVG. At most 500 points of a curve are drawn, including the last one.
   """
   with matplotlib.rc_context(STYLE):
     count = max(1, len(histories))
@@ -231,13 +233,13 @@ def learning_curves(
       _empty(panels[0])
     for axes, (title, records) in zip(panels, histories.items(), strict=False):
       num_curves = _panel(axes, records, (metrics or {}).get(title))
-      pad = 8 + 14 * math.ceil(num_curves / 2)  # The legend lies between title and axes.
+      pad = 8 + 14 * math.ceil(num_curves / 2)  # The legend is between title and axes.
       axes.set_title(title, loc="left", fontsize=9.5, color=COLORS["ink"], pad=pad)
     return to_svg(figure)
 
 
 def _panel(axes, records, keys) -> int:
-  """Draws the curves of one history; returns how many there are."""
+  """Draws the curves of one history; returns the number of curves."""
   axis = next((k for k in ("generation", "step", "epoch") if any(k in r for r in records)), None)
   keys = list(keys or _metric_names(records))
   curves = {key: ([], []) for key in keys}
@@ -248,7 +250,7 @@ def _panel(axes, records, keys) -> int:
     if previous is not None and (x < previous or (new_run and x <= previous)):
       offset = latest
       boundaries.append(latest)
-      for xs, ys in curves.values():  # Each start is a line of its own.
+      for xs, ys in curves.values():  # NaN separates the lines of two runs.
         xs.append(latest)
         ys.append(math.nan)
     run, previous = record.get("iteration", run), x
@@ -312,7 +314,14 @@ def _columns(rows):
 
 
 def new_axes(height: float):
-  """Returns a figure as wide as the page shows it and `height` inches high, and its axes."""
+  """Makes a figure with the width of the page's charts.
+
+  Args:
+    height: in inches.
+
+  Returns:
+    The figure and its axes.
+  """
   figure = Figure(figsize=(_WIDTH, height), layout="constrained")
   return figure, figure.subplots()
 
@@ -323,14 +332,22 @@ def _empty(axes) -> None:
 
 
 def add_legend(axes) -> None:
-  """Adds the legend above the axes, where it covers nothing."""
+  """Adds a legend above the axes, where it does not cover any data.
+
+  Args:
+    axes: matplotlib axes.
+  """
   handles, labels = axes.get_legend_handles_labels()
   if handles:
     axes.legend(handles, labels, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2)
 
 
 def to_svg(figure: Figure) -> str:
-  """Returns the figure as SVG text in the page's colours and font."""
+  """Returns a figure as SVG text in the page's colours and font.
+
+  Args:
+    figure: the figure.
+  """
   buffer = io.StringIO()
   metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))
   figure.savefig(buffer, format="svg", transparent=True, metadata=metadata)

@@ -34,23 +34,24 @@ def film_strip(
   scale: int | None = None,
   title: str = "",
 ) -> bytes:
-  """Draws rows of frames over time, one labelled row per entry and one labelled column per step.
+  """Draws frames over time, with one labelled row for each entry and one column for each step.
 
   Args:
     rows: label to `uint8[T, h, w, 3]`, all of one shape: real, reconstructed, dreamed.
-    steps: which of the T frames to show, in order; by default at most 10, evenly spread.
+    steps: the indices of the frames to show, in order; None for at most 10, evenly spread.
     first_step: the step number of frame 0, added to the labels of the columns.
-    dream_from: index of the first frame that was dreamed without seeing any more frames; a bar
-      above the columns marks it.
-    scale: whole number of pixels that one pixel of a frame becomes; by default frames are shown
-      about 128 pixels high.
+    dream_from: the index of the first frame that was dreamed without further observations; a bar
+      above the columns marks it. None for no bar.
+    scale: the number of pixels that one pixel of a frame becomes; None for a height of about 128
+      pixels.
     title: a line above the strip, such as the name of a part of the observation.
 
   Returns:
     A PNG.
 
   Raises:
-    ValueError: if a row is not such an array, rows differ in shape, or a step is not in them.
+    ValueError: if a row has another shape or dtype, rows differ in shape, or a step is out of
+      range.
   """
   num_frames, height, width = _check_rows(rows)
   steps = _check_steps(steps, num_frames)
@@ -79,7 +80,7 @@ def film_strip(
   )
   if dreamed:
     y = MARGIN + head + line * 0.45
-    # In small strips the words begin further left, where there is space for them.
+    # In small strips, move the text to the left so that it fits.
     words = small.getlength(_MARK)
     begin = max(min(dreamed[0], size[0] - MARGIN - words), 0)
     draw.text((begin, y), _MARK, DREAM, small, anchor="lm")
@@ -111,7 +112,7 @@ def _check_rows(rows: Mapping[str, np.ndarray]) -> tuple[int, int, int]:
 
 
 def _check_steps(steps: Sequence[int] | None, num_frames: int) -> Sequence[int]:
-  """Returns `steps`, or the default ones."""
+  """Returns `steps`, or the default steps for None."""
   if steps is None:
     count = min(num_frames, _MAX_COLUMNS)
     return np.unique(np.linspace(0, num_frames - 1, count).round().astype(int))
@@ -124,5 +125,5 @@ def _check_steps(steps: Sequence[int] | None, num_frames: int) -> Sequence[int]:
 
 
 def _cell_height(height: int) -> int:
-  """Returns the height that a frame is shown at: a multiple of its own where that is small."""
+  """Returns the shown height of a frame: a multiple of its own height if that is small."""
   return height * max(1, round(CELL / height)) if height < 2 * CELL else CELL

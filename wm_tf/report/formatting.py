@@ -1,4 +1,4 @@
-"""How numbers, durations and seeds are written in every report."""
+"""Formats numbers, durations and seeds for reports."""
 
 from __future__ import annotations
 
@@ -11,23 +11,31 @@ NOT_RUN = "not run"
 
 
 def is_number(value: Any) -> bool:
-  """Returns whether `value` is a real number; NumPy scalars, NaN and infinity count."""
+  """Returns whether a value is a real number, including NumPy scalars, NaN and infinity.
+
+  Args:
+    value: any value; a bool is not a number.
+  """
   return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def is_finite(value: Any) -> bool:
-  """Returns whether `value` is a finite real number."""
+  """Returns whether a value is a finite real number.
+
+  Args:
+    value: any value; a bool is not a number.
+  """
   return is_number(value) and math.isfinite(value)
 
 
 def decimals(values: Iterable[float | None]) -> int:
-  """Chooses the decimals for a column of numbers.
+  """Chooses the number of decimals for a column of numbers, by its largest absolute value.
 
   Args:
     values: the numbers of the column; None and numbers that are not finite are ignored.
 
   Returns:
-    0 from a hundred up, 1 from ten up, 2 from 0.1 up, else enough for two significant digits.
+    0 from 100, 1 from 10, 2 from 0.1, otherwise enough for two significant digits.
   """
   largest = max((abs(v) for v in values if is_finite(v)), default=100.0)
   if largest >= 100:
@@ -38,15 +46,15 @@ def decimals(values: Iterable[float | None]) -> int:
 
 
 def number(value: float | None, places: int = 0, sign: str = "") -> str:
-  """Writes a number for people to read.
+  """Formats a number for readers.
 
   Args:
     value: the number; None is written as a dash.
-    places: decimals.
+    places: the number of decimals.
     sign: "+" to show the sign of positive numbers too.
 
   Returns:
-    The text, with thousands separated by commas.
+    The text, with commas between thousands.
   """
   if value is None:
     return "-"
@@ -56,13 +64,24 @@ def number(value: float | None, places: int = 0, sign: str = "") -> str:
 
 
 def plus_minus(value: float | None, error: float | None, places: int = 0, sign: str = "") -> str:
-  """Writes `512 ± 34`; only the value where there is no error. See `number` for the arguments."""
+  """Formats a value with its error, such as `512 ± 34`.
+
+  Args:
+    value: the value; None is written as a dash.
+    error: the error; None to write only the value.
+    places: the number of decimals.
+    sign: "+" to show the sign of positive values too.
+  """
   text = number(value, places, sign)
   return text if value is None or error is None else f"{text} ± {number(error, places)}"
 
 
 def duration(seconds: float | None) -> str:
-  """Writes seconds as `8.4 s`, `3 min 05 s` or `2 h 07 min`; None as a dash."""
+  """Formats a duration as `8.4 s`, `3 min 05 s` or `2 h 07 min`.
+
+  Args:
+    seconds: the duration; None is written as a dash.
+  """
   if seconds is None:
     return "-"
   if not math.isfinite(seconds):
@@ -76,7 +95,11 @@ def duration(seconds: float | None) -> str:
 
 
 def ranges(values: Iterable[int]) -> str:
-  """Writes integers as ranges: `[3, 4, 5, 9]` becomes `3-5, 9`."""
+  """Formats integers as ranges: `[3, 4, 5, 9]` becomes `3-5, 9`.
+
+  Args:
+    values: the integers, in any order.
+  """
   runs: list[list[int]] = []
   for value in sorted(set(values)):
     if runs and value == runs[-1][1] + 1:

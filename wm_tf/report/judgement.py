@@ -1,4 +1,4 @@
-"""The parts that every verdict is made of: a judged figure, and limits it is judged against."""
+"""The common parts of all verdicts: judged figures and comparisons with limits."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ NOT_FINITE = "The figure is not finite."
 
 
 class Check(NamedTuple):
-  """One judged figure, all in words.
+  """A judged figure, as text.
 
   Attributes:
     group: "return", "VAE", "dynamics", "dreams", "actions" or "transfer".
-    name: what was measured, and its unit.
+    name: the measured quantity and its unit.
     value: the figure, or "not run".
-    reference: what is usual.
+    reference: the usual value.
     verdict: GOOD, USABLE, POOR, INFO or NOT_RUN.
-    words: what the verdict means, in a sentence.
+    words: a sentence that explains the verdict.
   """
 
   group: str
@@ -34,29 +34,55 @@ class Check(NamedTuple):
 
 
 def not_run(group: str, name: str, reference: str) -> Check:
-  """Returns the check of a figure that was not measured."""
+  """Returns the check of a figure that was not measured.
+
+  Args:
+    group: see `Check`.
+    name: see `Check`.
+    reference: see `Check`.
+  """
   return Check(group, name, NOT_RUN, reference, NOT_RUN, "")
 
 
 def section_of(results: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-  """Returns `results[name]` if it is a mapping, else an empty one."""
+  """Returns a section of the results; empty if it is missing or not a mapping.
+
+  Args:
+    results: the results.
+    name: the section's key.
+  """
   section = results.get(name)
   return section if isinstance(section, Mapping) else {}
 
 
 def figure_of(section: Mapping[str, Any], name: str) -> float | None:
-  """Returns `section[name]` as a float; None if it is not a number."""
+  """Returns a figure of a section as a float; None if it is missing or not a number.
+
+  Args:
+    section: a section of the results.
+    name: the figure's key.
+  """
   value = section.get(name)
   return float(value) if formatting.is_number(value) else None
 
 
 def judge_low(value: float, limits: tuple[float, float]) -> str:
-  """Judges a figure that should be small against `(good, usable)`; NaN is POOR."""
+  """Returns the verdict on a figure that should be small; NaN is POOR.
+
+  Args:
+    value: the figure.
+    limits: `(good, usable)`: GOOD up to the first, USABLE below the second.
+  """
   return GOOD if value <= limits[0] else USABLE if value < limits[1] else POOR
 
 
 def judge_high(value: float, limits: tuple[float, float]) -> str:
-  """Judges a figure that should be large against `(good, usable)`; NaN is POOR."""
+  """Returns the verdict on a figure that should be large; NaN is POOR.
+
+  Args:
+    value: the figure.
+    limits: `(good, usable)`: GOOD from the first, USABLE from the second.
+  """
   return GOOD if value >= limits[0] else USABLE if value >= limits[1] else POOR
 
 
@@ -76,11 +102,11 @@ def make_check(
     group: see `Check`.
     name: see `Check`.
     reference: see `Check`.
-    value: the figure, or None if it was not measured.
+    value: the figure; None if it was not measured.
     judge: maps the figure to a verdict.
     words: a sentence for each verdict.
-    text: the figure in words; the number with `places` decimals if None.
-    places: decimals of the number.
+    text: the figure as text; None for the number with `places` decimals.
+    places: the number of decimals.
 
   Returns:
     The check. Its verdict is NOT_RUN if `value` is None.

@@ -1,4 +1,4 @@
-"""Pieces of HTML, and figures embedded in a page."""
+"""HTML elements, and figures embedded in a page."""
 
 from __future__ import annotations
 
@@ -21,7 +21,12 @@ _CAPTIONS = {
 
 
 def document(title: str, sections: Iterable[str]) -> str:
-  """Returns a whole page of sections. It loads nothing from the network."""
+  """Returns a whole HTML page, which loads nothing from the network.
+
+  Args:
+    title: the page's title.
+    sections: the sections as HTML.
+  """
   policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
   head = [
     '<meta charset="utf-8">',
@@ -36,12 +41,22 @@ def document(title: str, sections: Iterable[str]) -> str:
 
 
 def section(title: str, body: str) -> str:
-  """Returns a section with a heading."""
+  """Returns a section with a heading.
+
+  Args:
+    title: the heading.
+    body: the content as HTML.
+  """
   return f"<section><h2>{escape(title)}</h2>\n{body}\n</section>"
 
 
 def details(title: str, body: str) -> str:
-  """Returns a part of the page that opens on a click."""
+  """Returns a section that opens on a click.
+
+  Args:
+    title: the text to click on.
+    body: the content as HTML.
+  """
   return f"<details><summary>{escape(title)}</summary>\n{body}\n</details>"
 
 
@@ -49,10 +64,10 @@ def table(heads: Sequence[str], body: Sequence[str], name: str = "") -> str:
   """Returns a table.
 
   Args:
-    heads: column titles. One that starts with ">" is aligned right; one with "?" too, and is left
-      out on a phone.
-    body: its rows, as HTML.
-    name: its class in the style sheet.
+    heads: column titles. One that starts with ">" is aligned right; one that starts with "?" is
+      aligned right and hidden on a phone.
+    body: the rows as HTML.
+    name: the table's class in the style sheet.
   """
   cells = ""
   for head in heads:
@@ -64,18 +79,31 @@ def table(heads: Sequence[str], body: Sequence[str], name: str = "") -> str:
 
 
 def cell(text: str, minor: bool = False) -> str:
-  """Returns a number's cell of a table; a minor one is left out on a phone."""
+  """Returns a table cell with a number.
+
+  Args:
+    text: the number as HTML.
+    minor: whether the cell is hidden on a phone.
+  """
   return f'<td class="number{" minor" if minor else ""}">{text}</td>'
 
 
 def verdict(text: str) -> str:
-  """Returns a verdict in its colour."""
+  """Returns a verdict in its colour.
+
+  Args:
+    text: GOOD, USABLE, POOR or INFO.
+  """
   kind = text if text != verdicts.INFO else "none"
   return f'<span class="verdict {kind}">{text}</span>'
 
 
 def checks_table(found: Iterable[verdicts.Check]) -> str:
-  """Returns a table of checks by group: measured, usual, verdict and meaning."""
+  """Returns a table of checks by group: measured and usual value, verdict and meaning.
+
+  Args:
+    found: the checks, sorted by group.
+  """
   body, group = [], None
   for check in found:
     if check.group != group:
@@ -94,7 +122,7 @@ def checks_table(found: Iterable[verdicts.Check]) -> str:
 
 
 class Pictures:
-  """The given figures as HTML. Each is shown exactly once."""
+  """Converts the given figures to HTML. Each figure is shown once."""
 
   def __init__(self, figures: Figures, captions: Mapping[str, str]):
     self._left = dict(figures)
@@ -102,12 +130,16 @@ class Pictures:
     self._count = 0
 
   def take(self, prefix: str) -> str:
-    """Returns all figures not shown yet whose key starts with `prefix`."""
+    """Returns the HTML of all figures not shown yet whose key starts with a prefix.
+
+    Args:
+      prefix: the prefix; empty for all figures.
+    """
     keys = [key for key in self._left if key.startswith(prefix)]
     return "\n".join(self._given(key, self._left.pop(key)) for key in keys)
 
   def chart(self, svg: str, label: str, caption: bool = True) -> str:
-    """Returns a chart drawn for this page.
+    """Returns the HTML of a chart.
 
     Args:
       svg: the chart.
@@ -119,7 +151,7 @@ class Pictures:
     return f"<figure>{_inline_svg(svg, f'f{self._count}-', label)}{text}</figure>"
 
   def rest(self) -> str:
-    """Returns a section of all figures not shown yet; empty if there are none."""
+    """Returns a section with all figures not shown yet; empty if there are none."""
     found = self.take("")
     return section("More figures", found) if found else ""
 
@@ -136,10 +168,14 @@ class Pictures:
 
 
 def kind_of(key: str, figure: bytes | str) -> str:
-  """Returns "svg", "png" or "gif".
+  """Returns the format of a figure: "svg", "png" or "gif".
+
+  Args:
+    key: the figure's key, for the error message.
+    figure: PNG or GIF bytes or SVG text.
 
   Raises:
-    ValueError: if `figure` is none of them; the message names `key`.
+    ValueError: if the figure has another format.
   """
   if isinstance(figure, str) and "<svg" in figure[:400]:
     return "svg"
@@ -153,7 +189,7 @@ def kind_of(key: str, figure: bytes | str) -> str:
 
 
 def _inline_svg(svg: str, prefix: str, label: str) -> str:
-  """Returns the SVG without namespaces, style sheet and size, with `prefix` before its ids."""
+  """Returns the SVG without namespaces, style sheets and size, and with `prefix` before its ids."""
   root = ElementTree.fromstring(svg)
   for element in root.iter():
     element.tag = element.tag.rpartition("}")[2]

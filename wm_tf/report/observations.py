@@ -1,4 +1,4 @@
-"""Pictures of observations of any kind: images, vectors, and both."""
+"""Pictures of observations: images, vectors, or both."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wm_tf.report.canvas import stack
 from wm_tf.report.film_strips import film_strip
 from wm_tf.report.vector_plots import MAX_DIMENSIONS, varying_dimensions, vector_strip
 
-_WIDTH = 1456  # Of line plots that stand alone, in pixels.
+_WIDTH = 1456  # The width of line plots without film strips, in pixels.
 
 
 def display_vectors(values: np.ndarray, part: ObservationPart) -> tuple[np.ndarray, list[str]]:
@@ -22,11 +22,11 @@ def display_vectors(values: np.ndarray, part: ObservationPart) -> tuple[np.ndarr
 
   Args:
     values: `float[T, D]`.
-    part: which part of the observation they are.
+    part: the part of the observation.
 
   Returns:
-    `float[T, N]` and N names. One-hot groups become the integer that they stand for, so that N is
-    their number; other vectors stay as they are.
+    `float64[T, N]` and N names. Each one-hot group becomes the integer that it encodes, so that N
+    is the number of groups; other vectors are unchanged.
   """
   values = np.asarray(values, np.float64)
   name = part.name or "observation"
@@ -47,16 +47,17 @@ def observation_strip(
   first_step: int = 0,
   dream_from: int | None = None,
 ) -> bytes:
-  """Draws observations over time: film strips of images, line plots of vectors, below one another.
+  """Draws observations over time: film strips of images and line plots of vectors.
 
   Args:
-    rows: label to an observation with a leading T, as `spec` says: real, reconstructed, dreamed.
-      Images can be uint8 or floats in [0, 1].
-    spec: what the observations are.
-    steps: which of the T steps the film strips show; by default at most 10, evenly spread. Line
-      plots show all.
+    rows: label to an observation with a leading T, in the format of `spec`: real, reconstructed,
+      dreamed. Images can be uint8 or floats in [0, 1].
+    spec: describes the observations.
+    steps: the indices of the steps in film strips; None for at most 10, evenly spread. Line plots
+      show all steps.
     first_step: the step number of element 0.
-    dream_from: index of the first observation that was dreamed without seeing any more.
+    dream_from: the index of the first observation that was dreamed without further observations;
+      None if there is none.
 
   Returns:
     A PNG.
@@ -94,7 +95,7 @@ def observation_strip(
 
 
 def _dimension_shares(sizes: Mapping[str, int]) -> dict[str, int]:
-  """Returns how many dimensions of each vector to show: all of short ones, at least one of each."""
+  """Returns the number of dimensions to show of each vector: all of short ones, at least one."""
   shares, left = {}, MAX_DIMENSIONS
   for index, (name, size) in enumerate(sorted(sizes.items(), key=lambda item: item[1])):
     shares[name] = max(1, min(size, left // (len(sizes) - index)))

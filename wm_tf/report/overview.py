@@ -1,4 +1,4 @@
-"""A run in a few sentences, and its scores as a table for the terminal."""
+"""A summary of a run in sentences, and its scores as a table for the terminal."""
 
 from __future__ import annotations
 
@@ -16,19 +16,23 @@ _WIDTH = 90  # Columns of the terminal table.
 
 
 def in_words(results: Mapping[str, Any]) -> str:
-  """Says how good the agents are, what they learned from, and how long it took.
+  """Returns a summary of a run: the agents' quality, the data and the time.
 
   Args:
-    results: what `results.json` holds.
+    results: the content of `results.json`.
 
   Returns:
-    A few sentences. The verdict on the return comes first.
+    Several sentences. The verdict on the return comes first.
   """
   return f"{return_in_words(return_checks(results))} {course_in_words(results)}"
 
 
 def course_in_words(results: Mapping[str, Any]) -> str:
-  """Says what was learned from which data in what time, and the scores, without verdicts."""
+  """Returns the data, the time and the scores of a run as sentences, without verdicts.
+
+  Args:
+    results: the content of `results.json`.
+  """
   data = results.get("data") if isinstance(results.get("data"), Mapping) else {}
   frames, episodes = (data.get(key) for key in ("frames", "episodes"))
   learned = any(isinstance(results.get(key), Mapping) for key in ("vae", "dynamics"))
@@ -73,14 +77,14 @@ def _against_scripted(rows: Mapping[str, scores.Score], places: int) -> str:
 
 
 def terminal_table(results: Mapping[str, Any]) -> str:
-  """Writes the scores of a run as text for a terminal.
+  """Formats the scores of a run for a terminal.
 
   Args:
-    results: what `results.json` holds. Entries that are missing are shown as "not run"; the
-      scripted policy and published scores only where there are any.
+    results: the content of `results.json`. Missing scores are shown as "not run"; the scripted
+      policy and published scores are shown only if they exist.
 
   Returns:
-    Lines joined by newlines, at most 90 columns wide for the headline scores.
+    Lines joined by newlines; verdicts are wrapped at 90 columns.
   """
   rows = scores.scores(results)
   places = decimals(row.mean for row in rows)

@@ -1,4 +1,4 @@
-"""The report of a run as one HTML file that needs nothing beside it and no network."""
+"""The report of a run as one self-contained HTML file that loads nothing from the network."""
 
 from __future__ import annotations
 
@@ -22,15 +22,33 @@ def write_report(
   figures: markup.Figures | None = None,
   **options: Any,
 ) -> None:
-  """Writes `render_page(results, config, figures, **options)` to `path`, atomically."""
+  """Writes the report of a run to a file, atomically.
+
+  Args:
+    path: the HTML file.
+    results: see `render_page`.
+    config: see `render_page`.
+    figures: see `render_page`.
+    **options: further arguments of `render_page`.
+
+  Raises:
+    ValueError: if a figure is neither PNG, GIF nor SVG.
+  """
   _write(path, render_page(results, config, figures, **options).encode())
 
 
 def save_figures(folder: str | os.PathLike[str], figures: markup.Figures) -> dict[str, str]:
-  """Writes every figure to `folder` as `<key>.png`, `.gif` or `.svg` (for a README, say).
+  """Writes each figure to its own file, `<key>.png`, `.gif` or `.svg`.
+
+  Args:
+    folder: the folder to write to; created if needed.
+    figures: PNG or GIF bytes or SVG text by key.
 
   Returns:
-    Key to the path that was written.
+    The path of each file by key.
+
+  Raises:
+    ValueError: if a figure is neither PNG, GIF nor SVG.
   """
   os.makedirs(folder, exist_ok=True)
   paths = {}
@@ -53,21 +71,21 @@ def render_page(
   created: str | None = None,
   title: str | None = None,
 ) -> str:
-  """Renders the page. What `results` lacks is shown as "not run".
+  """Renders the page. Figures that `results` lacks are shown as "not run".
 
   Args:
-    results: what `results.json` holds: the environment's id and name (see `environment_title`),
+    results: the content of `results.json`: the environment's id and name (see `environment_title`),
       scores and `reward_threshold` (see `return_checks`), `vae` (see `vae_checks`), `dynamics` (see
       `dynamics_checks`), `data`, `iterations` and `seconds`.
     config: the run's configuration, nested.
-    figures: PNG or GIF bytes or SVG text by key. Keys that start with `animation`, `film_strip`
-      or `learning_curves` go to their section, all others to one of their own.
+    figures: PNG or GIF bytes or SVG text by key. A key that starts with `animation`, `film_strip`
+      or `learning_curves` puts the figure in that section; all others are in a separate section.
     histories: title to the records of a JSONL history; each is drawn as a learning curve.
-    captions: figure key to the text beneath it.
-    notes: sentences that a reader of the scores should know.
-    command: the command that made the run.
-    created: when it was made, in words.
-    title: the heading.
+    captions: the caption of each figure, by key.
+    notes: sentences shown with the scores.
+    command: the command that made the run; None if unknown.
+    created: the time of the run as text; None if unknown.
+    title: the heading; None for a default with the environment's id.
 
   Returns:
     The HTML document.
@@ -231,10 +249,10 @@ def _curves(histories, pictures: markup.Pictures) -> str:
 
 
 def _write(path: str | os.PathLike[str], data: bytes) -> None:
-  """Writes whole or not at all: to a temporary file beside `path`, then renamed over it."""
+  """Writes a file atomically: to a temporary file in the same folder, which is then renamed."""
   folder, name = os.path.split(os.path.abspath(path))
   os.makedirs(folder, exist_ok=True)
-  # Always the same name: what a killed process leaves, the next one overwrites.
+  # A fixed name, so that the next process overwrites the file of a killed one.
   temporary = os.path.join(folder, f".{name}.tmp")
   with open(temporary, "wb") as file:
     try:

@@ -1,4 +1,4 @@
-"""The planner's chart, as SVG in the colours of the report."""
+"""The planner's chart as SVG in the colours of the report."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from wm_tf.report.figures import COLORS, STYLE, new_axes, to_svg
 
 
 def planner_figure(rows: Mapping[str, Mapping[str, Any]]) -> str:
-  """Draws mean returns, with their standard errors, against the median time of a decision.
+  """Draws mean returns with standard errors against the median time of a decision.
 
   Args:
-    rows: by name, each with `milliseconds` (`p50`) and `in_environment` (`mean`, `std`, `n`). One
-      named `controller` has another colour: it does not plan.
+    rows: name to `milliseconds` (`p50`) and `in_environment` (`mean`, `std`, `n`). The row
+      `controller` has another colour, because it does not plan.
 
   Returns:
     The SVG.

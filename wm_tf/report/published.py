@@ -1,4 +1,4 @@
-"""Published figures, by environment. They are shown for that environment only."""
+"""Published figures by environment, shown only in reports on that environment."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from typing import NamedTuple
 
 
 class Reference(NamedTuple):
-  """A published score. `std` is None where the source gives none."""
+  """A published score.
+
+  Attributes:
+    method: the name of the method.
+    mean: the mean return.
+    std: the standard deviation of the return; None if the source does not give it.
+    source: where the score was published.
+  """
 
   method: str
   mean: float
@@ -16,7 +23,13 @@ class Reference(NamedTuple):
 
 
 class References(NamedTuple):
-  """Published scores of one environment and what keeps them from being comparable."""
+  """The published scores of one environment.
+
+  Attributes:
+    environment: the environment that the scores were measured on.
+    caveat: why the scores are not directly comparable.
+    scores: the scores.
+  """
 
   environment: str
   caveat: str
@@ -24,20 +37,20 @@ class References(NamedTuple):
 
 
 class ModelReferences(NamedTuple):
-  """What is usual for a world model of one environment.
+  """The usual figures of a world model of one environment.
 
-  Limits are `(good, usable)`: the worst figure that is still good, and the one beyond which a
-  figure is poor. A field is None where nothing is known.
+  Limits are `(good, usable)`: the worst good figure, and the limit beyond which a figure is poor. A
+  field is None if no usual value is known.
 
   Attributes:
-    sse_limits: squared error of an image of 64x64x3 values in [0, 1].
-    sse: usual squared errors, in words.
-    active_limits: number of active latent dimensions.
-    active: the usual number of them, in words.
-    nll: usual negative log-likelihoods per latent dimension, in words.
-    reward_r2_limits: R² of the predicted reward.
-    reward_r2: its usual value, in words.
-    reward_auc: usual AUC of the rewarded steps, in words.
+    sse_limits: limits of the squared error of an image of 64x64x3 values in [0, 1].
+    sse: usual squared errors, as text.
+    active_limits: limits of the number of active latent dimensions.
+    active: the usual number of active latent dimensions, as text.
+    nll: usual negative log-likelihoods per latent dimension, as text.
+    reward_r2_limits: limits of the R² of the predicted reward.
+    reward_r2: the usual R² of the predicted reward, as text.
+    reward_auc: the usual AUC of the rewarded steps, as text.
   """
 
   sse_limits: tuple[float, float] | None = None
@@ -92,7 +105,7 @@ _TAKE_COVER_MODEL = ModelReferences(
   active_limits=(12, 6),
 )
 
-# The name of a gymnasium id, without namespace and version -> its published figures.
+# A gymnasium id without namespace and version -> its published figures.
 _SCORES = {
   "CarRacing": _CAR_RACING_SCORES,
   "DoomTakeCover": _TAKE_COVER_SCORES,
@@ -111,18 +124,18 @@ def _base_name(env_id: str) -> str:
 
 
 def published_scores(env_id: str) -> References | None:
-  """Returns the published scores of an environment, or None where none are known.
+  """Returns the published scores of an environment; None if none are known.
 
   Args:
-    env_id: its gymnasium id, of any version.
+    env_id: the gymnasium id, of any version.
   """
   return _SCORES.get(_base_name(env_id))
 
 
 def model_references(env_id: str) -> ModelReferences:
-  """Returns what is usual for a world model of an environment; all None where nothing is known.
+  """Returns the usual figures of a world model; all fields are None if none are known.
 
   Args:
-    env_id: its gymnasium id, of any version.
+    env_id: the environment's gymnasium id, of any version.
   """
   return _MODELS.get(_base_name(env_id), ModelReferences())

@@ -1,4 +1,4 @@
-"""The sections of the page that record a run: its data, its time, and how to repeat it."""
+"""The sections of the page on a run's data, its time, and how to repeat it."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ def data_section(results: Mapping[str, Any]) -> str:
   """Returns the section on the data that a run collected.
 
   Args:
-    results: with `data` (`episodes`, `frames`, and `by_policy`, policy to a count of episodes or
-      to a mapping with `episodes`), and `heuristic` where there is a scripted policy.
+    results: the content of `results.json`, with `data` (`episodes`, `frames`, and `by_policy`,
+      which maps a policy to a number of episodes or to a mapping with `episodes`), and with
+      `heuristic` if there is a scripted policy.
   """
   data = results.get("data")
   if not isinstance(data, Mapping):
@@ -45,7 +46,7 @@ def data_section(results: Mapping[str, Any]) -> str:
 
 
 def _scripted_share(counts: Mapping[str, int], exists: bool) -> str:
-  """Says how much of the data came from a scripted policy.
+  """Returns a sentence on the share of the data that came from a scripted policy.
 
   Args:
     counts: policy to episodes.
@@ -66,7 +67,11 @@ def _scripted_share(counts: Mapping[str, int], exists: bool) -> str:
 
 
 def time_section(seconds: Any) -> str:
-  """Returns the section on the time that a run took, by stage."""
+  """Returns the section on the time that a run took, by stage.
+
+  Args:
+    seconds: stage to seconds, optionally with `total`; any other value is shown as "not run".
+  """
   total = scores.total_seconds(seconds)
   if not total:
     return markup.section("Time", f"<p>{markup.MISSING}</p>")
@@ -80,7 +85,7 @@ def time_section(seconds: Any) -> str:
 
 
 def _share_bar(parts: Iterable[tuple[str, float, str]]) -> str:
-  """Returns a bar divided in proportion, and a table of its parts `(name, amount, words)`."""
+  """Returns a bar divided in proportion, and a table of its parts `(name, amount, text)`."""
   parts = list(parts)
   total = math.fsum(amount for _, amount, _ in parts) or 1.0
   pieces, rows = [], []
@@ -102,7 +107,13 @@ def _share_bar(parts: Iterable[tuple[str, float, str]]) -> str:
 def reproduce_section(
   results: Mapping[str, Any], config: Mapping[str, Any], command: str | None
 ) -> str:
-  """Returns the section with command, configuration, seeds and all figures."""
+  """Returns the section with the command, configuration, seeds and all figures.
+
+  Args:
+    results: the content of `results.json`.
+    config: the run's configuration, nested.
+    command: the command that made the run; None if unknown.
+  """
   text = f"<pre>{escape(command)}</pre>" if command else ""
   text += markup.details("Configuration", _flat_table(config))
   seeds = [
@@ -125,13 +136,13 @@ def _flat_table(nested: Mapping[str, Any]) -> str:
 
 
 def _flatten(value: Any, prefix: str = "") -> list[tuple[str, str]]:
-  """Flattens `{"a": {"b": 1}}` to `[("a.b", "1")]`: the names that --override takes."""
+  """Flattens `{"a": {"b": 1}}` to `[("a.b", "1")]`, with the names that --override takes."""
   if isinstance(value, Mapping):
     items = [(str(key), item) for key, item in value.items()]
   elif isinstance(value, list | tuple) and any(isinstance(item, Mapping) for item in value):
     items = [(str(index), item) for index, item in enumerate(value)]
   else:
-    # Seeds come in hundreds, often consecutive.
+    # Lists of seeds are long and often consecutive, so they are written as ranges.
     seeds = prefix.rpartition(".")[2] == "seeds" and isinstance(value, list | tuple)
     seeds = seeds and all(isinstance(seed, int) for seed in value)
     return [(prefix, ranges(value) if seeds else str(value))]

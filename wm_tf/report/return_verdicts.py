@@ -1,8 +1,8 @@
-"""The verdict on the return: what the agents of a run earn in the environment, and what that means.
+"""The verdicts on the returns of a run's agents in the environment.
 
-A return is judged by its share of the way from random actions to a target. The target is the
-reward threshold at which gymnasium calls the environment solved or the scripted policy's return,
-whichever is higher. Without a target no return is called good: nobody knows what is possible.
+A return is judged by its share of the way from random actions to a target. The target is the reward
+threshold at which gymnasium calls the environment solved or the scripted policy's return, whichever
+is higher. Without a target the best possible return is unknown, so that no return is called good.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from wm_tf.report.judgement import GOOD, INFO, NOT_FINITE, NOT_RUN, POOR, USABLE
 
 GROUP = "return"
 _SHARE = (0.9, 0.5)  # (good, usable) share of the way from random actions to the target.
-_SURE = 3.0  # Standard errors above random actions that are more than chance.
-_EFFECT = 1.0  # Difference from random actions in standard deviations, where no target is known.
+_SURE = 3.0  # Standard errors above random actions that count as significant.
+_EFFECT = 1.0  # Standard deviations above random actions that are usable without a target.
 _SUFFIX = "_in_environment"
 
 
 class _Target(NamedTuple):
-  """A return worth reaching, and the words for it."""
+  """A target return and its description."""
 
   value: float
   words: str
@@ -33,13 +33,13 @@ def return_checks(results: Mapping[str, Any]) -> list[Check]:
   """Judges the return of every agent of a run in the environment.
 
   Args:
-    results: what `results.json` holds: the scores `random`, `controller_in_environment`,
-      `planner_in_environment` and other `*_in_environment`; `heuristic` where there is a scripted
+    results: the content of `results.json`: the scores `random`, `controller_in_environment`,
+      `planner_in_environment` and other `*_in_environment`; `heuristic` if there is a scripted
       policy; `reward_threshold`, the return at which gymnasium calls the environment solved, or
       None.
 
   Returns:
-    One check for each agent. Controller and planner are "not run" where they were not evaluated.
+    One check for each agent. Controller and planner are "not run" if they were not evaluated.
   """
   rows = {row.key: row for row in scores.scores(results)}
   agents = [row for key, row in rows.items() if key.endswith(_SUFFIX)]
@@ -73,10 +73,10 @@ def return_checks(results: Mapping[str, Any]) -> list[Check]:
 
 
 def return_in_words(found: Sequence[Check]) -> str:
-  """Says the verdicts of all agents that were evaluated, in sentences.
+  """Returns the verdicts on all evaluated agents as sentences.
 
   Args:
-    found: checks of any group; only those of the return are read.
+    found: checks of any group; only those of the group "return" are used.
   """
   judged = [check for check in found if check.group == GROUP and check.verdict != NOT_RUN]
   if not judged:
@@ -94,7 +94,7 @@ def _agent_name(row: scores.Score) -> str:
 def _target(
   random: scores.Score, scripted: Sequence[scores.Score], threshold: float | None
 ) -> _Target | None:
-  """Returns the highest known return above random actions, or None."""
+  """Returns the highest known return above random actions; None if there is none."""
   known = [_Target(row.mean, "the scripted policy's return") for row in scripted]
   known += [_Target(threshold, "the reward threshold")]
   floor = random.mean if is_finite(random.mean) else -math.inf
@@ -103,7 +103,7 @@ def _target(
 
 
 def _judge(row: scores.Score, random: scores.Score, target: _Target | None) -> tuple[str, str]:
-  """Returns the verdict on one agent's score, and a sentence."""
+  """Returns the verdict on one agent's score and a sentence that explains it."""
   if not math.isfinite(row.mean):
     return POOR, NOT_FINITE
   if not is_finite(random.mean):

@@ -1,4 +1,4 @@
-"""Returns of the agents of a run: the rows of every score table, and the gap to the model."""
+"""The returns of a run's agents, as rows of score tables, and the gap to the model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from wm_tf.report.formatting import decimals, is_number, plus_minus
 
 UNNAMED = "an unnamed environment"
-SCRIPTED = "heuristic"  # The scripted policy's key in results.json, where there is one.
+SCRIPTED = "heuristic"  # The scripted policy's key in results.json, if there is one.
 
-# Key in results.json -> the words for it, in the order in which they are shown.
+# Key in results.json -> its label, in the order in which scores are shown.
 LABELS = {
   "random": "random",
   SCRIPTED: "scripted policy",
@@ -24,17 +24,17 @@ LABELS = {
 
 
 class Score(NamedTuple):
-  """One row of the score table. Every figure is None where the run has none.
+  """One row of the score table. Missing figures are None.
 
   Attributes:
     key: the entry's name in `results`.
-    label: the same in words.
-    mean: mean return over the episodes.
-    std: standard deviation of the return over the episodes.
-    n: number of episodes.
-    seeds: seeds of the episodes.
-    seconds: how long the evaluation took.
-    note: what else must be known to read it, such as the length of the dreams.
+    label: the name to show.
+    mean: the mean return over the episodes.
+    std: the standard deviation of the return over the episodes.
+    n: the number of episodes.
+    seeds: the seeds of the episodes.
+    seconds: the duration of the evaluation.
+    note: a remark that is needed to read the score, such as the length of the dreams.
   """
 
   key: str
@@ -48,7 +48,7 @@ class Score(NamedTuple):
 
   @property
   def standard_error(self) -> float | None:
-    """Standard error of the mean; None below two episodes."""
+    """The standard error of the mean; None for fewer than two episodes."""
     if self.std is None or not self.n or self.n < 2:
       return None
     return self.std / math.sqrt(self.n)
@@ -58,7 +58,7 @@ def environment_id(results: Mapping[str, Any]) -> str:
   """Returns the gymnasium id of the run's environment.
 
   Args:
-    results: with the id as `env_id`, or as `environment` (`results.json` of a run).
+    results: has the id as `env_id`, or as `environment` (in `results.json`).
 
   Returns:
     The id; "an unnamed environment" if `results` has none.
@@ -67,7 +67,7 @@ def environment_id(results: Mapping[str, Any]) -> str:
 
 
 def environment_title(results: Mapping[str, Any]) -> str:
-  """Returns the id of the run's environment, and its name in brackets where it has another one.
+  """Returns the id of the run's environment, and its name in parentheses if it differs.
 
   Args:
     results: see `environment_id`; `environment_name` is the name that `make_env` takes.
@@ -77,12 +77,20 @@ def environment_title(results: Mapping[str, Any]) -> str:
 
 
 def has_scripted_policy(results: Mapping[str, Any]) -> bool:
-  """Returns whether the run has a scripted policy to compare with, evaluated or not."""
+  """Returns whether the run's environment has a scripted policy, evaluated or not.
+
+  Args:
+    results: the content of `results.json`.
+  """
   return SCRIPTED in results
 
 
 def reward_threshold(results: Mapping[str, Any]) -> float | None:
-  """Returns the return at which gymnasium calls the environment solved; None if it says nothing."""
+  """Returns the return at which gymnasium calls the environment solved; None if it has none.
+
+  Args:
+    results: the content of `results.json`.
+  """
   value = results.get("reward_threshold")
   return float(value) if is_number(value) and math.isfinite(value) else None
 
@@ -91,9 +99,9 @@ def score(key: str, entry: Any, label: str | None = None) -> Score:
   """Reads one entry of the results.
 
   Args:
-    key: its name.
-    entry: `{mean, std, n, seeds, seconds, note}`; anything but the mean can be missing.
-    label: the words for it; by default those of `LABELS`, or the key itself.
+    key: the entry's name.
+    entry: `{mean, std, n, seeds, seconds, note}`; all but the mean are optional.
+    label: the name to show; None for the one in `LABELS`, or the key itself.
 
   Returns:
     The row; all figures are None if `entry` has no mean.
@@ -122,11 +130,11 @@ def scores(results: Mapping[str, Any]) -> list[Score]:
   """Reads all scores of a run.
 
   Args:
-    results: what `results.json` holds.
+    results: the content of `results.json`.
 
   Returns:
-    The headline scores, run or not (the scripted policy only where there is one), then every other
-    entry of `results` with a `mean`.
+    The scores in `LABELS`, evaluated or not (the scripted policy only if there is one), then every
+    other entry of `results` with a `mean`.
   """
   known = [key for key in LABELS if key != SCRIPTED or has_scripted_policy(results)]
   extra = (score(key, entry) for key, entry in results.items() if key not in LABELS)
@@ -134,12 +142,12 @@ def scores(results: Mapping[str, Any]) -> list[Score]:
 
 
 class Gap(NamedTuple):
-  """The return predicted in the model minus the return in the environment.
+  """The return in the model minus the return in the environment.
 
   Attributes:
     mean: the difference of the mean returns.
     standard_error: its standard error; None unless both means have one.
-    text: the same in words, with as many decimals as the returns have.
+    text: both as text, with as many decimals as the returns have.
   """
 
   mean: float
@@ -148,7 +156,11 @@ class Gap(NamedTuple):
 
 
 def gap(results: Mapping[str, Any]) -> Gap | None:
-  """Returns the controller's gap between model and environment; None unless both were run."""
+  """Returns the controller's gap between model and environment; None unless both were evaluated.
+
+  Args:
+    results: has the scores `controller_in_model` and `controller_in_environment`.
+  """
   model = score("controller_in_model", results.get("controller_in_model"))
   real = score("controller_in_environment", results.get("controller_in_environment"))
   if model.mean is None or real.mean is None:
@@ -160,13 +172,22 @@ def gap(results: Mapping[str, Any]) -> Gap | None:
 
 
 def difference_error(a: Score, b: Score) -> float | None:
-  """Returns the standard error of the difference of two means; None unless both have one."""
+  """Returns the standard error of the difference of two means; None unless both have one.
+
+  Args:
+    a: the first score.
+    b: the second score.
+  """
   errors = a.standard_error, b.standard_error
   return None if None in errors else math.hypot(*errors)
 
 
 def total_seconds(seconds: Any) -> float | None:
-  """Returns `seconds["total"]`, or else the sum of the stages; None if there is neither."""
+  """Returns the duration of a run, `seconds["total"]` or the sum of the stages; None if unknown.
+
+  Args:
+    seconds: stage to seconds; any other value has no total.
+  """
   if not isinstance(seconds, Mapping):
     return None
   if is_number(seconds.get("total")):

@@ -1,4 +1,4 @@
-"""The style sheet of the page: no font, image or script that is not in the file itself."""
+"""The style sheet of the page, which loads no fonts, images or scripts."""
 
 CSS = """
 :root {

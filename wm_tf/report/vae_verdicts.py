@@ -1,7 +1,7 @@
-"""Verdicts on what a VAE gives back of observations that it was not trained on.
+"""Verdicts on a VAE's reconstructions of held-out observations.
 
-Errors of images are judged by the published figures of the run's environment, where `published.py`
-has some; all others by the share of the variance that a reconstruction explains.
+Errors of images are judged by the published figures of the run's environment, if `published.py` has
+some; all other errors are judged by the share of the variance that a reconstruction explains.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from wm_tf.report.published import ModelReferences
 # (good, usable) limits. A figure beyond the second is poor; so is one that is not finite.
 _IMAGE_EXPLAINED = (0.8, 0.5)  # Share of the variance of images that a reconstruction explains.
 _VECTOR_EXPLAINED = (0.95, 0.75)
-_IMAGE_VALUES = 64 * 64 * 3  # Values of the image that published squared errors are of.
+_IMAGE_VALUES = 64 * 64 * 3  # The number of values of an image in published squared errors.
 
 
 def vae_checks(vae: Mapping[str, Any], usual: ModelReferences) -> list[Check]:
-  """Judges what a VAE gives back of observations it has not been trained on.
+  """Judges a VAE's reconstructions of held-out observations.
 
   Args:
     vae: `sse` and `sse_mean_image` (squared error per image, and that of the mean image), and
-      `image_shape` `[H, W, C]` if the image is not of 64x64x3 values; `parts`, part name to
+      `image_shape` `[H, W, C]` if the image does not have 64x64x3 values; `parts`, part name to
       `{"kind": "image" | "vector", "error", "baseline"}` (error, and that of the constant mean);
       `active_dimensions`, `latent_size`, `kl`. All are optional.
-    usual: what is known of the environment.
+    usual: the usual figures in the run's environment.
 
   Returns:
     One check for each part of the observation, the active dimensions and the KL divergence.
@@ -51,7 +51,7 @@ def vae_checks(vae: Mapping[str, Any], usual: ModelReferences) -> list[Check]:
   skipped = None
   if "sse" in vae or not parts:
     found.append(_image_check(vae, usual))
-    skipped = images[0] if len(images) == 1 else None  # The same image, given as a part too.
+    skipped = images[0] if len(images) == 1 else None  # `sse` is the error of the same image.
   found += [_part_check(name, section_of(parts, name)) for name in parts if name != skipped]
   return [*found, _active_check(vae, usual), _kl_check(vae)]
 
@@ -84,7 +84,7 @@ def _image_check(vae: Mapping[str, Any], usual: ModelReferences) -> Check:
 
 
 def _judge_sse(value: float, baseline: float | None, limits: tuple[float, float]) -> str:
-  """Judges a squared error by absolute limits; one half of the mean image's is always usable."""
+  """Judges a squared error by absolute limits; half of the mean image's error is always usable."""
   verdict = judge_low(value, limits)
   if baseline and not value < baseline:
     return POOR
@@ -93,7 +93,7 @@ def _judge_sse(value: float, baseline: float | None, limits: tuple[float, float]
 
 
 def _judge_explained(value: float, baseline: float | None, limits: tuple[float, float]) -> str:
-  """Judges an error by the share of the variance, the constant mean's error, that it explains."""
+  """Judges an error by the share of the variance (the constant mean's error) that it explains."""
   if not math.isfinite(value):
     return POOR
   return judge_high(1.0 - value / baseline, limits) if baseline else INFO
@@ -169,10 +169,10 @@ def _kl_check(vae: Mapping[str, Any]) -> Check:
 
 
 def _percent(share: float) -> str:
-  """Writes a share in per cent, with decimals where it is nearly all."""
+  """Formats a share in per cent, with decimals if it is close to 100%."""
   return f"{100 * share:.{0 if share < 0.99 else 2}f}%"
 
 
 def _significant(value: float) -> str:
-  """Writes a number of any magnitude with three significant digits."""
+  """Formats a number of any magnitude with three significant digits."""
   return f"{value:.3g}"

@@ -28,7 +28,7 @@ def _hex(color: tuple[int, int, int]) -> str:
 _STYLE = {
   "font.family": "DejaVu Sans",
   "font.size": 9,
-  "text.parse_math": False,  # A "$" in a name is a dollar.
+  "text.parse_math": False,  # Show "$" in names as it is.
   "text.color": _hex(INK),
   "axes.facecolor": _hex(GROUND),
   "axes.edgecolor": "#3a3e46",
@@ -59,23 +59,23 @@ def vector_strip(
   title: str = "",
   width: int = 1456,
 ) -> bytes:
-  """Draws vectors over time: one panel per dimension, one line per row.
+  """Draws vectors over time: one panel for each dimension, one line for each row.
 
   Args:
     rows: label to `float[T, D]`, all of one shape: real, reconstructed, dreamed.
-    names: names of the D dimensions.
+    names: the names of the D dimensions; None for their indices.
     first_step: the step number of element 0.
-    dream_from: index of the first vector that was dreamed without seeing any more observations.
-      The time from there on is shaded; a row whose label begins with "dream" is drawn from the
-      step before.
+    dream_from: the index of the first vector that was dreamed without further observations. The
+      time from there is shaded, and a row whose label begins with "dream" is drawn from the step
+      before. None for no shading.
     title: a line above the panels.
-    width: of the picture, in pixels.
+    width: the width of the picture in pixels.
 
   Returns:
-    A PNG. Of more than 8 dimensions it shows 8 that vary, evenly spread.
+    A PNG. If there are more than 8 dimensions, it shows 8 that vary, evenly spread.
 
   Raises:
-    ValueError: if a row is not such an array, rows differ in shape, or names do not fit.
+    ValueError: if a row has another shape, rows differ in shape, or the number of names is wrong.
   """
   rows = _check_rows(rows)
   num_steps, size = next(iter(rows.values())).shape
@@ -118,11 +118,11 @@ def varying_dimensions(values: np.ndarray, count: int) -> list[int]:
 
   Args:
     values: `float[T, D]`.
-    count: at most this many, at least one.
+    count: the largest number of dimensions to choose, at least 1.
 
   Returns:
-    All dimensions if there are few; else evenly spread ones among those that vary (among all, if
-    too few of them do).
+    All dimensions if there are at most `count`; otherwise evenly spread ones among those that vary
+    (among all, if fewer than `count` vary).
   """
   size = values.shape[1]
   if size <= count:

@@ -1,8 +1,8 @@
-"""Is the run good? Every quality figure beside its reference range, judged in words.
+"""The verdicts on a run: every quality figure next to its reference range.
 
-The return comes first: a model whose every figure is good is of no use to an agent that earns
-little. The limits are in `return_verdicts.py`, `vae_verdicts.py`, `dynamics_verdicts.py` and, for
-the gap, here.
+The return comes first, because good figures of the model do not matter if the agent's return is
+low. The limits are in `return_verdicts.py`, `vae_verdicts.py`, `dynamics_verdicts.py` and, for the
+gap, in this module.
 """
 
 from __future__ import annotations
@@ -49,12 +49,12 @@ def checks(results: Mapping[str, Any]) -> list[Check]:
   """Judges a run.
 
   Args:
-    results: what `results.json` holds: scores (see `return_checks`), `vae` (see `vae_checks`),
+    results: the content of `results.json`: scores (see `return_checks`), `vae` (see `vae_checks`),
       `dynamics` (see `dynamics_checks`) and the environment's id.
 
   Returns:
-    Checks of the groups "return", "VAE", "dynamics" and "transfer", in this order. What `results`
-    lacks is "not run".
+    Checks of the groups "return", "VAE", "dynamics" and "transfer", in this order. Figures that
+    `results` lacks are "not run".
   """
   usual = model_references(scores.environment_id(results))
   return [
@@ -66,7 +66,11 @@ def checks(results: Mapping[str, Any]) -> list[Check]:
 
 
 def summary(found: Sequence[Check]) -> str:
-  """Says the verdict on the return, then counts the verdicts on the model."""
+  """Returns the verdict on the return and the number of verdicts on the model, as sentences.
+
+  Args:
+    found: the result of `checks`.
+  """
   model = [check for check in found if check.group != RETURN]
   judged = [check for check in model if check.verdict in (GOOD, USABLE, POOR)]
   missing = [check for check in model if check.verdict == NOT_RUN]
@@ -83,7 +87,10 @@ def gap_check(results: Mapping[str, Any]) -> Check:
   """Judges the controller's return in the model minus its return in the environment.
 
   Args:
-    results: with the scores `controller_in_model` and `controller_in_environment`.
+    results: has the scores `controller_in_model` and `controller_in_environment`.
+
+  Returns:
+    The check; "not run" unless both scores exist.
   """
   name = "controller's return in the model minus in the environment"
   reference = "within two standard errors of zero"
