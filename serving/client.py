@@ -93,9 +93,8 @@ class PlannerClient(ClientBase):
         `uint8[B, H, W, C]` and vectors `float32[B, D]`.
 
     Returns:
-      The environment's action: `float32[...]` if it is continuous, an int if it is discrete,
-      `int64[...]` if it is multi-discrete, `int8[...]` if it is multi-binary; with a leading B if
-      `observation` has one.
+      The environment's action: `float32[...]`, an int if it is discrete, `int64[...]` if it is
+      multi-discrete, `int8[...]` if it is multi-binary; with a leading B if `observation` has one.
 
     Raises:
       CallError: if the call fails.

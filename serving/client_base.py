@@ -64,8 +64,8 @@ class Retry:
   """
 
   attempts: int = 8
-  first_wait: float = 0.05  # Seconds.
-  max_wait: float = 2.0  # Seconds.
+  first_wait: float = 0.05  # seconds
+  max_wait: float = 2.0
 
   def wait(self, attempt: int) -> float:
     """Draws the time before the next attempt, with jitter so that clients do not synchronise.

@@ -11,7 +11,7 @@ import grpc
 
 from serving.errors import ServingError, invalid
 
-MAGIC = b"\x1f\x8b"  # No protobuf message starts with these bytes: there is no wire type 7.
+MAGIC = b"\x1f\x8b"  # No protobuf message begins like this: there is no wire type 7.
 
 
 class TooLargeError(ServingError):

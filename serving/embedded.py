@@ -88,9 +88,9 @@ class Options:
 class EmbeddedServer:
   """A model server in this process.
 
-    with EmbeddedServer() as server:
-      target = server.start({"planner": "runs/quickstart/export/planner"})
-      client = PlannerClient(target)
+  with EmbeddedServer() as server:
+    target = server.start({"planner": "runs/quickstart/export/planner"})
+    client = PlannerClient(target)
 
   Attributes:
     options: the server's `Options`.

@@ -31,11 +31,6 @@ def classify(
     request: names the signature, and has N examples.
     response: the message that receives the classes of each example.
 
-  Args:
-    servable: the model.
-    request: the signature's name and N examples.
-    response: receives N classifications.
-
   Raises:
     ServingError: with the official server's code and message.
   """
@@ -53,11 +48,6 @@ def regress(
     servable: the loaded version.
     request: names the signature, and has N examples.
     response: the message that receives the number of each example.
-
-  Args:
-    servable: the model.
-    request: the signature's name and N examples.
-    response: receives N numbers.
 
   Raises:
     ServingError: with the official server's code and message.
@@ -141,7 +131,7 @@ def serialized(data: input_pb2.Input) -> np.ndarray:
 
 
 def _answer(servable: Servable, request, response, method_name: str) -> None:
-  """Runs the signature that a request names with the given one of `_METHODS`."""
+  """Runs the signature that a request names, by one of `_METHODS`."""
   name, method = request.model_spec.signature_name or DEFAULT_SIGNATURE, _METHODS[method_name]
   signature = servable.signatures.get(name)
   if signature is None:

@@ -13,11 +13,7 @@ _LISTS = {"bytes_list": "bytes", "float_list": "float", "int64_list": "int64"}
 
 
 def fill(document: dict[str, Any], request) -> None:
-  """Fills a classification or regression request from JSON.
-
-  Args:
-    document: the parsed JSON object.
-    request: an empty `ClassificationRequest` or `RegressionRequest`.
+  """Fills a ClassificationRequest or a RegressionRequest.
 
   Args:
     document: the JSON object of the request.

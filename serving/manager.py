@@ -93,9 +93,6 @@ class ModelManager:
     Args:
       config: the new configuration.
 
-    Args:
-      config: the new configuration.
-
     Raises:
       ServingError: if the configuration is invalid, or a new model cannot be loaded. Such a model
         stays in the list, and is loaded again when its files change.

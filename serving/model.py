@@ -72,7 +72,7 @@ class Servable:
       options: see `Options`.
 
     Raises:
-      ServingError: if the folder is incomplete or damaged, or a warm-up request fails.
+      ServingError: if anything in the folder is missing or damaged, or a warmup request fails.
     """
     self.path, self.options = path, options
     self._callables: dict[tuple, Run] = {}

@@ -27,7 +27,7 @@ from absl import app
 
 from serving import flags
 
-absl.flags.adopt_module_key_flags(flags)  # Makes --help show them.
+absl.flags.adopt_module_key_flags(flags)  # So that --help shows them.
 _LOG = logging.getLogger("serving")
 _LOOPBACK = ("127.0.0.1", "localhost", "::1", "[::1]")
 
@@ -93,7 +93,7 @@ def _end_with_stdin(over: threading.Event, serves: threading.Event) -> None:
   """Ends the server when its standard input ends, even while it imports and loads."""
   sys.stdin.read()
   over.set()
-  if not serves.is_set():  # No calls are running yet.
+  if not serves.is_set():  # There is nothing to drain.
     os._exit(0)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 
 class _Kind(NamedTuple):
-  name: str  # The runtime's name, as in "Expects arg[0] to be uint8 but float is provided".
+  name: str  # As the runtime prints it in "Expects arg[0] to be uint8 but float is provided".
   numpy: str
   field: str  # The repeated field of TensorProto that holds this type's values.
 

@@ -76,7 +76,7 @@ class Version:
 
 
 class ModelVersions:
-  """The versions of one model. Only one thread at a time may call `configure`, `find` and `update`.
+  """The versions of one model. One thread at a time may call `configure`, `find` and `update`.
 
   Attributes:
     name: the model's name.
@@ -281,7 +281,7 @@ class ModelVersions:
 
 
 def _folders(base: str) -> Iterator[tuple[int, str]]:
-  """Yields `(version, path)` of the integer-named folders in a base path."""
+  """Yields `(version, path)` of the folders in a base path that are named by an integer."""
   for entry in os.scandir(base):
     name = entry.name
     if name.isascii() and name.isdigit() and len(name) < 20 and entry.is_dir():
@@ -291,7 +291,7 @@ def _folders(base: str) -> Iterator[tuple[int, str]]:
 
 
 def _fingerprint(path: str) -> tuple:
-  """Returns the sizes and modification times of all files in a version folder."""
+  """Sizes and times of all files in a version folder."""
   files = []
   for folder, _, names in os.walk(path):
     for name in names:

@@ -3,7 +3,7 @@
   python -m serving.deploy.rollout status
   python -m serving.deploy.rollout canary --version=7   # load 7, probe it, label it "canary"
   python -m serving.deploy.rollout promote              # probe it again, label it "stable"
-  python -m serving.deploy.rollout rollback             # drop the canary, or undo the last promote
+  python -m serving.deploy.rollout rollback             # "stable" as it was before
 
 It edits --config, a text proto of ModelServerConfig, and sends it to every server as a
 HandleReloadConfigRequest. The labels `stable`, `canary` and `previous` in this file are the only
@@ -52,7 +52,7 @@ class Rollout:
   ):
     """
     Args:
-      config: the models.config file to edit.
+      config: the file to edit.
       targets: `host:port` of each server.
       model: name of the model to roll out.
       tls: the files for an encrypted connection; plain text if None.
@@ -63,7 +63,7 @@ class Rollout:
       say: function that logs a line.
 
     Raises:
-      RolloutError: if the file cannot be read or parsed, or has no such model.
+      RolloutError: if the file cannot be read, or has no such model.
     """
     self._path, self._model, self._tls = os.fspath(config), model, tls
     self._timeout, self._max_latency_ms = timeout, max_latency_ms

@@ -129,11 +129,6 @@ class Server:
       version: the version number.
       timeout: the longest time to wait, in seconds.
 
-    Args:
-      model: the model's name.
-      version: the version number.
-      timeout: seconds to wait.
-
     Raises:
       RolloutError: if loading fails or takes too long, with the server's message.
     """
