@@ -97,7 +97,7 @@ _ARGUMENTS = st.lists(
 @given(arguments=_ARGUMENTS)
 def test_flags(trainer_flags, tmp_path_factory, arguments):
   """They are refused, or give a configuration and seeds, or a `ConfigError`."""
-  from trainers import common, evaluate
+  from trainers import common, errors, evaluate
 
   trainer_flags.unparse_flags()
   try:
@@ -107,7 +107,7 @@ def test_flags(trainer_flags, tmp_path_factory, arguments):
     _holds_together(common.config())
   except (flags.Error, ConfigError) as error:
     assert str(error)
-  except common.EXPECTED_ERRORS as error:
+  except errors.EXPECTED_ERRORS as error:
     assert str(error)
   finally:
     trainer_flags.unparse_flags()
@@ -118,7 +118,7 @@ def test_flags(trainer_flags, tmp_path_factory, arguments):
 
 @given(data=st.data())
 def test_a_damaged_run_json_as_the_configuration(trainer_flags, tmp_path_factory, data):
-  from trainers import common
+  from trainers import common, errors
   from wm_tf import files
 
   path = tmp_path_factory.getbasetemp() / "config_run.json"
@@ -129,7 +129,7 @@ def test_a_damaged_run_json_as_the_configuration(trainer_flags, tmp_path_factory
   trainer_flags(["evaluate", f"--config={path}"])
   try:
     assert common.config() == config
-  except common.EXPECTED_ERRORS as error:
+  except errors.EXPECTED_ERRORS as error:
     assert "config" in str(error)
   finally:
     trainer_flags["config"].unparse()
