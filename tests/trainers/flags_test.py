@@ -25,7 +25,7 @@ _NO_RUN = "holds no run; name its folder by --workdir, or run trainers.collect f
 def test_there_are_all_trainers():
   others = ["ablate", "check", "collect", "compare", "doctor", "evaluate", "export", "finish"]
   others += ["iterate", "plan_table", "quickstart"]
-  assert [*others, "train_controller", "train_dynamics", "train_vae"] == _TRAINERS
+  assert [*others, "train_controller", "train_dynamics", "train_rssm", "train_vae"] == _TRAINERS
 
 
 @pytest.mark.parametrize("trainer", _TRAINERS)

@@ -126,11 +126,12 @@ class RSSM(ObservationNetworks, WorldModel):
     )
     self.built = True
 
-  def adapt(self, batches: Iterable[Batch]) -> None:
-    """Sets the statistics of vectors and of rewards. Call this once, before the first fit.
+  def adapt(self, batches: Iterable[Batch], rewards_only: bool = False) -> None:
+    """Sets the statistics of vectors and of rewards.
 
     Args:
       batches: sequences with raw observations.
+      rewards_only: whether to keep the statistics of vectors, to which the networks were fitted.
 
     Raises:
       ValueError: if there is no finite observation.
@@ -145,8 +146,9 @@ class RSSM(ObservationNetworks, WorldModel):
         yield tf.nest.map_structure(lambda x, mask=mask: np.asarray(x)[mask], batch.observation)
 
     stream = observations()
-    self.adapt_scalers(stream)
-    for _ in stream:  # Images alone have no statistics, so the stream was not read.
+    if not rewards_only:
+      self.adapt_scalers(stream)
+    for _ in stream:  # It was not read if no statistics of vectors were taken.
       pass
     self.reward.adapt(np.concatenate([np.zeros(0), *rewards]))
 

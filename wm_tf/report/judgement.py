@@ -17,7 +17,7 @@ class Check(NamedTuple):
   """One judged figure, all in words.
 
   Attributes:
-    group: "return", "VAE", "dynamics", "dreams", "actions" or "transfer".
+    group: "return", "VAE", "reconstruction", "dynamics", "dreams", "actions" or "transfer".
     name: what was measured, and its unit.
     value: the figure, or "not run".
     reference: what is usual.
