@@ -21,6 +21,7 @@ from wm_tf.imagination import imagine_returns, policy_action_fn
 from wm_tf.models.ensemble import dynamics_class
 from wm_tf.models.heads import MixtureHead
 from wm_tf.models.mdn_rnn import LatentDynamics, MDNRNNConfig
+from wm_tf.models.rssm import RSSM, RSSMConfig
 from wm_tf.models.vae import VAE, VAEConfig
 from wm_tf.models.world_model import WorldModel
 
@@ -231,6 +232,42 @@ def small_mdn_rnn(
     model.reward.data_limit.assign(2.0)
   if config.ensemble_size > 1:
     model.reward_scale.assign(0.8)
+  return model
+
+
+def small_rssm(
+  seed: int = 0,
+  action_size: int = 2,
+  *,
+  observation: ObservationSpec | None = None,
+  num_choices: tuple[int, ...] = (),
+  **options,
+) -> RSSM:
+  """An RSSM of few units, with weights and statistics drawn from `seed`.
+
+  It observes one 64x64x3 image if `observation` is None; with `num_choices` A is their sum.
+  """
+  config = RSSMConfig(
+    **{
+      "deter_size": 8,
+      "hidden_size": 6,
+      "num_blocks": 2,
+      "stoch_size": 3,
+      "num_classes": 4,
+      "encoder_filters": (4, 4, 4, 8),
+      "decoder_filters": (4, 4, 4),
+      "vector_units": (6,),
+      "head_hidden_size": 5,
+      **options,
+    }
+  )
+  observation = OBSERVATIONS["image"] if observation is None else observation
+  model = RSSM(observation, sum(num_choices) or action_size, config, num_choices)
+  randomize(model, seed)
+  generator = np.random.default_rng(seed)
+  for scaler in model.scalers:
+    scaler.scale.assign(generator.uniform(0.5, 2.0, scaler.scale.shape))
+  model.reward.data_limit.assign(2.0)
   return model
 
 

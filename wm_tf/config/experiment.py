@@ -10,6 +10,7 @@ from wm_tf.config.overrides import from_plain
 from wm_tf.learners.config import ControllerConfig
 from wm_tf.learners.real_search import FinishConfig
 from wm_tf.models.mdn_rnn import MDNRNNConfig
+from wm_tf.models.rssm_config import RSSMConfig
 from wm_tf.models.vae import VAEConfig
 from wm_tf.policies.planner import PlannerConfig
 from wm_tf.training.loop import FitConfig
@@ -133,8 +134,8 @@ class ExperimentConfig:
     num_vae_refits: the VAE is refitted in the first of these iterations only, because all frames
       are encoded again after a refit.
     quality_gates: whether the run stops if a fit fails its quality gate.
-    collect, vae, vae_fit, dynamics, dynamics_fit, controller, planner, evaluate, finish: see their
-      types.
+    collect, vae, vae_fit, dynamics, dynamics_fit, rssm, rssm_fit, controller, planner, evaluate,
+      finish: see their types. Only the fits of the chosen family are made.
   """
 
   preset: str = "default"
@@ -153,6 +154,12 @@ class ExperimentConfig:
   dynamics: MDNRNNConfig = MDNRNNConfig()
   dynamics_fit: StageFitConfig = StageFitConfig(
     first=FitConfig(num_epochs=20), refit=FitConfig(num_epochs=6)
+  )
+  rssm: RSSMConfig = RSSMConfig()
+  rssm_fit: StageFitConfig = StageFitConfig(
+    first=FitConfig(learning_rate=6e-4, num_epochs=40),
+    refit=FitConfig(learning_rate=3e-4, num_epochs=10),
+    batch_size=16,
   )
   controller: ControllerConfig = ControllerConfig()
   planner: PlannerConfig = PlannerConfig()

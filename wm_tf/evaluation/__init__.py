@@ -6,8 +6,10 @@ from wm_tf.evaluation.quality import (
   QualityGateError,
   area_under_curve,
   check_dynamics,
+  check_reconstruction,
   check_vae,
   dynamics_quality,
+  reconstruction_quality,
   vae_quality,
 )
 from wm_tf.evaluation.returns import evaluate_in_environment, evaluate_in_model
@@ -18,9 +20,11 @@ __all__ = [
   "QualityGateError",
   "area_under_curve",
   "check_dynamics",
+  "check_reconstruction",
   "check_vae",
   "dynamics_quality",
   "evaluate_in_environment",
   "evaluate_in_model",
+  "reconstruction_quality",
   "vae_quality",
 ]

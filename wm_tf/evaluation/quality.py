@@ -9,9 +9,10 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import rng
-from wm_tf.core import Batch, Nest, ObservationPart
-from wm_tf.imagination import one_step
-from wm_tf.models.vae import VAE, kl_to_standard_normal, to_float
+from wm_tf.core import Batch, Nest, ObservationPart, ObservationSpec
+from wm_tf.imagination import observe_sequence, one_step
+from wm_tf.models.observations import to_float
+from wm_tf.models.vae import VAE, kl_to_standard_normal
 from wm_tf.models.world_model import WorldModel
 from wm_tf.nests import time_major
 
@@ -97,6 +98,16 @@ def vae_quality(vae: VAE, observations: Iterable[Nest]) -> dict[str, Any]:
       part.add(value, error.numpy())
   if not count:
     raise ValueError("There is no held-out observation to judge the VAE by; collect more episodes.")
+  return {
+    **_figures(spec, parts, count),
+    "kl": float(kl.sum() / count),
+    "active_dimensions": int((kl / count > 0.1).sum()),
+    "latent_size": vae.latent_size,
+  }
+
+
+def _figures(spec: ObservationSpec, parts: list[_PartError], count: int) -> dict[str, Any]:
+  """Returns `parts`, `sse` and `sse_mean_image`, see `vae_quality`."""
   found = {
     part.name or "observation": error.figures(count)
     for part, error in zip(spec.parts, parts, strict=True)
@@ -106,13 +117,47 @@ def vae_quality(vae: VAE, observations: Iterable[Nest]) -> dict[str, Any]:
   if images:
     sums["sse"] = sum(figure["error"] for figure in images)
     sums["sse_mean_image"] = sum(figure["baseline"] for figure in images)
-  return {
-    **sums,
-    "kl": float(kl.sum() / count),
-    "active_dimensions": int((kl / count > 0.1).sum()),
-    "latent_size": vae.latent_size,
-    "parts": found,
-  }
+  return {**sums, "parts": found}
+
+
+def reconstruction_quality(
+  world_model: WorldModel, spec: ObservationSpec, episodes: Iterable[Batch], seed: int = 0
+) -> dict[str, Any]:
+  """Computes how well a world model reconstructs the observations of episodes.
+
+  Every step is decoded from the state that has observed the episode up to it.
+
+  Args:
+    world_model: the world model.
+    spec: the specification of its observations.
+    episodes: batches of whole episodes from their first observation, raw; read once.
+    seed: seed of the posterior samples.
+
+  Returns:
+    `parts`, and with images `sse` and `sse_mean_image`; see `vae_quality`.
+
+  Raises:
+    ValueError: if there is no observation.
+  """
+
+  @tf.function(reduce_retracing=True, autograph=False)
+  def reconstruct(batch):
+    states = observe_sequence(world_model, batch, rng.make_seed(seed))
+    kept = tf.nest.map_structure(lambda x: tf.boolean_mask(x, batch.mask), states)
+    return spec.unpack(world_model.decode(kept))
+
+  count, parts = 0, [_PartError(part) for part in spec.parts]
+  for batch in episodes:
+    mask, means = np.asarray(batch.mask), reconstruct(batch)
+    count += int(mask.sum())
+    values = spec.unpack(batch.observation)
+    for error, part, value, mean in zip(parts, spec.parts, values, means, strict=True):
+      real = np.asarray(value)[mask]
+      compared = to_float(real) if part.kind == "image" else real
+      error.add(real, np.square(mean - compared).sum(0))
+  if not count:
+    raise ValueError("There is no held-out episode to judge the model by; collect more.")
+  return _figures(spec, parts, count)
 
 
 def dynamics_quality(
@@ -262,21 +307,37 @@ def check_vae(quality: dict[str, Any]) -> None:
   # Results of earlier versions have no figures by part.
   image = {"kind": "image", "error": quality.get("sse"), "baseline": quality.get("sse_mean_image")}
   parts = quality.get("parts", {"observation": image})
+  _check_parts(parts, "VAE", "lower vae.beta")
+  if quality["active_dimensions"] < min(2, quality.get("latent_size", 2)):
+    raise QualityGateError(
+      f"The VAE's posterior has collapsed: {quality['active_dimensions']} of its dimensions carry "
+      "information. Lower vae.beta or raise vae.free_nats; --force goes on regardless."
+    )
+
+
+def check_reconstruction(quality: dict[str, Any]) -> None:
+  """Checks that an RSSM reconstructs better than the mean observation.
+
+  Args:
+    quality: the result of `reconstruction_quality`.
+
+  Raises:
+    QualityGateError: if the error of a part is not below half of its baseline.
+  """
+  _check_parts(quality["parts"], "RSSM", "lower rssm.vector_scale")
+
+
+def _check_parts(parts: dict[str, dict[str, Any]], title: str, remedy: str) -> None:
   for name, part in parts.items():
     if part["baseline"] and not part["error"] < 0.5 * part["baseline"]:
       which = f" {name}" if len(parts) > 1 else ""
       what = "per frame" if part["kind"] == "image" else "in units of variance"
       mean = "the mean image's" if part["kind"] == "image" else "that of the mean"
       raise QualityGateError(
-        f"The VAE has not learned{which}: its held-out error of {part['error']:.1f} {what} is "
-        f"not below half of {mean} ({part['baseline']:.1f}). Train it longer (more epochs), lower "
-        "vae.beta, or collect more varied episodes; --force goes on regardless."
+        f"The {title} has not learned{which}: its held-out error of {part['error']:.1f} {what} is "
+        f"not below half of {mean} ({part['baseline']:.1f}). Train it longer (more epochs), "
+        f"{remedy}, or collect more varied episodes; --force goes on regardless."
       )
-  if quality["active_dimensions"] < min(2, quality.get("latent_size", 2)):
-    raise QualityGateError(
-      f"The VAE's posterior has collapsed: {quality['active_dimensions']} of its dimensions carry "
-      "information. Lower vae.beta or raise vae.free_nats; --force goes on regardless."
-    )
 
 
 def check_dynamics(quality: dict[str, Any]) -> None:

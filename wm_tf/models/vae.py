@@ -12,6 +12,8 @@ from wm_tf import rng
 from wm_tf.checks import check_counts, check_positive
 from wm_tf.core import Nest, ObservationSpec, image_observation
 from wm_tf.models import encoders
+from wm_tf.models.observations import ObservationNetworks
+from wm_tf.models.observations import to_float as to_float
 
 _PAPER_OBSERVATION = image_observation((64, 64, 3), (64, 64, 3))
 
@@ -78,19 +80,7 @@ class VAEConfig:
           )
 
 
-def to_float(frames: tf.Tensor) -> tf.Tensor:
-  """Converts `uint8` frames to `float32` in [0, 1].
-
-  Args:
-    frames: `uint8[...]`.
-
-  Returns:
-    `float32[...]`.
-  """
-  return tf.cast(frames, tf.float32) * (1.0 / 255.0)
-
-
-class VAE(keras.Model):
+class VAE(ObservationNetworks, keras.Model):
   """A variational autoencoder of observations with a diagonal Gaussian posterior.
 
   The likelihood of an image is a Gaussian whose negative logarithm is the squared error summed over
@@ -159,8 +149,7 @@ class VAE(keras.Model):
     Raises:
       ValueError: if there is no finite observation.
     """
-    if self.scalers:
-      encoders.set_statistics(self.scalers, map(self._vectors, batches))
+    self.adapt_scalers(batches)
 
   def encode(self, observation: Nest) -> tuple[tf.Tensor, tf.Tensor]:
     """Computes the posterior of observations.
@@ -174,7 +163,7 @@ class VAE(keras.Model):
     Raises:
       ValueError: if `observation` does not match `self.observation`.
     """
-    inputs = encoders.one_or_all(self._standardised(observation))
+    inputs = encoders.one_or_all(self.to_network_units(observation))
     loc, log_scale = tf.split(self.encoder(inputs), 2, axis=-1)
     return loc, tf.clip_by_value(log_scale, -7.0, 2.0)
 
@@ -188,10 +177,7 @@ class VAE(keras.Model):
       A nest like an observation: images `float32[B, H, W, C]` in [0, 1], vectors `float32[B, D]`
       in the environment's own units.
     """
-    scalers, means = iter(self.scalers), []
-    for part, mean in zip(self.observation.parts, self._means(z), strict=True):
-      means.append(mean if part.kind == "image" else next(scalers).restore(mean))
-    return self.observation.pack(means)
+    return self.from_network_units(self.decoded_means(z))
 
   def call(self, observation: Nest) -> Nest:
     """Reconstructs observations through the posterior mean.
@@ -222,7 +208,7 @@ class VAE(keras.Model):
     kl = kl_to_standard_normal(loc, log_scale)
     total_kl = tf.reduce_sum(kl, axis=-1)
     bounded_kl = tf.maximum(total_kl, self.config.free_nats * self.latent_size)
-    nll, errors = self._likelihood(self._standardised(observation), self._means(z))
+    nll, errors = self._likelihood(self.to_network_units(observation), self.decoded_means(z))
     return tf.reduce_mean(nll + self.config.beta * bounded_kl), {
       **{name: tf.reduce_mean(value) for name, value in errors.items()},
       "kl": tf.reduce_mean(total_kl),
@@ -239,7 +225,7 @@ class VAE(keras.Model):
     Returns:
       `sse` and `vector_mse` as `loss` defines them, each `float32[B]`.
     """
-    return self._likelihood(self._standardised(observation), self._means(z))[1]
+    return self._likelihood(self.to_network_units(observation), self.decoded_means(z))[1]
 
   def _likelihood(self, targets: list[tf.Tensor], means: list[tf.Tensor]):
     """Returns the negative log-likelihood up to a constant, `float32[B]`, and the errors."""
@@ -265,24 +251,6 @@ class VAE(keras.Model):
     for first, end, weight in self.config.row_weights:
       weights[first:end] = [float(weight)] * (end - first)
     return tf.reshape(tf.constant(weights, tf.float32), [1, height, 1, 1])
-
-  def _standardised(self, observation: Nest) -> list[tf.Tensor]:
-    """Returns the parts of an observation in the encoder's units."""
-    scalers, values = iter(self.scalers), encoders.part_values(self.observation, observation)
-    return [
-      to_float(value) if part.kind == "image" else next(scalers).standardise(value)
-      for part, value in zip(self.observation.parts, values, strict=True)
-    ]
-
-  def _means(self, z: tf.Tensor) -> list[tf.Tensor]:
-    """Returns the decoder's outputs as a list, one for each part."""
-    means = self.decoder(z)
-    return list(means) if isinstance(means, (list, tuple)) else [means]
-
-  def _vectors(self, observation: Nest) -> list[tf.Tensor]:
-    values = encoders.part_values(self.observation, observation)
-    pairs = zip(self.observation.parts, values, strict=True)
-    return [value for part, value in pairs if part.kind == "vector"]
 
 
 def kl_to_standard_normal(loc: tf.Tensor, log_scale: tf.Tensor) -> tf.Tensor:

@@ -35,7 +35,9 @@ def course_in_words(results: Mapping[str, Any]) -> str:
   """
   data = results.get("data") if isinstance(results.get("data"), Mapping) else {}
   frames, episodes = (data.get(key) for key in ("frames", "episodes"))
-  learned = any(isinstance(results.get(key), Mapping) for key in ("vae", "dynamics"))
+  learned = any(
+    isinstance(results.get(key), Mapping) for key in ("vae", "reconstruction", "dynamics")
+  )
   text = f"{'A' if learned else 'No'} world model of {scores.environment_id(results)} was learned"
   if is_number(frames) and learned:
     text += f" from {number(frames)} frames"

@@ -1,4 +1,4 @@
-"""Verdicts on a VAE's reconstructions of held-out observations.
+"""Verdicts on the reconstructions of held-out observations.
 
 Errors of images are judged by the published figures of the run's environment, if `published.py` has
 some; all other errors are judged by the share of the variance that a reconstruction explains.
@@ -45,15 +45,32 @@ def vae_checks(vae: Mapping[str, Any], usual: ModelReferences) -> list[Check]:
   Returns:
     One check for each part of the observation, the active dimensions and the KL divergence.
   """
-  parts = section_of(vae, "parts")
+  return [*_part_checks(vae, usual, "VAE"), _active_check(vae, usual), _kl_check(vae)]
+
+
+def reconstruction_checks(section: Mapping[str, Any], usual: ModelReferences) -> list[Check]:
+  """Judges what a jointly trained model gives back of observations, in the group "reconstruction".
+
+  Args:
+    section: `sse`, `sse_mean_image` and `parts`; see `vae_checks`.
+    usual: what is known of the environment.
+
+  Returns:
+    One check for each part of the observation.
+  """
+  return _part_checks(section, usual, "reconstruction")
+
+
+def _part_checks(section: Mapping[str, Any], usual: ModelReferences, group: str) -> list[Check]:
+  parts = section_of(section, "parts")
   found = []
   images = [name for name in parts if section_of(parts, name).get("kind") == "image"]
   skipped = None
-  if "sse" in vae or not parts:
-    found.append(_image_check(vae, usual))
+  if "sse" in section or not parts:
+    found.append(_image_check(section, usual))
     skipped = images[0] if len(images) == 1 else None  # `sse` is the error of the same image.
   found += [_part_check(name, section_of(parts, name)) for name in parts if name != skipped]
-  return [*found, _active_check(vae, usual), _kl_check(vae)]
+  return [check._replace(group=group) for check in found]
 
 
 def _image_check(vae: Mapping[str, Any], usual: ModelReferences) -> Check:
@@ -77,7 +94,7 @@ def _image_check(vae: Mapping[str, Any], usual: ModelReferences) -> Check:
   words = {
     GOOD: "Reconstructions keep what varies in the images." + explained,
     USABLE: "Reconstructions are coarse: small details may be lost." + explained,
-    POOR: "The VAE has not learned: train longer, or look at the data." + explained,
+    POOR: "The encoder has not learned: train longer, or look at the data." + explained,
     INFO: "The mean image's error is not known, so there is nothing to compare with.",
   }
   return make_check("VAE", name, reference, sse, judge, words, text)

@@ -25,7 +25,7 @@ from wm_tf.report.judgement import (
 from wm_tf.report.published import model_references
 from wm_tf.report.return_verdicts import GROUP as RETURN
 from wm_tf.report.return_verdicts import return_checks, return_in_words
-from wm_tf.report.vae_verdicts import vae_checks
+from wm_tf.report.vae_verdicts import reconstruction_checks, vae_checks
 
 __all__ = [
   "GOOD",
@@ -49,17 +49,23 @@ def checks(results: Mapping[str, Any]) -> list[Check]:
   """Judges a run.
 
   Args:
-    results: the content of `results.json`: scores (see `return_checks`), `vae` (see `vae_checks`),
-      `dynamics` (see `dynamics_checks`) and the environment's id.
+    results: the content of `results.json`: scores (see `return_checks`), `vae` (see `vae_checks`)
+      or `reconstruction` (see `reconstruction_checks`), `dynamics` (see `dynamics_checks`) and the
+      environment's id.
 
   Returns:
-    Checks of the groups "return", "VAE", "dynamics" and "transfer", in this order. Figures that
-    `results` lacks are "not run".
+    Checks of the groups "return", "VAE" or "reconstruction", "dynamics" and "transfer", in this
+    order. Figures that `results` lacks are "not run".
   """
   usual = model_references(scores.environment_id(results))
+  reconstruction = section_of(results, "reconstruction")
   return [
     *return_checks(results),
-    *vae_checks(section_of(results, "vae"), usual),
+    *(
+      reconstruction_checks(reconstruction, usual)
+      if reconstruction
+      else vae_checks(section_of(results, "vae"), usual)
+    ),
     *dynamics_checks(section_of(results, "dynamics"), usual),
     gap_check(results),
   ]

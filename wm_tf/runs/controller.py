@@ -75,9 +75,10 @@ def train_controller(run: Run, iteration: int) -> None:
       bad = [name for name in learner.shown if not math.isfinite(metrics[name])]
       bad_steps = bad_steps + 1 if bad else 0
       if bad_steps == _MAX_BAD_STEPS:
+        weights = run.family.model_weights(iteration)
         raise NonFiniteLossError(
           f"{label}: {', '.join(bad)} was not finite for {bad_steps} steps in a row. Check the "
-          f"world model in {run.path('dynamics', iteration)}, or lower the learning rates."
+          f"world model in {weights.parent}, or lower the learning rates."
         )
       logger.write(step + 1, metrics)
       logger.tick(step + 1, num_steps)

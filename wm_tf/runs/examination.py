@@ -75,7 +75,7 @@ class Examination:
       num_episodes: largest number of episodes to use.
 
     Returns:
-      Sections of `doctor.json`: figures of observations by name of the fit, `dynamics`,
+      Sections of `doctor.json`: those of `Family.observation_figures`, `dynamics`,
       `open_loop`, `reward_calibration`, `termination_calibration` and `action_sensitivity`.
     """
     run, model, episodes = self.run, self.model, self.held_out(num_episodes)
@@ -83,7 +83,7 @@ class Examination:
     frames = datasets.observations_dataset(
       self._folders, batch_size=64, seed=0, drop_remainder=False, **self._split
     )
-    kept = run.family.observation_figures(model, frames.take(32))
+    kept = run.family.observation_figures(model, frames.take(32), episodes)
     say("One step ahead ...")
     observed = [open_loop.as_observed(model, batch) for batch in episodes]
     outcomes = diagnosis.outcomes(model, observed)
@@ -97,7 +97,7 @@ class Examination:
     horizons = {run.config.planner.horizon, run.config.controller.dream.horizon}
     return {
       **kept,
-      "dynamics": dynamics | {"mixture": run.config.dynamics.mixture_kind},
+      "dynamics": dynamics | run.family.dynamics_facts(),
       "open_loop": held,
       "reward_calibration": rewards
       | {"std": float(outcomes.reward.std()), "decisions": self.num_decisions},

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wm_tf.core import Nest
+from wm_tf.core import Batch, Nest
 from wm_tf.models.world_model import WorldModel
 from wm_tf.registry import Registry
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 families = Registry("family")
 families.register("two_stage", "wm_tf.runs.two_stage:TwoStage")
+families.register("rssm", "wm_tf.runs.joint:Joint")
 
 
 class Family:
@@ -29,9 +30,11 @@ class Family:
     run: the run.
     fits: name of each fit to its title in reports, in the order of fitting. The name is also that
       of the fit's folder in the workdir.
+    datasets: patterns of the dataset folders in the workdir that the family writes.
   """
 
   fits: ClassVar[Mapping[str, str]]
+  datasets: ClassVar[tuple[str, ...]] = ()
 
   def __init__(self, run: LearnedRun):
     self.run = run
@@ -141,9 +144,10 @@ class Family:
       iteration: iteration of the fits in use.
 
     Returns:
-      The folder that sequences are read from.
+      The folder that sequences are read from; by default `folder` itself.
     """
-    raise NotImplementedError
+    del iteration
+    return folder
 
   def quality(self, iteration: int) -> dict[str, Any]:
     """Returns the held-out figures of the fits in use at an iteration.
@@ -152,22 +156,34 @@ class Family:
       iteration: the iteration.
 
     Returns:
-      Figures by name of the fit.
+      Sections of `results.json` by name; by default figures by name of the fit. The report judges
+      the sections that `report.verdicts.checks` names.
     """
     run = self.run
     return {fit: run.quality(fit, self.fit_iteration(fit, iteration)) for fit in self.fits}
 
-  def observation_figures(self, model: WorldModel, observations: Iterable[Nest]) -> dict[str, Any]:
-    """Measures how well a model reconstructs single observations.
+  def observation_figures(
+    self, model: WorldModel, observations: Iterable[Nest], episodes: Iterable[Batch]
+  ) -> dict[str, Any]:
+    """Measures how well a model reconstructs observations.
 
     Args:
       model: a trained world model.
       observations: batches of held-out observations, each part `[B, ...]`.
+      episodes: batches of whole held-out episodes with raw observations.
 
     Returns:
-      Figures by name of the fit.
+      Sections of `doctor.json` by name, as of `quality`.
     """
     raise NotImplementedError
+
+  def dynamics_facts(self) -> dict[str, Any]:
+    """Returns facts about the model that reports show beside the figures of its dynamics."""
+    return {}
+
+  def has_disagreement(self) -> bool:
+    """Returns whether the disagreement of the model's predictions is measured, and reported."""
+    return False
 
 
 def make_family(run: LearnedRun) -> Family:

@@ -11,7 +11,7 @@ from wm_tf.config import ExperimentConfig
 from wm_tf.data import rollouts
 from wm_tf.data.manifest import CorruptManifestError
 from wm_tf.export import saved_versions
-from wm_tf.runs.families import families
+from wm_tf.runs.families import Family, families
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import read_jsonl
 
@@ -62,11 +62,11 @@ def problems(workdir: Path) -> Iterator[Problem]:
       yield Problem(str(error), workdir / files.SUMS)
   elif (workdir / "report.html").exists():
     yield _without_sums(workdir)
-  fits = _fits(workdir)
-  for pattern in ("data/*", *(f"{fit}/*/frames/*" for fit in fits), "latents/*/*"):
+  family = _family(workdir)
+  for pattern in ("data/*", *family.datasets):
     for folder in sorted(workdir.glob(pattern)):
       yield from _check_dataset(folder)
-  for stage in (*fits, "controller"):
+  for stage in (*family.fits, "controller"):
     for folder in sorted(workdir.glob(f"{stage}/*")):
       yield from _check_stage(folder)
   for folder in sorted(workdir.glob("finish/*")):  # A search can always continue: it has no sums.
@@ -76,13 +76,12 @@ def problems(workdir: Path) -> Iterator[Problem]:
       yield from _check_sums(model / str(version))
 
 
-def _fits(workdir: Path) -> tuple[str, ...]:
-  """Returns the names of a run's fits; those of the default family if it cannot be told."""
+def _family(workdir: Path) -> type[Family]:
+  """Returns the family of a run; the default one if it cannot be told."""
   try:
-    family = files.read_json(workdir / "run.json")["config"]["family"]
-    return tuple(families.get(family).fits)
+    return families.get(files.read_json(workdir / "run.json")["config"]["family"])
   except (OSError, KeyError, ValueError, files.DamagedFileError):
-    return tuple(families.get(ExperimentConfig.family).fits)
+    return families.get(ExperimentConfig.family)
 
 
 def _check_files(folder: Path, paths) -> Iterator[Problem]:

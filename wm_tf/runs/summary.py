@@ -222,7 +222,7 @@ def write(
   if frames is not None:
     figures["animation"] = frames
     captions["animation"] = "The served planner at work."
-  if run.config.dynamics.ensemble_size > 1:
+  if run.family.has_disagreement():
     samples = disagreement_samples(run, controller, results["chosen_iteration"])
     figures["disagreement"] = report.disagreement_figure(samples)
     captions["disagreement"] = (

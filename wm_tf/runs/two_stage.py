@@ -41,6 +41,7 @@ class TwoStage(Family):
   """A VAE, and an MDN-RNN or an ensemble of MDN-RNNs on its latents."""
 
   fits: ClassVar = {"vae": "VAE", "dynamics": "MDN-RNN"}
+  datasets: ClassVar = ("vae/*/frames/*", "latents/*/*")
 
   # --- Models -------------------------------------------------------------------------------
 
@@ -125,9 +126,18 @@ class TwoStage(Family):
     """Fits the VAE or the dynamics. See `Family.make_fit`."""
     return {"vae": self.train_vae, "dynamics": self.train_dynamics}[fit](iteration)
 
-  def observation_figures(self, model, observations):
+  def observation_figures(self, model, observations, episodes):
     """Returns the result of `vae_quality` under `vae`. See `Family.observation_figures`."""
+    del episodes
     return {"vae": evaluation.vae_quality(model.vae, observations)}
+
+  def dynamics_facts(self):
+    """Returns the kind of the mixture. See `Family.dynamics_facts`."""
+    return {"mixture": self.run.config.dynamics.mixture_kind}
+
+  def has_disagreement(self):
+    """Returns whether the dynamics is an ensemble. See `Family.has_disagreement`."""
+    return self.run.config.dynamics.ensemble_size > 1
 
   # --- The VAE ------------------------------------------------------------------------------
 
