@@ -146,3 +146,26 @@ def entropy(raw: tf.Tensor, num_choices: NumChoices) -> tf.Tensor:
     return -tf.nn.softmax(group) * tf.nn.log_softmax(group)
 
   return tf.reduce_sum(by_group(plogp, raw, num_choices), axis=-1)
+
+
+def mix_uniform(raw: tf.Tensor, num_choices: NumChoices, share: float) -> tf.Tensor:
+  """Mixes the choices' probabilities with a uniform distribution, so that none becomes 0.
+
+  Args:
+    raw: logits `float32[..., A]`.
+    num_choices: number of choices in each group.
+    share: weight of the uniform distribution, in [0, 1]; with 0 the logits are unchanged.
+
+  Returns:
+    The logarithms of the mixed probabilities, `float32[..., A]`.
+
+  References:
+    Hafner et al. 2023 (DreamerV3), arXiv:2301.04104, "unimix".
+  """
+  if not share:
+    return raw
+
+  def mixed(group):
+    return tf.math.log((1.0 - share) * tf.nn.softmax(group) + share / group.shape[-1])
+
+  return by_group(mixed, raw, num_choices)

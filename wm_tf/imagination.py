@@ -57,19 +57,26 @@ def draw_indices(num_rows, shape, seed: tf.Tensor) -> tf.Tensor:
   return tf.random.stateless_uniform(shape, seed, maxval=num_rows, dtype=tf.int32)
 
 
-def draw_rows(starts: Nest, num: int, seed: tf.Tensor) -> Nest:
+def draw_rows(starts: Nest, num: int, seed: tf.Tensor, allowed: tf.Tensor | None = None) -> Nest:
   """Draws the states that dreams begin from, uniformly and with replacement.
 
   Args:
     starts: M >= 1 states, a nest of `[M, ...]`.
     num: N, how many to draw.
     seed: `int32[2]`.
+    allowed: `bool[M]`, the states that may be drawn, at least one; None for all.
 
   Returns:
     A nest of `[N, ...]`.
   """
-  num_starts = tf.shape(tf.nest.flatten(starts)[0])[0]
-  return gather_rows(starts, draw_indices(num_starts, [num], seed))
+  if allowed is None:
+    num_starts = tf.shape(tf.nest.flatten(starts)[0])[0]
+    return gather_rows(starts, draw_indices(num_starts, [num], seed))
+  count = tf.cumsum(tf.cast(allowed, tf.int32))
+  # The k-th allowed state is the first one at which the count exceeds k.
+  drawn = draw_indices(tf.maximum(count[-1], 1), [num], seed)
+  rows = tf.searchsorted(count, drawn, side="right")
+  return gather_rows(starts, tf.minimum(rows, tf.shape(count)[0] - 1))
 
 
 class Returns(NamedTuple):

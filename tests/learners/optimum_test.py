@@ -13,6 +13,7 @@ from tests.nonlinear_world import NonlinearWorld, share_of_best
 from tests.worlds import AdditiveWorld, assert_near_optimum, state_at
 from wm_tf import rng
 from wm_tf.config import METHODS, ControllerConfig, make_config
+from wm_tf.config.presets import DREAMER_LEARNER
 from wm_tf.learners.learner import make_learner
 from wm_tf.learners.policy_gradients.methods import METHODS as POLICY_GRADIENTS
 from wm_tf.learners.policy_gradients.methods import PolicyGradientConfig, PPOConfig
@@ -73,6 +74,38 @@ def test_a_nonlinear_world_with_the_settings_of_the_quickstart(method, categoric
   learner = _learn(world, settings, starts, features, rewards, _STEPS[method])
   shares = share_of_best(world, learner.policy, np.linspace(-1.5, 2.5, 33))
   assert np.mean(shares) > 0.85 and np.min(shares) > 0.5, shares
+
+
+@pytest.mark.parametrize(
+  ("categorical", "gradient"),
+  [(False, "reinforce"), (True, "reinforce"), (False, "dynamics")],
+  ids=["continuous", "categorical", "continuous-dynamics"],
+)
+def test_a_nonlinear_world_with_the_options_of_dreamer(categorical, gradient):
+  """In units of reward. Learning rates and horizons are those of a small world."""
+  world, group = NonlinearWorld(categorical), "controller.actor_critic"
+  overrides = (
+    f"actor_gradient={gradient}",
+    "discount=0.9",
+    "batch_size=64",
+    "horizon=6",
+    "actor_learning_rate=1e-3",
+    "critic_learning_rate=1e-3",
+    "warmup_updates=50",
+  )
+  settings = make_config(
+    "default",
+    [*DREAMER_LEARNER, *(f"{group}.{text}" for text in overrides)],
+    environment="gym:Pendulum-v1",
+  ).controller
+  _, x = _random_play(categorical)
+  starts = tf.constant(x)
+  learner = _learn(world, settings, starts, world.features(starts).numpy(), None, 350)
+  shares = share_of_best(world, learner.policy, np.linspace(-1.5, 2.5, 33))
+  assert np.mean(shares) > 0.95 and np.min(shares) > 0.85, shares
+  # The critic knows the return: near the goal, 15 at each step.
+  value = learner.critic.value(tf.constant([[1.0]]))
+  np.testing.assert_allclose(value, [15.0 / (1.0 - 0.9)], rtol=0.5)
 
 
 _COMMON = dict(

@@ -12,6 +12,32 @@ from wm_tf.config.experiment import ExperimentConfig, to_dict
 from wm_tf.config.overrides import complete, override
 from wm_tf.registry import nearest
 
+# The learner of Dreamer V3 (Hafner et al. 2023, arXiv:2301.04104), for presets to include.
+DREAMER_LEARNER: tuple[str, ...] = (
+  "controller.method=actor_critic",
+  *(
+    f"controller.actor_critic.{setting}"
+    for setting in (
+      "actor_gradient=reinforce",
+      "action_distribution=truncated_normal",
+      "uniform_share=0.01",
+      "critic=symexp_twohot",
+      "slow_critic=regulariser",
+      "target_rate=0.02",
+      "return_normalisation=percentiles",
+      "reward_scale=1.0",
+      "entropy_scale=3e-4",
+      "lambda_=0.95",
+      "batch_size=128",
+      "horizon=15",
+      "actor_learning_rate=3e-4",
+      "critic_learning_rate=3e-4",
+      "clip_norm=100.0",
+      "warmup_updates=200",
+    )
+  ),
+)
+
 # Name of each preset, name of the preset that it extends, and overrides of that one's fields.
 PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
   (

@@ -1,4 +1,4 @@
-"""An actor and a critic trained by the gradient of dreamed returns, through the dynamics."""
+"""An actor and a critic that learn from dreams, by either of two gradients."""
 
 from __future__ import annotations
 
@@ -7,61 +7,124 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import tensorflow as tf
 
-from wm_tf import actions, rng
-from wm_tf.checks import check_shares
+from wm_tf import rng
+from wm_tf.checks import ConfigError, check_at_least, check_choice, check_shares
 from wm_tf.core import Nest
 from wm_tf.imagination import draw_rows, lambda_returns
+from wm_tf.learners.actor_rollouts import Rollout, differentiable_rollout, forward_rollout
 from wm_tf.learners.gradients import GradientConfig, GradientLearner
+from wm_tf.learners.returns import follow_range, range_scale
 from wm_tf.models.world_model import WorldModel
+from wm_tf.policies.actor import Critic, TwoHotCritic
+from wm_tf.policies.distributions import DISTRIBUTIONS, make_distribution
 
 if TYPE_CHECKING:
   from wm_tf.learners.config import ControllerConfig
 
+ACTOR_GRADIENTS = ("dynamics", "reinforce")
+CRITICS = {"mse": Critic, "symexp_twohot": TwoHotCritic}
+SLOW_CRITICS = ("target", "regulariser")
+RETURN_NORMALISATIONS = ("scale", "percentiles")
+
 
 @dataclasses.dataclass(frozen=True)
 class ActorCriticConfig(GradientConfig):
-  """Settings of an `ActorCritic`: a `GradientConfig` with lambda.
+  """Settings of an `ActorCritic`: a `GradientConfig`, and options of Dreamer V1 to V3.
+
+  `entropy_scale` applies to categorical actions and to `truncated_normal`. `action_noise` and
+  `final_action_noise` apply to `tanh_normal`. `wm_tf.config.presets.DREAMER_LEARNER` has the values
+  of Dreamer V3.
 
   Attributes:
     lambda_: lambda of the TD(lambda) targets, in [0, 1].
+    actor_gradient: `dynamics` for the gradient of the returns through the world model, or
+      `reinforce` for the score function estimator, which treats the world model as a black box.
+    action_distribution: the distribution of continuous actions. `tanh_normal` has a scheduled
+      scale; `truncated_normal` has a learned one, and `reinforce` needs it.
+    uniform_share: weight of a uniform distribution that is mixed with categorical actions, so that
+      the actor never stops exploring ("unimix").
+    critic: `mse` for a regression of the return, or `symexp_twohot` for a categorical distribution
+      over exponentially spaced returns.
+    slow_critic: `target` if the slow critic computes the targets; `regulariser` if the critic
+      itself computes them, and its loss also draws it towards the slow critic. Both use
+      `target_rate`.
+    return_normalisation: `scale` for returns in units of `reward_scale`; with `percentiles` the
+      actor's returns are also divided by the moving average of the range from their 5th to their
+      95th percentile, or by 1 if that is larger.
+    warmup_updates: updates in which the learning rates increase linearly from 0.
   """
 
   num_updates: int = 1000
   lambda_: float = 0.95
+  actor_gradient: str = "dynamics"
+  action_distribution: str = "tanh_normal"
+  uniform_share: float = 0.0
+  critic: str = "mse"
+  slow_critic: str = "target"
+  return_normalisation: str = "scale"
+  warmup_updates: int = 0
 
   def __post_init__(self):
     super().__post_init__()
-    check_shares(self, "lambda_")
+    check_shares(self, "lambda_", "uniform_share")
+    check_at_least(0, self, "warmup_updates")
+    check_choice(self, "actor_gradient", ACTOR_GRADIENTS)
+    check_choice(self, "action_distribution", DISTRIBUTIONS)
+    check_choice(self, "critic", tuple(CRITICS))
+    check_choice(self, "slow_critic", SLOW_CRITICS)
+    check_choice(self, "return_normalisation", RETURN_NORMALISATIONS)
 
 
 class Update(NamedTuple):
-  """Metrics of one update, each `float32[]`; see `gradients.Update`.
+  """Metrics of one update, each `float32[]` or None; see `gradients.Update`.
 
   Attributes:
     actor_gradient_norm: norm of the actor's gradient before clipping.
+    entropy: mean entropy of the actions in nats; None with `tanh_normal`.
+    return_low, return_high: moving averages of the 5th and the 95th percentile of the scaled
+      returns; None without `percentiles`.
   """
 
   return_mean: tf.Tensor
   value: tf.Tensor
   critic_loss: tf.Tensor
   actor_gradient_norm: tf.Tensor
+  entropy: tf.Tensor | None = None
+  return_low: tf.Tensor | None = None
+  return_high: tf.Tensor | None = None
 
 
 class ActorCritic(GradientLearner):
-  """Trains an actor by the gradient of dreamed returns, through the dynamics.
+  """Trains an actor and its critic on dreams.
 
-  An imagined step is a differentiable function of the action, given the drawn mixture component.
-  The gradient flows through the component's mean and scale, but not through the choice of the
-  component. The reward is the mean of the reward head. The critic estimates the return after the
-  horizon, so dreams can be short; the model is most accurate over few steps.
+  The critic estimates the return after the horizon, so dreams can be short; the model is most
+  accurate over few steps. Each step is weighted by the probability that the dream has not ended
+  before it.
 
-  Categorical actions are sampled, with the straight-through gradient of their probabilities and an
-  entropy bonus.
+  `actor_gradient=dynamics`: an imagined step is a differentiable function of the action, given the
+  drawn noise of the world model. In an MDN-RNN the gradient flows through the drawn component's
+  mean and scale, but not through the choice of the component. Categorical actions have the
+  straight-through gradient of their probabilities. The actor maximises the mean over steps of
+
+      G_t / S + entropy_scale * H(pi(. | s_t)).
+
+  `actor_gradient=reinforce`: dreams are computed forward only. The actor maximises the mean over
+  steps, with a constant advantage, of
+
+      log pi(a_t | s_t) (G_t - v(s_t)) / S + entropy_scale * H(pi(. | s_t)).
+
+  G_t is the lambda-return of the scaled rewards, v the value by which it is bootstrapped, and S is
+  1 or, with `return_normalisation=percentiles`, the range of the returns.
 
   References:
     Hafner et al. 2020, "Dream to Control: Learning Behaviors by Latent Imagination",
-    arXiv:1912.01603, equations 6 to 8 and algorithm 1. The world model of Ha & Schmidhuber 2018
-    replaces Dreamer's RSSM.
+    arXiv:1912.01603, equations 6 to 8 and algorithm 1 (gradient through the dynamics).
+    Hafner et al. 2021, "Mastering Atari with Discrete World Models", arXiv:2010.02193, equations 4
+    to 6 (REINFORCE, straight-through gradients, the slow critic as the target).
+    Hafner et al. 2023, "Mastering Diverse Domains through World Models", arXiv:2301.04104, sections
+    "Critic learning" and "Actor learning" (two-hot critic, slow critic as a regulariser,
+    percentiles).
+    Any world model replaces the RSSM of these papers.
   """
 
   def __init__(
@@ -79,10 +142,26 @@ class ActorCritic(GradientLearner):
       config: the settings.
       seed: seed of the initial weights.
       jit_compile: whether XLA compiles the dreams and their gradients.
+
+    Raises:
+      ConfigError: if the settings do not fit the world model's actions.
     """
-    super().__init__(world_model, config, seed)
-    self._gradients = tf.function(self._dream, jit_compile=jit_compile, autograph=False)
-    self.update = tf.function(self._update, autograph=False)
+    _check_density(config, world_model)
+    super().__init__(
+      world_model,
+      config,
+      seed,
+      distribution=make_distribution(world_model, config.action_distribution, config.uniform_share),
+      critic_class=CRITICS[config.critic],
+      warmup_updates=config.warmup_updates,
+    )
+    self._normalises = config.return_normalisation == "percentiles"
+    self._return_range = tf.Variable([0.0, 0.0], trainable=False)
+    if config.slow_critic == "regulariser" or config.critic != "mse":
+      self.follow(1.0)  # The slow critic starts as a copy of the critic.
+    dream = self._reinforce if config.actor_gradient == "reinforce" else self._dream
+    self._gradients = tf.function(dream, jit_compile=jit_compile, autograph=False)
+    self._update = tf.function(self._dream_and_apply, autograph=False)
 
   @classmethod
   def from_settings(cls, world_model: WorldModel, settings: ControllerConfig, seed: int):
@@ -91,58 +170,52 @@ class ActorCritic(GradientLearner):
 
   @classmethod
   def check(cls, settings: ControllerConfig, world_model: WorldModel) -> None:
-    """Accepts any settings for any world model. See `Learner.check`."""
-    pass
+    """Checks that the actions have the density that `reinforce` needs. See `Learner.check`."""
+    _check_density(settings.actor_critic, world_model)
 
-  def _draw_action_noise(self, batch_size, seed: tf.Tensor) -> tf.Tensor:
-    """Draws `float32[B, H, A]`: normal for continuous actions, uniform for categorical ones."""
-    model = self._world_model
-    draw = rng.uniform if model.num_choices else rng.normal
-    return draw([batch_size, self._config.horizon, model.action_size], seed)
+  def variables(self):
+    """Adds the range of the returns if it is used. See `GradientLearner.variables`."""
+    normalisation = {"normalisation": {"range": self._return_range}} if self._normalises else {}
+    return super().variables() | normalisation
 
-  def _dream(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor):
-    """Dreams from `state`; returns the gradients of the actor and the critic, and an `Update`."""
-    config, model, num_choices = self._config, self._world_model, self._world_model.num_choices
+  def update(self, starts, seed, allowed=None):
+    """Dreams and updates the networks. See `GradientLearner.update`.
+
+    Args:
+      starts: M >= 1 states, a nest of `[M, ...]`.
+      seed: `int32[2]`.
+      allowed: `bool[M]`, the states that dreams may start from; None for all. See
+        `actor_rollouts.replayed_starts`.
+
+    Returns:
+      An `Update`.
+    """
+    return self._update(starts, seed, allowed)
+
+  # --- Gradients --------------------------------------------------------------------------------
+
+  def _roll_out(self, rollout_fn, state: Nest, seed: tf.Tensor, noise_scale) -> Rollout:
+    """Draws the noise of the world model and of the actions, and dreams with it."""
+    config, model = self._config, self._world_model
     batch_size = tf.nest.flatten(state)[0].shape[0]
     dream_seed, noise_seed = rng.split(seed, 2)
+    shape = [batch_size, config.horizon, model.action_size]
     noise = model.draw_noise(batch_size, config.horizon, dream_seed)
-    action_noise = self._draw_action_noise(batch_size, noise_seed)
-    if not num_choices:
-      action_noise = noise_scale * action_noise
-    reward_scale = tf.convert_to_tensor(self.critic.reward_scale)
-    features, columns = [model.features(state)], []
+    action_noise = self.policy.distribution.draw_noise(shape, noise_seed, noise_scale)
+    return rollout_fn(model, self.policy, state, noise, action_noise, config.temperature)
+
+  def _dream(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor):
+    """Computes the gradients of the actor and the critic through the dynamics, and an `Update`."""
+    config = self._config
     with tf.GradientTape(persistent=True) as tape:
-      for t in range(config.horizon):
-        raw = self.policy.network(features[-1])
-        if num_choices:
-          action = actions.straight_through(raw, action_noise[:, t], num_choices)
-          entropy = actions.entropy(raw, num_choices)
-        else:
-          action = tf.tanh(raw + action_noise[:, t])
-          entropy = tf.zeros([batch_size])
-        step_noise = tf.nest.map_structure(lambda x, t=t: x[:, t], noise)
-        prediction = model.imagine_with_noise(state, action, step_noise, config.temperature)
-        state = prediction.state
-        features.append(model.features(state))
-        unfamiliarity = model.unfamiliarity(prediction.disagreement)
-        columns.append((prediction.reward, prediction.discount, unfamiliarity, entropy))
-      reward, discount, unfamiliarity, entropy = (
-        tf.stack(x, axis=1) for x in zip(*columns, strict=True)
-      )
-      alive = tf.stop_gradient(tf.math.cumprod(discount, axis=1, exclusive=True))
-      after = tf.stack(features[1:], axis=1)
-      target = lambda_returns(
-        reward_scale * (reward - config.disagreement_penalty * unfamiliarity),
-        config.discount * discount,
-        self.slow_values(after),
-        config.lambda_,
-      )
-      actor_loss = -tf.reduce_mean(alive * target)
-      if num_choices:
-        actor_loss -= config.entropy_scale * tf.reduce_mean(alive * entropy)
-      before = tf.stop_gradient(tf.stack(features[:-1], axis=1))
-      error = self.critic.network(before)[..., 0] - tf.stop_gradient(target)
-      critic_loss = tf.reduce_mean(alive * tf.square(error))
+      rollout = self._roll_out(differentiable_rollout, state, seed, noise_scale)
+      alive = rollout.alive()
+      target = self._targets(rollout, self._values(rollout.features[:, 1:]))
+      return_range, scale = self._normalise(target)
+      actor_loss = -tf.reduce_mean(alive * (target if scale is None else target / scale))
+      if rollout.entropy is not None:
+        actor_loss -= config.entropy_scale * tf.reduce_mean(alive * rollout.entropy)
+      critic_loss = self._critic_loss(rollout, target, alive)
     actor_gradients, critic_gradients = (
       tape.gradient(loss, [weight.value for weight in network.weights])
       for loss, network in (
@@ -150,20 +223,100 @@ class ActorCritic(GradientLearner):
         (critic_loss, self.critic.network),
       )
     )
-    report = Update(
-      tf.reduce_mean(tf.reduce_sum(alive * reward, axis=1)),
-      tf.reduce_mean(target) / reward_scale,
+    report = self._report(rollout, target, alive, critic_loss, actor_gradients, return_range)
+    return actor_gradients, critic_gradients, report
+
+  def _reinforce(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor):
+    """Computes the same as `_dream` with the score function gradient of the actor."""
+    config, distribution = self._config, self.policy.distribution
+    rollout = self._roll_out(forward_rollout, state, seed, noise_scale)
+    alive = rollout.alive()
+    values = self._values(rollout.features)
+    target = self._targets(rollout, values[:, 1:])
+    return_range, scale = self._normalise(target)
+    advantage = target - values[:, :-1]
+    if scale is not None:
+      advantage /= scale
+    with tf.GradientTape() as tape:
+      outputs = self.policy.network(rollout.features[:, :-1])
+      entropy = distribution.entropy(outputs)
+      objective = distribution.log_prob(outputs, rollout.action) * advantage
+      actor_loss = -tf.reduce_mean(alive * (objective + config.entropy_scale * entropy))
+    weights = [weight.value for weight in self.policy.network.weights]
+    actor_gradients = tape.gradient(actor_loss, weights)
+    with tf.GradientTape() as tape:
+      critic_loss = self._critic_loss(rollout, target, alive)
+    weights = [weight.value for weight in self.critic.network.weights]
+    critic_gradients = tape.gradient(critic_loss, weights)
+    rollout = rollout._replace(entropy=entropy)
+    report = self._report(rollout, target, alive, critic_loss, actor_gradients, return_range)
+    return actor_gradients, critic_gradients, report
+
+  def _values(self, features: tf.Tensor) -> tf.Tensor:
+    """Returns the values `float32[...]` that targets are bootstrapped from."""
+    if self._config.slow_critic == "target":
+      return self.slow_values(features)
+    return self.bounded(self.critic.scaled_values(self.critic.network(features)))
+
+  def _targets(self, rollout: Rollout, values: tf.Tensor) -> tf.Tensor:
+    """Returns the lambda-returns `float32[B, H]`, in units of scaled reward."""
+    config = self._config
+    reward_scale = tf.convert_to_tensor(self.critic.reward_scale)
+    reward = rollout.reward - config.disagreement_penalty * rollout.unfamiliarity
+    return lambda_returns(
+      reward_scale * reward, config.discount * rollout.discount, values, config.lambda_
+    )
+
+  def _normalise(self, target: tf.Tensor) -> tuple[tf.Tensor | None, tf.Tensor | None]:
+    """Returns the new range of the returns and their scale; None and None without percentiles."""
+    if not self._normalises:
+      return None, None
+    return_range = follow_range(self._return_range, tf.stop_gradient(target))
+    return return_range, range_scale(return_range)
+
+  def _critic_loss(self, rollout: Rollout, target: tf.Tensor, alive: tf.Tensor) -> tf.Tensor:
+    features = tf.stop_gradient(rollout.features[:, :-1])
+    outputs = self.critic.network(features)
+    loss = self.critic.loss(outputs, tf.stop_gradient(target))
+    if self._config.slow_critic == "regulariser":
+      loss += self.critic.loss(outputs, tf.stop_gradient(self.slow_values(features)))
+    return tf.reduce_mean(alive * loss)
+
+  def _report(
+    self, rollout: Rollout, target, alive, critic_loss, actor_gradients, return_range
+  ) -> Update:
+    found = Update(
+      tf.reduce_mean(tf.reduce_sum(alive * rollout.reward, axis=1)),
+      tf.reduce_mean(target) / tf.convert_to_tensor(self.critic.reward_scale),
       critic_loss,
       tf.linalg.global_norm(actor_gradients),
     )
-    return actor_gradients, critic_gradients, report
+    if rollout.entropy is not None:
+      found = found._replace(entropy=tf.reduce_mean(rollout.entropy))
+    if return_range is not None:
+      found = found._replace(return_low=return_range[0], return_high=return_range[1])
+    return found
 
-  def _update(self, starts: Nest, seed: tf.Tensor) -> Update:
+  def _dream_and_apply(self, starts: Nest, seed: tf.Tensor, allowed: tf.Tensor | None) -> Update:
     start_seed, dream_seed = rng.split(seed, 2)
-    chosen = draw_rows(starts, self._config.batch_size, start_seed)
+    chosen = draw_rows(starts, self._config.batch_size, start_seed, allowed)
     actor_gradients, critic_gradients, report = self._gradients(
       chosen, dream_seed, self.noise_scale()
     )
     self.apply_gradients(actor_gradients, critic_gradients)
     self.follow(self._config.target_rate)
+    if self._normalises:
+      found = tf.stack([report.return_low, report.return_high])
+      finite = tf.reduce_all(tf.math.is_finite(found))
+      self._return_range.assign(tf.where(finite, found, self._return_range))
     return report
+
+
+def _check_density(config: ActorCriticConfig, world_model: WorldModel) -> None:
+  if config.actor_gradient != "reinforce" or world_model.num_choices:
+    return
+  if config.action_distribution == "tanh_normal":
+    raise ConfigError(
+      "controller.actor_critic.actor_gradient=reinforce needs the density of continuous actions. "
+      "Set controller.actor_critic.action_distribution=truncated_normal."
+    )

@@ -7,14 +7,15 @@ import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import keras
 import numpy as np
 import tensorflow as tf
 
 from wm_tf.checks import check_at_least, check_counts, check_positive, check_shares
 from wm_tf.core import Nest
+from wm_tf.learners.optimizers import make_adam, numbered
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.actor import Actor, Critic, FeatureNetwork
+from wm_tf.policies.distributions import ActionDistribution
 from wm_tf.training import checkpoints
 
 
@@ -157,21 +158,38 @@ class GradientLearner:
   title = "imagine"
   shown: tuple[str, ...] = ("dream/return_mean", "dream/value")
 
-  def __init__(self, world_model: WorldModel, config: GradientConfig, seed: int):
+  def __init__(
+    self,
+    world_model: WorldModel,
+    config: GradientConfig,
+    seed: int,
+    *,
+    distribution: ActionDistribution | None = None,
+    critic_class: type[Critic] = Critic,
+    warmup_updates: int = 0,
+  ):
     """Makes networks and their optimisers.
 
     Args:
       world_model: the world model.
       config: the settings.
       seed: seed of the initial weights.
+      distribution: the distribution of the actions; None for that of `Actor`.
+      critic_class: `Critic`, or a subclass.
+      warmup_updates: updates in which the learning rates increase from 0.
     """
     self._world_model, self._config = world_model, config
-    sizes = config.critic_hidden_sizes
-    self.policy = Actor(world_model, config.actor_hidden_sizes, seed)
-    self.critic = Critic(world_model, sizes, config.reward_scale, config.discount, seed)
-    self._slow_critic = FeatureNetwork(world_model.feature_size, sizes, 1, 0, name="slow_critic")
-    self._actor_optimizer = _adam(self.policy.network, config.actor_learning_rate, config)
-    self._critic_optimizer = _adam(self.critic.network, config.critic_learning_rate, config)
+    sizes, size = config.critic_hidden_sizes, critic_class.output_size
+    self.policy = Actor(world_model, config.actor_hidden_sizes, seed, distribution=distribution)
+    self.critic = critic_class(world_model, sizes, config.reward_scale, config.discount, seed)
+    self._slow_critic = FeatureNetwork(world_model.feature_size, sizes, size, 0, "slow_critic")
+    self._actor_optimizer, self._critic_optimizer = (
+      make_adam(network, rate, config.clip_norm, warmup_updates)
+      for network, rate in (
+        (self.policy.network, config.actor_learning_rate),
+        (self.critic.network, config.critic_learning_rate),
+      )
+    )
     self._num_updates = tf.Variable(float(config.num_updates), trainable=False)
     # Bounds of the slow critic's values; not used with an explicit reward scale.
     self._bounds = tf.Variable([-np.inf, np.inf], dtype=tf.float32, trainable=False)
@@ -222,7 +240,8 @@ class GradientLearner:
   def step(self, starts, seed):
     """Runs one update. See `Learner.step`."""
     report = self.update(starts, seed)
-    return {f"dream/{name}": float(value) for name, value in report._asdict().items()}
+    found = report._asdict().items()
+    return {f"dream/{name}": float(value) for name, value in found if value is not None}
 
   def finish(self):
     """Does nothing, because updates train `policy` itself. See `Learner.finish`."""
@@ -250,7 +269,7 @@ class GradientLearner:
       seed: `int32[2]`.
 
     Returns:
-      An `Update`; a subclass may return more fields.
+      An `Update`; a subclass may return more fields, which may be None.
     """
     raise NotImplementedError
 
@@ -302,7 +321,17 @@ class GradientLearner:
     Returns:
       `float32[...]`, in units of scaled reward.
     """
-    values = self._slow_critic(features)[..., 0]
+    return self.bounded(self.critic.scaled_values(self._slow_critic(features)))
+
+  def bounded(self, values: tf.Tensor) -> tf.Tensor:
+    """Clips values to the range of possible returns if the reward scale is derived.
+
+    Args:
+      values: `float32[...]`, in units of scaled reward.
+
+    Returns:
+      `float32[...]`.
+    """
     if not self._derives_scale:
       return values
     return tf.clip_by_value(values, self._bounds[0], self._bounds[1])
@@ -341,21 +370,3 @@ class GradientLearner:
 
   def _policy_variables(self) -> dict[str, dict[str, tf.Variable]]:
     return {"actor": self.policy.network.state(), "critic": self.critic.state()}
-
-
-def numbered(optimizer: keras.optimizers.Optimizer) -> dict[str, tf.Variable]:
-  """Names an optimiser's variables by their position.
-
-  Args:
-    optimizer: a built Keras optimiser.
-
-  Returns:
-    Variables by name: `"0"`, `"1"` and so on.
-  """
-  return {f"{i}": variable.value for i, variable in enumerate(optimizer.variables)}
-
-
-def _adam(network: FeatureNetwork, rate: float, config: GradientConfig) -> keras.optimizers.Adam:
-  optimizer = keras.optimizers.Adam(rate, global_clipnorm=config.clip_norm)
-  optimizer.build(network.weights)
-  return optimizer

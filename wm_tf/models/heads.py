@@ -11,11 +11,11 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
+from wm_tf import two_hot
 from wm_tf.models.kernels import mixture
 from wm_tf.models.kernels.stacked import make_dense
 
 MIXTURE_KINDS = ("per_dimension", "joint")
-NUM_SYMEXP_BINS = 101
 # Tolerance for rewards beyond the outermost bins, relative to the bin; it allows for rounding.
 _TOLERANCE = 1e-4
 
@@ -223,8 +223,7 @@ class RewardHead(keras.layers.Layer):
     Args:
       logits: outputs of `network`, `float32[..., num_bins]`.
     """
-    weights = _exponentials(logits)
-    return tf.reduce_sum(weights * self.bins, axis=-1) / tf.reduce_sum(weights, axis=-1)
+    return two_hot.mean(logits, self.bins)
 
   def two_hot(self, reward: tf.Tensor) -> tf.Tensor:
     """Returns weights of the bins whose mean is the reward, `float32[..., num_bins]`.
@@ -232,13 +231,7 @@ class RewardHead(keras.layers.Layer):
     Args:
       reward: `float32[...]`, clipped to the range of the bins; `adapt` refuses data beyond it.
     """
-    reward = tf.clip_by_value(reward, self.bins[0], self.bins[-1])
-    num_bins = self.bins.shape[0]
-    above = tf.searchsorted(self.bins, tf.reshape(reward, [-1]), side="right")
-    above = tf.clip_by_value(tf.reshape(above, tf.shape(reward)), 1, num_bins - 1)
-    low, high = tf.gather(self.bins, above - 1), tf.gather(self.bins, above)
-    weight = ((reward - low) / (high - low))[..., tf.newaxis]
-    return (1.0 - weight) * tf.one_hot(above - 1, num_bins) + weight * tf.one_hot(above, num_bins)
+    return two_hot.two_hot(reward, self.bins)
 
   def loss(self, logits: tf.Tensor, reward: tf.Tensor) -> tf.Tensor:
     """Returns the cross-entropy in nats, `float32[...]`.
@@ -247,7 +240,7 @@ class RewardHead(keras.layers.Layer):
       logits: outputs of `network`, `float32[..., num_bins]`.
       reward: real rewards `float32[...]`.
     """
-    return tf.nn.softmax_cross_entropy_with_logits(self.two_hot(reward), logits)
+    return two_hot.cross_entropy(logits, reward, self.bins)
 
 
 class SymexpRewardHead(RewardHead):
@@ -277,11 +270,7 @@ class SymexpRewardHead(RewardHead):
     num_members: int | None = None,
     name="reward",
   ):
-    largest = np.log1p(limit)
-    spaced = np.linspace(-largest, largest, NUM_SYMEXP_BINS)
-    super().__init__(
-      np.sign(spaced) * np.expm1(np.abs(spaced)), input_size, hidden_size, num_members, name
-    )
+    super().__init__(two_hot.symexp_bins(limit), input_size, hidden_size, num_members, name)
     kernel = self.network.output_layer.kernel
     kernel.assign(tf.zeros_like(kernel))
     self.data_limit = self.add_weight(
@@ -298,17 +287,12 @@ class SymexpRewardHead(RewardHead):
 
   def mean(self, logits: tf.Tensor) -> tf.Tensor:
     """Computes the expected reward within the range of the data. See `RewardHead.mean`."""
-    num_positive = NUM_SYMEXP_BINS // 2
+    num_positive = two_hot.NUM_SYMEXP_BINS // 2
     size = np.abs(self.bins.numpy())
     # A bin belongs to the range if its neighbour towards zero lies within it.
     neighbour = np.concatenate([size[1 : num_positive + 1], [-1.0], size[num_positive:-1]])
     logits = tf.where(tf.constant(neighbour, tf.float32) < self.data_limit, logits, -1e9)
-    weights = _exponentials(logits)
-    # Equal weights at a bin and its negative cancel exactly.
-    positive, negative = weights[..., -num_positive:], weights[..., :num_positive]
-    excess = positive - tf.reverse(negative, [-1])
-    total = tf.reduce_sum(excess * self.bins[-num_positive:], axis=-1)
-    return total / tf.reduce_sum(weights, axis=-1)
+    return two_hot.symmetric_mean(logits, self.bins)
 
 
 def make_reward_head(
@@ -326,14 +310,6 @@ def make_reward_head(
   if bins is None:
     return SymexpRewardHead(limit, input_size, hidden_size, num_members)
   return RewardHead(bins, input_size, hidden_size, num_members)
-
-
-def _exponentials(logits: tf.Tensor) -> tf.Tensor:
-  """Returns the numerators of a softmax, `float32[..., K]`.
-
-  For the few rows of an imagined step, `tf.nn.softmax` takes longer than the rest of the step.
-  """
-  return tf.exp(logits - tf.reduce_max(logits, axis=-1, keepdims=True))
 
 
 class TerminationHead(keras.layers.Layer):

@@ -8,9 +8,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from wm_tf import actions, rng
+from wm_tf import two_hot
 from wm_tf.core import Nest
 from wm_tf.models.world_model import WorldModel
+from wm_tf.policies.distributions import ActionDistribution, make_distribution
 
 
 class FeatureNetwork(tf.Module):
@@ -88,12 +89,24 @@ class FeatureNetwork(tf.Module):
 class Actor(tf.Module):
   """A policy that acts on a world model's features.
 
-  A continuous action is `tanh(network(features))`. For categorical actions the network computes
-  logits. The action is the most likely choice of each group, or a sample if `explore` is true.
+  It takes the mode of the distribution whose parameters the network computes. By default that is
+  `tanh(network(features))` for continuous actions, and the most likely choice of each group for
+  categorical ones, of which the network computes the logits. If `explore` is true, an actor with a
+  learned distribution samples instead.
+
+  Attributes:
+    network: maps features to the parameters of the distribution.
+    distribution: the distribution of the actions.
+    action_size: A.
   """
 
   def __init__(
-    self, world_model: WorldModel, hidden_sizes: Sequence[int], seed: int = 0, name: str = "actor"
+    self,
+    world_model: WorldModel,
+    hidden_sizes: Sequence[int],
+    seed: int = 0,
+    name: str = "actor",
+    distribution: ActionDistribution | None = None,
   ):
     """Makes an actor.
 
@@ -102,11 +115,13 @@ class Actor(tf.Module):
       hidden_sizes: widths of the hidden layers.
       seed: seed of the initial weights.
       name: module name.
+      distribution: the distribution of the actions; None for `make_distribution(world_model)`.
     """
     super().__init__(name=name)
-    self._world_model = world_model
+    self._world_model, self.action_size = world_model, world_model.action_size
+    self.distribution = distribution or make_distribution(world_model)
     self.network = FeatureNetwork(
-      world_model.feature_size, hidden_sizes, world_model.action_size, seed
+      world_model.feature_size, hidden_sizes, self.distribution.output_size, seed
     )
 
   def initial_memory(self, batch_size):
@@ -120,26 +135,31 @@ class Actor(tf.Module):
       state: the world model's state of B rows.
       memory: `()`.
       seed: `int32[2]` or `int32[B, 2]`; used only to sample; None otherwise.
-      explore: whether to sample categorical actions instead of taking the most likely ones.
+      explore: whether to sample instead of taking the mode, if the distribution is learned.
 
     Returns:
       `(action float32[B, A], memory)`.
     """
-    raw = self.network(self._world_model.features(state))
-    num_choices = self._world_model.num_choices
-    if explore and num_choices:
-      return actions.sample(raw, rng.uniform(tf.shape(raw), seed), num_choices), memory
-    return actions.greedy(raw, num_choices), memory
+    outputs = self.network(self._world_model.features(state))
+    if explore and self.distribution.learned:
+      shape = [tf.shape(outputs)[0], self.action_size]
+      return self.distribution.sample(outputs, self.distribution.draw_noise(shape, seed)), memory
+    return self.distribution.mode(outputs), memory
 
 
 class Critic(tf.Module):
   """Estimates the discounted return that its actor obtains from a state.
 
+  The output of the network is the value, and its loss is the squared error.
+
   Attributes:
     network: predicts the return times `reward_scale`.
     reward_scale: a constant, or a variable `float32[]` that is derived from data.
     discount: discount of the predicted returns; a planner with this critic must use the same one.
+    output_size: number of outputs of the network.
   """
+
+  output_size = 1
 
   def __init__(
     self,
@@ -169,7 +189,7 @@ class Critic(tf.Module):
       if reward_scale is None
       else reward_scale
     )
-    self.network = FeatureNetwork(world_model.feature_size, hidden_sizes, 1, seed)
+    self.network = FeatureNetwork(world_model.feature_size, hidden_sizes, self.output_size, seed)
 
   def state(self) -> dict[str, tf.Variable]:
     """Returns all variables by name: those of the network, and `reward_scale` if it is derived."""
@@ -186,4 +206,65 @@ class Critic(tf.Module):
       `float32[B]`.
     """
     features = self._world_model.features(state)
-    return self.network(features)[..., 0] / self.reward_scale
+    return self.scaled_values(self.network(features)) / self.reward_scale
+
+  def scaled_values(self, outputs: tf.Tensor) -> tf.Tensor:
+    """Computes values from the outputs of the network.
+
+    Args:
+      outputs: `float32[..., output_size]`.
+
+    Returns:
+      `float32[...]`, in units of scaled reward.
+    """
+    return outputs[..., 0]
+
+  def loss(self, outputs: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Computes the loss of the outputs.
+
+    Args:
+      outputs: `float32[..., output_size]`.
+      target: `float32[...]`, in units of scaled reward.
+
+    Returns:
+      `float32[...]`.
+    """
+    return tf.square(outputs[..., 0] - target)
+
+
+class TwoHotCritic(Critic):
+  """A critic whose network predicts a categorical distribution of the return.
+
+  The 101 values of the distribution are `symexp(linspace(-10, 10, 101))`, so returns of any scale
+  can be predicted, and the size of the gradients does not depend on that scale. The value is the
+  mean, and the loss is the cross-entropy with two-hot targets. The output layer is initialized to
+  zero, so that first values are 0.
+
+  References:
+    Hafner et al. 2023 (DreamerV3), arXiv:2301.04104, section "Critic learning".
+  """
+
+  output_size = two_hot.NUM_SYMEXP_BINS
+
+  def __init__(
+    self,
+    world_model: WorldModel,
+    hidden_sizes: Sequence[int],
+    reward_scale: float | None,
+    discount: float,
+    seed: int = 0,
+    name: str = "critic",
+  ):
+    """Makes a critic. See `Critic`."""
+    super().__init__(world_model, hidden_sizes, reward_scale, discount, seed, name)
+    self._bins = tf.constant(two_hot.symexp_bins(np.expm1(10.0)), tf.float32)
+    kernel = self.network.layers[-1].kernel
+    kernel.assign(tf.zeros_like(kernel))
+
+  def scaled_values(self, outputs):
+    """Returns the means of the distributions. See `Critic.scaled_values`."""
+    return two_hot.symmetric_mean(outputs, self._bins)
+
+  def loss(self, outputs, target):
+    """Returns the cross-entropy in nats. See `Critic.loss`."""
+    return two_hot.cross_entropy(outputs, target, self._bins)

@@ -52,6 +52,8 @@ class Network(NamedTuple):
     if isinstance(policy, Actor):
       net = policy.network
       layers = [np.vstack([layer.kernel.numpy(), layer.bias.numpy()]) for layer in net.layers]
+      # Other outputs determine the scale of the distribution, and not its mode.
+      layers[-1] = layers[-1][:, : policy.action_size]
       return cls(net.loc.numpy(), np.diag(1.0 / net.scale.numpy()), tuple(layers))
     raise ValueError(
       f"A {type(policy).__name__} cannot be varied: only linear controllers and actors can."
@@ -134,5 +136,7 @@ def become(policy: Policy, network: Network) -> None:
     policy.parameters.assign(network.layers[0].reshape(-1))
     return
   for layer, values in zip(policy.network.layers, network.layers, strict=True):
-    layer.kernel.assign(values[:-1])
-    layer.bias.assign(values[-1])
+    kernel, bias, size = layer.kernel.numpy(), layer.bias.numpy(), values.shape[1]
+    kernel[:, :size], bias[:size] = values[:-1], values[-1]
+    layer.kernel.assign(kernel)
+    layer.bias.assign(bias)

@@ -12,7 +12,8 @@ from wm_tf import actions, rng
 from wm_tf.checks import ConfigError
 from wm_tf.core import Nest
 from wm_tf.imagination import lambda_returns
-from wm_tf.learners.gradients import GradientLearner, numbered
+from wm_tf.learners.gradients import GradientLearner
+from wm_tf.learners.optimizers import numbered
 from wm_tf.learners.policy_gradients.auto_reset import LAST, Dreams
 from wm_tf.learners.policy_gradients.methods import METHODS, PolicyGradientConfig, PPOConfig
 from wm_tf.models.world_model import WorldModel
