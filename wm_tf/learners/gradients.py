@@ -35,8 +35,8 @@ class GradientConfig:
       first update. Large noise helps the actor to leave saturated regions. Categorical actions are
       sampled without such noise.
     final_action_noise: the same at the last update; the noise changes linearly between the two.
-    entropy_scale: weight of the entropy of categorical actions in the actor's objective, in units
-      of scaled return.
+    entropy_scale: weight of the entropy of the actions in the actor's objective, in units of
+      scaled return; of categorical actions, and of those of a `truncated_normal`.
     reward_scale: factor on rewards that brings returns to the order of one. None for the inverse
       standard deviation of the discounted returns of the real episodes; targets are then also
       clipped to `return_bounds`.
