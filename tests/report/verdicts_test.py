@@ -148,3 +148,11 @@ def test_published_figures_are_shown_for_their_environment_only():
     results = RESULTS | {"env_id": env_id}
     assert "Published" not in report.terminal_table(results)
     assert _verdict(results, "SSE").reference == _verdict(_pendulum(), "SSE").reference
+
+
+def test_a_jointly_trained_model_is_judged_by_its_reconstruction():
+  results = {name: section for name, section in RESULTS.items() if name != "vae"}
+  part = {"kind": "vector", "error": 0.01, "baseline": 1.0}
+  results["reconstruction"] = {"parts": {"observation": part}}
+  found = [check for check in report.checks(results) if check.group in ("VAE", "reconstruction")]
+  assert [(check.group, check.verdict) for check in found] == [("reconstruction", "good")]
