@@ -39,7 +39,7 @@ def test_the_model_fits_the_environment_and_its_weights_are_loaded(tmp_path):
   assert isinstance(run.family, Joint) and run.family.batch_kinds() == {"rssm": 16}
   model = run.family.new_model()
   assert isinstance(model, RSSM) and model.num_choices == (2,)
-  with pytest.raises(WorkdirError, match=r"rssm/000/weights.npz .*run trainers.train_rssm first"):
+  with pytest.raises(WorkdirError, match=r"rssm/000/weights.npz .*run trainers.iterate first"):
     run.family.load_model(model, 0)
   checkpoints.save_weights(model, run.family.model_weights(0))
   loaded = run.world_model(0)
