@@ -245,7 +245,11 @@ def _is_environment(text: str) -> bool:
 
 
 def completed(values: dict[str, Any]) -> dict[str, Any]:
-  """Adds the fields that a configuration of an older version lacks, with their default values.
+  """Adds the fields that a configuration of an older version lacks.
+
+  A group that the version did not have, such as that of a later family, had no effect on the run;
+  it is added as the run's preset has it now, so that the same command still describes the run.
+  Other fields are added with their default values.
 
   Args:
     values: the result of `to_dict` in that version.
@@ -253,8 +257,12 @@ def completed(values: dict[str, Any]) -> dict[str, Any]:
   Returns:
     A nested dict that `from_dict` takes.
   """
+  environment, preset = values.get("environment"), values.get("preset")
   try:
-    defaults = make_config(environment=values.get("environment"))
+    defaults = to_dict(make_config(environment=environment))
+    known = preset in preset_names()
+    of_preset = to_dict(make_config(preset, environment=environment)) if known else defaults
   except ConfigError:  # The environment is unavailable; the run reports that when it needs it.
-    defaults = ExperimentConfig()
-  return complete(values, to_dict(defaults))
+    defaults = of_preset = to_dict(ExperimentConfig())
+  groups = {name: group for name, group in of_preset.items() if isinstance(group, dict)}
+  return complete({**groups, **values}, defaults)
