@@ -63,7 +63,7 @@ def test_runs_by_python_m():
   [
     ("collect --sed=1", "Unknown command line flag 'sed'. Did you mean: seed"),
     ("quickstart --version=2", "Unknown command line flag 'version'"),
-    ("collect --preset=quikstart", "should be one of <default|quickstart|full|debug>"),
+    ("collect --preset=quikstart", "should be one of <default|quickstart|full|dreamer|debug>"),
     ("collect --seed=-1", "-1 is not a non-negative integer"),
     ("collect --iteration=first", "invalid literal for int"),
     ("collect now", "Unexpected arguments ['now']"),
