@@ -102,22 +102,22 @@ def read_run() -> Run:
   Raises:
     WorkdirError: if there is no run, or the flags describe another configuration.
   """
-  workdir = user_path(_WORKDIR.value)
-  there = read_description(workdir / "run.json")
+  folder = workdir()
+  there = read_description(folder / "run.json")
   if there is None:
-    raise no_run(workdir)
+    raise no_run(folder)
   described = any(flags.FLAGS[flag.name].present for flag in _DESCRIBING)
   if described and config() != there.config:
     raise WorkdirError(
-      f"{workdir} holds a run of another configuration. Leave out --preset, --config, "
+      f"{folder} holds a run of another configuration. Leave out --preset, --config, "
       "--environment, --method and --override: they are taken from the run."
     )
-  return Run(workdir, config=there.config, seed=there.seed)
+  return Run(folder, config=there.config, seed=there.seed)
 
 
 def set_aside_other_seed() -> None:
   """Moves a run of another seed to a folder of its own; see `runs.folder.set_aside`."""
-  set_aside(user_path(_WORKDIR.value), Description(config(), seed()))
+  set_aside(workdir(), Description(config(), seed()))
 
 
 def run(main: Callable[[], None]) -> None:

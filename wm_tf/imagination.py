@@ -216,6 +216,19 @@ def observe_sequence(world_model: WorldModel, batch: Batch, seed: tf.Tensor) -> 
   return time_major(states)
 
 
+def make_observer(world_model: WorldModel, seed: tf.Tensor) -> Callable[[Batch], Nest]:
+  """Returns `observe_sequence` for one world model and seed, as a compiled function of batches.
+
+  Args:
+    world_model: the model that observes.
+    seed: `int32[2]`.
+
+  Returns:
+    A function from a `Batch` to the states `[B, T, ...]`. It is traced once per batch shape.
+  """
+  return tf.function(lambda batch: observe_sequence(world_model, batch, seed), autograph=False)
+
+
 def one_step(
   world_model: WorldModel, batch: Batch, seed: tf.Tensor, temperature: Any = 1.0
 ) -> tuple[Nest, Prediction]:
@@ -295,8 +308,7 @@ def draw_states(
   Raises:
     ValueError: if no step may be drawn.
   """
-  seed = rng.make_seed(draws[0].seed)
-  observe = tf.function(lambda batch: observe_sequence(world_model, batch, seed), autograph=False)
+  observe = make_observer(world_model, rng.make_seed(draws[0].seed))
   reservoirs = [_Reservoir(draw) for draw in draws]
   for batch in batches:
     states = tf.nest.map_structure(lambda x: x.numpy(), observe(batch))

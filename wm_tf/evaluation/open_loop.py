@@ -11,7 +11,7 @@ import tensorflow as tf
 from wm_tf import rng
 from wm_tf.core import Batch, Embedded, Nest, ObservationPart, ObservationSpec
 from wm_tf.evaluation.quality import BURN_IN, OPEN_LOOP_STEPS, burn_in_of
-from wm_tf.imagination import observe_sequence
+from wm_tf.imagination import make_observer
 from wm_tf.models.world_model import WorldModel
 from wm_tf.nests import time_major
 
@@ -138,9 +138,7 @@ def open_loop(
     ValueError: if no dream has a step to compare.
   """
   horizon = max(OPEN_LOOP_STEPS)
-  observe = tf.function(
-    lambda batch: observe_sequence(world_model, batch, rng.make_seed(seed)), autograph=False
-  )
+  observe = make_observer(world_model, rng.make_seed(seed))
   dream = _make_dream(world_model, horizon, seed)
   decode = tf.function(world_model.decode, reduce_retracing=True, autograph=False)
   latent = world_model.diagnostic_latent

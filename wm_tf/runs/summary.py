@@ -15,7 +15,7 @@ from wm_tf.core import Batch, Episode, Nest
 from wm_tf.data import datasets, rollouts
 from wm_tf.data.collect import Actor
 from wm_tf.evaluation import disagreement
-from wm_tf.imagination import imagine, observe_sequence
+from wm_tf.imagination import imagine, make_observer
 from wm_tf.models.world_model import WorldModel
 from wm_tf.runs.playing import episode_seeds, film
 from wm_tf.runs.run import Run
@@ -74,11 +74,6 @@ def _as_batch(episode: Episode) -> Batch:
   return tf.nest.map_structure(with_batch, datasets.align(episode))
 
 
-def _observed(model: WorldModel, batch: Batch) -> Nest:
-  """Returns the states `[B, T, ...]` after each observation, by one compiled loop."""
-  return tf.function(lambda x: observe_sequence(model, x, rng.make_seed(0)), autograph=False)(batch)
-
-
 def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes, Nest]:
   """Draws a real episode, its reconstruction, and a dream along the same actions.
 
@@ -93,7 +88,7 @@ def dream_strip(agent: Agent, episode: Episode, first: int = 40) -> tuple[bytes,
     `WorldModel.decode`, with leading dimension T.
   """
   model = agent.world_model
-  states = _observed(model, _as_batch(episode))
+  states = make_observer(model, rng.make_seed(0))(_as_batch(episode))
   reconstructed = _decoded(model, states)
   last = len(episode.reward) - 1
   first = max(0, min(first, last - min(_DREAM_STEPS, last // 2)))

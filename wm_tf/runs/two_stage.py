@@ -144,14 +144,7 @@ class TwoStage(Family):
   def train_vae(self, iteration: int) -> dict[str, Any]:
     """Fits the VAE in use at an iteration to all observations so far, unless it exists.
 
-    Args:
-      iteration: the iteration.
-
-    Returns:
-      Held-out figures; see `vae_quality`.
-
-    Raises:
-      QualityGateError: see `fitting.fitted`.
+    The figures are those of `vae_quality`. See `Family.make_fit`.
     """
     iteration = self.fit_iteration("vae", iteration)
     return fitted(self.run, "vae", iteration, self._fit_vae, evaluation.check_vae)
@@ -243,14 +236,7 @@ class TwoStage(Family):
   def train_dynamics(self, iteration: int) -> dict[str, Any]:
     """Fits the dynamics of an iteration to all latents so far, unless it exists.
 
-    Args:
-      iteration: the iteration.
-
-    Returns:
-      Held-out figures; see `dynamics_quality`.
-
-    Raises:
-      QualityGateError: see `fitting.fitted`.
+    The figures are those of `dynamics_quality`. See `Family.make_fit`.
     """
     quality = fitted(self.run, "dynamics", iteration, self._fit_dynamics, evaluation.check_dynamics)
     self.prepare(iteration)  # The latents of an earlier fit may have been removed.

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wm_tf.files import FolderInUseError, atomic_open, read_json, take_lock, write_json
+from wm_tf import files
+from wm_tf.files import atomic_open, read_json, write_json
 
 __all__ = ["WorkdirError", "locked", "read_json", "say", "write_findings", "write_json"]
 
@@ -52,11 +52,9 @@ def locked(workdir: Path) -> Iterator[None]:
   Raises:
     WorkdirError: if another process holds the lock; the message has its process id.
   """
-  try:
-    descriptor = take_lock(workdir, ".lock")
-  except FolderInUseError as error:
-    raise WorkdirError(str(error)) from None
-  try:
+  with contextlib.ExitStack() as lock:
+    try:
+      lock.enter_context(files.locked(workdir, ".lock"))
+    except files.FolderInUseError as error:
+      raise WorkdirError(str(error)) from None
     yield
-  finally:
-    os.close(descriptor)
