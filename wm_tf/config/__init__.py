@@ -9,6 +9,7 @@ from wm_tf.config.experiment import (
   from_dict,
   to_dict,
 )
+from wm_tf.config.online import OnlineConfig
 from wm_tf.config.overrides import flatten, override
 from wm_tf.config.presets import PRESETS, completed, make_config, preset_names
 from wm_tf.learners.config import METHODS, STRATEGIES, ControllerConfig
@@ -22,6 +23,7 @@ __all__ = [
   "ControllerConfig",
   "EvaluateConfig",
   "ExperimentConfig",
+  "OnlineConfig",
   "StageFitConfig",
   "completed",
   "flatten",

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from wm_tf.checks import check_at_least
+from wm_tf.config.online import OnlineConfig
 from wm_tf.config.overrides import from_plain
 from wm_tf.learners.config import ControllerConfig
 from wm_tf.learners.real_search import FinishConfig
@@ -134,8 +135,8 @@ class ExperimentConfig:
     num_vae_refits: the VAE is refitted in the first of these iterations only, because all frames
       are encoded again after a refit.
     quality_gates: whether the run stops if a fit fails its quality gate.
-    collect, vae, vae_fit, dynamics, dynamics_fit, rssm, rssm_fit, controller, planner, evaluate,
-      finish: see their types. Only the fits of the chosen family are made.
+    collect, vae, vae_fit, dynamics, dynamics_fit, rssm, rssm_fit, online, controller, planner,
+      evaluate, finish: see their types. Only the fits of the chosen family are made.
   """
 
   preset: str = "default"
@@ -161,6 +162,7 @@ class ExperimentConfig:
     refit=FitConfig(learning_rate=3e-4, num_epochs=10),
     batch_size=16,
   )
+  online: OnlineConfig = OnlineConfig()
   controller: ControllerConfig = ControllerConfig()
   planner: PlannerConfig = PlannerConfig()
   evaluate: EvaluateConfig = EvaluateConfig()

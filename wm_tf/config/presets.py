@@ -115,7 +115,10 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "rssm.num_classes=8",
       "rssm.vector_units=(64, 64)",
       "rssm.head_hidden_size=64",
-      "controller.method=actor_critic",
+      "collect.heuristic=0.0",
+      "collect.held_out=0.05",
+      "online.num_steps=20000",
+      *DREAMER_LEARNER,
     ),
   ),
   (

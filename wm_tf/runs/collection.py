@@ -16,6 +16,7 @@ from wm_tf.runs.workdir import say
 from wm_tf.training.loggers import progress
 
 if TYPE_CHECKING:
+  from wm_tf.config import CollectConfig
   from wm_tf.runs.learned import LearnedRun
 
 
@@ -72,9 +73,7 @@ def _collect(
   random_start: bool,
 ) -> None:
   settings = run.config.collect
-  options: dict[str, Any] = {}  # Only what is set: other environments lack these options.
-  if settings.stop_after_idle_decisions:
-    options["stop_after_idle_decisions"] = settings.stop_after_idle_decisions
+  options = environment_options(settings)
   if random_start:
     options["random_start"] = True
   if iteration == 0:
@@ -103,3 +102,16 @@ def _collect(
       episodes_per_shard=settings.episodes_per_shard,
       on_progress=show,
     )
+
+
+def environment_options(settings: CollectConfig) -> dict[str, Any]:
+  """Returns the options of environments for training data, beside those of the configuration.
+
+  Args:
+    settings: the configuration of the collection.
+
+  Returns:
+    Only the options that are set, because other environments lack them.
+  """
+  idle = settings.stop_after_idle_decisions
+  return {"stop_after_idle_decisions": idle} if idle else {}

@@ -31,10 +31,12 @@ class Family:
     fits: name of each fit to its title in reports, in the order of fitting. The name is also that
       of the fit's folder in the workdir.
     datasets: patterns of the dataset folders in the workdir that the family writes.
+    trains_online: whether `runs.online` can train the family; it then has `figures`.
   """
 
   fits: ClassVar[Mapping[str, str]]
   datasets: ClassVar[tuple[str, ...]] = ()
+  trains_online: ClassVar[bool] = False
 
   def __init__(self, run: LearnedRun):
     self.run = run
@@ -89,6 +91,18 @@ class Family:
     Raises:
       QualityGateError: if the model has not learned, and the run is not forced.
       WorkdirError: if data or an earlier fit are missing.
+    """
+    raise NotImplementedError
+
+  def figures(self, model: WorldModel, iteration: int) -> dict[str, Any]:
+    """Measures a model that was trained online on held-out episodes.
+
+    Args:
+      model: the model.
+      iteration: the iteration; rollouts up to it are used.
+
+    Returns:
+      The content of the fit's `quality.json`.
     """
     raise NotImplementedError
 

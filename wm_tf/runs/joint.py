@@ -33,6 +33,7 @@ class Joint(Family):
   """An `RSSM`: its encoder, dynamics, decoder and heads are fitted at once."""
 
   fits: ClassVar = {_FIT: "RSSM"}
+  trains_online: ClassVar = True
 
   def new_model(self) -> RSSM:
     """Returns an untrained RSSM. See `Family.new_model`."""
@@ -98,6 +99,11 @@ class Joint(Family):
       datasets.sequences_dataset, sequence_length=run.config.rssm_fit.sequence_length
     )
     fit_model(run, _FIT, "RSSM", model, iteration, sequences, folders)
+    return self.figures(model, iteration)
+
+  def figures(self, model, iteration):
+    """Returns `reconstruction` and `dynamics`. See `Family.figures`."""
+    run, folders = self.run, self.run.data_folders(iteration)
     held_out = datasets.episodes_dataset(
       folders,
       batch_size=_ROWS,

@@ -13,7 +13,7 @@ from wm_tf.agent import AgentActor
 from wm_tf.data import datasets
 from wm_tf.learners.learner import Learner, check_learner, make_learner
 from wm_tf.models.world_model import WorldModel
-from wm_tf.runs import collection, controller
+from wm_tf.runs import collection, controller, online
 from wm_tf.runs.folder import no_run, read_description
 from wm_tf.runs.learned import LearnedRun
 from wm_tf.runs.playing import episode_seeds, explorers
@@ -72,6 +72,7 @@ class Run(LearnedRun):
     collection.check_options(self)
     for group, check in (
       ("family", lambda: self.family),
+      ("online", lambda: online.check_online(self)),
       ("collect", lambda: explorers(config)),
       ("collect", self._check_amounts),
       ("planner", lambda: config.planner.strategy(spec.action_size, spec.action_space.num_choices)),
@@ -109,13 +110,18 @@ class Run(LearnedRun):
   def train(self) -> list[dict[str, Any]]:
     """Runs all iterations: collects rollouts, fits the world model, and trains a controller in it.
 
-    Iterations after the first collect rollouts with the previous controller. A killed call can be
+    Iterations after the first collect rollouts with the previous controller. With
+    `online.num_steps` set, trains online instead, which counts as iteration 0. A killed call can be
     repeated: it continues, and its results are those of an uninterrupted call.
 
     Returns:
       The result of `validate` for each iteration.
     """
     with self:
+      if self.config.online.num_steps:
+        with self.timing("train_online"):
+          online.train_online(self)
+        return [self.timed(self.validate, 0)]
       history = []
       for iteration in range(self.config.num_iterations + 1):
         self.timed(self.collect, iteration)

@@ -1,0 +1,106 @@
+"""One update of a jointly trained world model, and of an actor and a critic in its dreams.
+
+References:
+  Hafner et al. 2020, arXiv:1912.01603, algorithm 1, "Dynamics learning" and "Behavior learning".
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import tensorflow as tf
+
+from wm_tf import rng
+from wm_tf.core import Batch
+from wm_tf.learners.actor_critic import ActorCritic
+from wm_tf.learners.actor_rollouts import replayed_starts
+from wm_tf.learners.optimizers import Warmup
+from wm_tf.models.rssm import RSSM
+from wm_tf.training.adam import FusedAdam
+
+
+class JointMetrics(NamedTuple):
+  """Metrics of one update.
+
+  Attributes:
+    model: scalars of the world model by name: the loss, `gradient_norm`, and those of its `loss`.
+    learner: the learner's `Update`.
+    finite: `bool[]`, whether the world model's gradient was finite and was applied.
+  """
+
+  model: dict[str, tf.Tensor]
+  learner: Any
+  finite: tf.Tensor
+
+
+class JointUpdate:
+  """Updates a world model on replayed sequences, then the learner from its posterior states.
+
+  Dreams start from the posteriors of the same sequences, so that these are observed once. They do
+  not start from terminal states.
+
+  Attributes:
+    optimizer: the world model's optimiser.
+  """
+
+  def __init__(
+    self,
+    model: RSSM,
+    learner: ActorCritic,
+    *,
+    learning_rate: float,
+    clip_norm: float,
+    warmup_updates: int,
+    seed: int,
+  ):
+    """Makes an update.
+
+    Args:
+      model: the world model.
+      learner: learns in its dreams.
+      learning_rate: learning rate of the world model.
+      clip_norm: bound on the norm of the world model's gradient.
+      warmup_updates: updates in which the learning rate increases from 0.
+      seed: seed of all random numbers; those of an update also depend on its number.
+    """
+    self._model, self._learner = model, learner
+    self._clip_norm, self._seed = clip_norm, rng.make_seed(seed)
+    rate = Warmup(learning_rate, warmup_updates) if warmup_updates else learning_rate
+    self.optimizer = FusedAdam(rate)
+    self.optimizer.build(model.trainable_variables)
+    # XLA makes the scan over small matrices twice as fast, and convolutions slower.
+    compiles = not model.observation.images
+    self._gradients = tf.function(self._observe, jit_compile=compiles, autograph=False)
+    self._update = tf.function(self._observe_and_dream, autograph=False)
+
+  def __call__(self, batch: Batch, index: int) -> JointMetrics:
+    """Runs one update.
+
+    Args:
+      batch: sequences `[B, T, ...]`; always of the same size.
+      index: number of the update, from 0.
+
+    Returns:
+      Its metrics.
+    """
+    batch = tf.nest.map_structure(tf.constant, batch)
+    return self._update(batch, tf.constant(index, tf.int64))
+
+  def _observe(self, batch: Batch, seed: tf.Tensor):
+    with tf.GradientTape() as tape:
+      loss, metrics, states = self._model.loss_and_states(batch, seed)
+    variables = [variable.value for variable in self._model.trainable_variables]
+    gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+    norm = tf.linalg.global_norm(gradients)
+    return gradients, {"loss": loss, **metrics, "gradient_norm": norm}, states
+
+  def _observe_and_dream(self, batch: Batch, index: tf.Tensor) -> JointMetrics:
+    model_seed, dream_seed = rng.split(rng.fold_in(self._seed, index), 2)
+    gradients, metrics, states = self._gradients(batch, model_seed)
+    norm = metrics["gradient_norm"]
+    finite = tf.math.is_finite(metrics["loss"]) & tf.math.is_finite(norm)
+    scale = tf.minimum(1.0, self._clip_norm / tf.maximum(norm, 1e-12))
+    kept = [tf.where(finite, scale * x, tf.zeros_like(x)) for x in gradients]
+    self.optimizer.apply(kept)
+    starts, allowed = replayed_starts(states, batch.mask, batch.discount)
+    return JointMetrics(metrics, self._learner.update(starts, dream_seed, allowed), finite)
