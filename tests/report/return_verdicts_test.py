@@ -24,7 +24,7 @@ def _controller(entry, **results):
     (450.0, 8.0, 16, "good", "Covers 94% of the way"),
     (
       450.0,
-      200.0,
+      140.0,
       2,
       "usable",
       "to the reward threshold, but in too few episodes",
