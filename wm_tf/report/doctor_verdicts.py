@@ -7,12 +7,23 @@ observations and rewards.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from wm_tf.report.formatting import decimals, number
-from wm_tf.report.judgement import GOOD, INFO, NOT_FINITE, POOR, USABLE, Check, not_run
+from wm_tf.report.judgement import (
+  GOOD,
+  INFO,
+  POOR,
+  USABLE,
+  Check,
+  judge_high,
+  judge_low,
+  make_check,
+  not_run,
+)
 
 # (good, usable) limits, as in `dynamics_verdicts.py`.
 _GAIN = (0.25, 0.0)  # Share of the best simple answer's error that a dream removes.
@@ -59,16 +70,10 @@ def _judged(
   low: bool = False,
 ) -> Check:
   """Judges a figure `(value, text)` against `(good, usable)`; `low` if it should be small."""
-  if figures is None:
-    return not_run(group, name, reference)
-  value, text = figures
-  # Comparisons with NaN are false, so that NaN is poor.
-  good = value <= limits[0] if low else value >= limits[0]
-  usable = value < limits[1] if low else value > limits[1]
-  verdict = GOOD if good else USABLE if usable else POOR
-  sentence = dict(zip((GOOD, USABLE, POOR), words, strict=True))[verdict]
-  sentence = sentence if math.isfinite(value) else NOT_FINITE
-  return Check(group, name, text, reference, verdict, sentence)
+  value, text = figures or (None, None)
+  judge = functools.partial(judge_low if low else judge_high, limits=limits)
+  sentences = dict(zip((GOOD, USABLE, POOR), words, strict=True))
+  return make_check(group, name, reference, value, judge, sentences, text)
 
 
 def _figures(
