@@ -42,5 +42,5 @@ def damage(folder: str) -> str | None:
     except (OSError, ValueError) as error:  # ValueError: not a valid file name.
       return f"{name}, which {_SUMS} lists, cannot be read ({error})"
     if found != expected:
-      return f"{name} is not the file that {_SUMS} lists: it was damaged or changed"
+      return f"{name} does not have the checksum in {_SUMS}: it was damaged or changed"
   return None

@@ -86,7 +86,7 @@ def test_an_export_that_was_changed_is_refused_by_name(exports, tmp_path):
   (path / "saved_model.pb").write_bytes(graph)
   with pytest.raises(DamagedFileError, match=r"saved_model\.pb is damaged"):
     export.load_agent(path)
-  with pytest.raises(ServingError, match=r"DATA_LOSS: .*saved_model\.pb is not the file"):
+  with pytest.raises(ServingError, match=r"DATA_LOSS: .*saved_model\.pb does not have"):
     Servable(str(path))
   (path / "saved_model.pb").write_bytes(sound)
   (path / "SHA256SUMS").unlink()  # As an export of someone else's, which brings none.

@@ -99,7 +99,7 @@ def test_a_trial_can_end(rollout, servers):
     (4, "action is not finite"),
     (5, "actions outside of"),
     (CORRUPT, f"cannot load planner version {CORRUPT}"),
-    (MISSING, "not found in|Does the folder lie under"),
+    (MISSING, "not found in|Is the folder in"),
   ],
 )
 def test_a_bad_version_is_not_put_on_trial(rollout, servers, config_file, version, reason):

@@ -29,7 +29,7 @@ def test_a_changed_list_or_file_is_damage(folder):
   assert sums.damage(str(folder)).startswith("SHA256SUMS is damaged: it holds '")
   (folder / "SHA256SUMS").write_text(text)
   (folder / "config.json").write_text("changed")
-  assert sums.damage(str(folder)).startswith("config.json is not the file that SHA256SUMS lists")
+  assert sums.damage(str(folder)).startswith("config.json does not have the checksum in SHA256SUMS")
   (folder / "config.json").unlink()
   assert "config.json, which SHA256SUMS lists, cannot be read" in sums.damage(str(folder))
   (folder / "SHA256SUMS").unlink()
