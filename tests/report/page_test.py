@@ -97,7 +97,7 @@ def test_missing_entries_are_shown_as_not_run(missing):
       assert page.row(scores.LABELS[key])[1] == "not run"
   if missing == "everything":
     assert page.text.count("not run") >= 18
-    assert "Neither controller nor planner" in page.text
+    assert "No controller or planner has been evaluated" in page.text
 
 
 @pytest.mark.parametrize("nothing", [None, {}, [], "", float("nan")])

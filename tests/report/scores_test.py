@@ -94,9 +94,9 @@ def test_in_words_names_frames_time_scores_and_the_heuristic():
   assert "41,234 frames (186 episodes)" in text
   assert "the whole run took 11 min 24 s" in text
   assert "scores 512 ± 28 and the served planner 377 ± 48" in text
-  assert "The best is 119 short of the scripted policy." in text
+  assert "The best is 119 below the scripted policy." in text
   close = {**RESULTS, "heuristic": score(540.0, 131.0, 16)}
-  assert "cannot tell the best of them from the scripted policy" in report.in_words(close)
+  assert "does not differ significantly from the scripted policy" in report.in_words(close)
   ahead = {**RESULTS, "heuristic": score(100.0, 10.0, 16)}
   assert "The best is 412 above the scripted policy." in report.in_words(ahead)
   assert "No world model of an unnamed environment was learned." in report.in_words({})
