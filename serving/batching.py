@@ -55,10 +55,10 @@ class Batcher:
       list(self.allowed_sizes) != sorted(set(self.allowed_sizes))
       or self.allowed_sizes[-1] != self.max_size
     ):
-      raise ConfigError("allowed_batch_sizes must increase, and end in max_batch_size")
+      raise ConfigError("allowed_batch_sizes must increase and end with max_batch_size")
     if parameters.pad_variable_length_inputs or given("enable_large_batch_splitting", False):
       raise ConfigError(
-        "pad_variable_length_inputs and enable_large_batch_splitting are not supported here"
+        "pad_variable_length_inputs and enable_large_batch_splitting are not supported"
       )
     self.slots = threading.Semaphore(threads)
 

@@ -20,9 +20,9 @@ from serving.spec import Spec
 
 _RETRIED = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED)
 _HINTS = {
-  grpc.StatusCode.UNAVAILABLE: "Is a model server listening there, with TLS as the client has it?",
-  grpc.StatusCode.RESOURCE_EXHAUSTED: "The server has no free thread; raise --grpc_max_threads.",
-  grpc.StatusCode.DEADLINE_EXCEEDED: "A longer timeout may help; so do warmup requests.",
+  grpc.StatusCode.UNAVAILABLE: "Does a model server listen there, with the same TLS setting?",
+  grpc.StatusCode.RESOURCE_EXHAUSTED: "The server has no free thread; increase --grpc_max_threads.",
+  grpc.StatusCode.DEADLINE_EXCEEDED: "A longer timeout or warmup requests may help.",
   grpc.StatusCode.NOT_FOUND: "Does the server serve a model and version of this name?",
   grpc.StatusCode.FAILED_PRECONDITION: "Was the model exported with this signature?",
 }
@@ -180,7 +180,7 @@ class ClientBase:
       ValueError: if both `version` and `label` are given.
     """
     if version is not None and label is not None:
-      raise ValueError(f"asked for both version {version} and label {label!r}: choose one")
+      raise ValueError(f"version={version} and label={label!r} are both set; set only one of them")
     self._target, self._model = target, model
     self._version, self._label = version, label
     self._timeout, self._retry = timeout, retry

@@ -21,7 +21,7 @@ class TooLargeError(ServingError):
 
   def __init__(self, limit: int):
     super().__init__(
-      grpc.StatusCode.RESOURCE_EXHAUSTED, f"The request unpacks to more than {limit} bytes"
+      grpc.StatusCode.RESOURCE_EXHAUSTED, f"The decompressed request has more than {limit} bytes"
     )
 
 
@@ -47,5 +47,5 @@ def gunzip(data: bytes, limit: int) -> bytes:
   if len(result) > limit:
     raise TooLargeError(limit)
   if not unpacker.eof:
-    raise invalid("The request is not gzip: it ends too early")
+    raise invalid("The request is not gzip: it is truncated")
   return result

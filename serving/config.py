@@ -109,7 +109,7 @@ def server_credentials(path: str | os.PathLike) -> grpc.ServerCredentials:
     if (text := getattr(config, name)) and "-----BEGIN" not in text:
       raise ConfigError(f"{path}: {name} must hold PEM text (-----BEGIN ...), not a file name")
   if config.client_verify and not config.custom_ca:
-    raise ConfigError(f"{path}: client_verify needs custom_ca, the authority of the clients")
+    raise ConfigError(f"{path}: client_verify requires custom_ca, which signs the clients")
   return grpc.ssl_server_credentials(
     [(config.server_key.encode(), config.server_cert.encode())],
     config.custom_ca.encode() or None,

@@ -262,7 +262,7 @@ class EmbeddedServer:
     except RuntimeError as error:
       raise ServingError(
         grpc.StatusCode.UNAVAILABLE,
-        f"cannot listen on {target}: {error}. Is the port taken? --port=0 picks another",
+        f"cannot listen on {target}: {error}. Is the port in use? --port=0 chooses a free one",
       ) from error
     server.start()
     self._server = server

@@ -10,114 +10,130 @@ from __future__ import annotations
 from absl import flags
 
 PORT = flags.DEFINE_integer(
-  "port", 8500, "TCP port for gRPC; 0 picks a free one, which is printed.", 0, 65535
+  "port", 8500, "TCP port for gRPC; 0 chooses a free port and prints it.", 0, 65535
 )
 HOST = flags.DEFINE_string(
   "host",
   "127.0.0.1",
-  "Address to listen on (not a flag of the official server, which listens on all). 0.0.0.0 opens"
-  " the server to the network: give --ssl_config_file too.",
+  "Address to listen on (not a flag of the official server, which listens on all addresses)."
+  " 0.0.0.0 exposes the server to the network; also set --ssl_config_file then.",
 )
-_SOCKET = flags.DEFINE_string("grpc_socket_path", "", "UNIX socket to answer gRPC on too.")
+_SOCKET = flags.DEFINE_string("grpc_socket_path", "", "UNIX socket on which gRPC is served too.")
 REST_PORT = flags.DEFINE_integer(
-  "rest_api_port", 0, "TCP port for HTTP/REST, 8501 by custom; 0 leaves it out.", 0, 65535
+  "rest_api_port", 0, "TCP port for HTTP/REST, usually 8501; 0 disables REST.", 0, 65535
 )
 _REST_THREADS = flags.DEFINE_integer(
-  "rest_api_num_threads", None, "REST calls that may run at once. Default: 4 x CPUs.", 1
+  "rest_api_num_threads", None, "Maximum number of concurrent REST calls. Default: 4 x CPUs.", 1
 )
 _REST_TIMEOUT = flags.DEFINE_integer(
-  "rest_api_timeout_in_ms", 30000, "Milliseconds for a REST call; then it gets 504.", 1
+  "rest_api_timeout_in_ms",
+  30000,
+  "Timeout of a REST call in milliseconds; then it gets 504.",
+  1,
 )
 _REST_CORS = flags.DEFINE_bool(
-  "rest_api_enable_cors_support", False, "Let browsers call REST from any origin."
+  "rest_api_enable_cors_support", False, "Allow browsers to call REST from any origin."
 )
-_MODEL_NAME = flags.DEFINE_string("model_name", "default", "Name under which clients ask for it.")
+_MODEL_NAME = flags.DEFINE_string("model_name", "default", "Name of the model in requests.")
 _MODEL_BASE_PATH = flags.DEFINE_string(
-  "model_base_path", None, "Folder that holds version folders named by integers, such as 1/, 2/."
+  "model_base_path",
+  None,
+  "Folder with version folders named by integers, such as 1/ and 2/.",
 )
 _MODEL_CONFIG_FILE = flags.DEFINE_string(
   "model_config_file",
   None,
-  "Text proto of a tensorflow.serving.ModelServerConfig, for several models, for version policies"
-  " and labels; --model_name and --model_base_path are ignored then.",
+  "Text proto of a tensorflow.serving.ModelServerConfig, for several models, version policies and"
+  " labels. If set, --model_name and --model_base_path are ignored.",
 )
 CONFIG_POLL = flags.DEFINE_float(
   "model_config_file_poll_wait_seconds",
   0.0,
-  "Seconds between looks at --model_config_file, whose changes are taken on; 0: one look.",
+  "Interval in seconds between checks for changes of --model_config_file; 0: read it once.",
   0,
 )
 _POLL = flags.DEFINE_float(
-  "file_system_poll_wait_seconds", 1.0, "Seconds between looks for new versions; 0: one look.", 0
+  "file_system_poll_wait_seconds",
+  1.0,
+  "Interval in seconds between checks for new versions; 0: check once.",
+  0,
 )
 _LABELS = flags.DEFINE_bool(
   "allow_version_labels_for_unavailable_models",
   False,
-  "Let a new label name a version that is not available; needed for labels in a start-up file.",
+  "Allow a new label for a version that is not available, as at the start of the server.",
 )
-_BATCHING = flags.DEFINE_bool("enable_batching", False, "Put calls that wait together into one.")
+_BATCHING = flags.DEFINE_bool("enable_batching", False, "Combine waiting calls into batches.")
 _BATCHING_FILE = flags.DEFINE_string(
-  "batching_parameters_file", None, "Text proto of BatchingParameters; with --enable_batching."
+  "batching_parameters_file", None, "Text proto of BatchingParameters; requires --enable_batching."
 )
 _SSL = flags.DEFINE_string(
   "ssl_config_file",
   None,
-  "Text proto of an SSLConfig, with PEM text in it: TLS for gRPC, and with client_verify: true"
-  " clients need a certificate.",
+  "Text proto of an SSLConfig that contains PEM text; enables TLS for gRPC. With client_verify:"
+  " true, clients need a certificate.",
 )
 _MONITORING = flags.DEFINE_string(
   "monitoring_config_file",
   None,
-  "Text proto of a MonitoringConfig, such as `prometheus_config { enable: true }`: metrics on the"
-  " REST port, at /monitoring/prometheus/metrics.",
+  "Text proto of a MonitoringConfig, such as `prometheus_config { enable: true }`; serves metrics"
+  " on the REST port at /monitoring/prometheus/metrics.",
 )
 _MAX_THREADS = flags.DEFINE_integer(
   "grpc_max_threads",
   None,
-  "Calls that may run at once; more get RESOURCE_EXHAUSTED. Default: 4 x CPUs.",
+  "Maximum number of concurrent calls; others get RESOURCE_EXHAUSTED. Default: 4 x CPUs.",
   1,
 )
 _CHANNEL_ARGUMENTS = flags.DEFINE_string(
-  "grpc_channel_arguments", "", "Options of gRPC, such as grpc.max_connection_age_ms=2000,..."
+  "grpc_channel_arguments",
+  "",
+  "Comma-separated options of gRPC, such as grpc.max_connection_age_ms=2000.",
 )
-_HEALTH = flags.DEFINE_bool("enable_grpc_healthcheck_service", False, "Answer grpc.health.v1.")
+_HEALTH = flags.DEFINE_bool("enable_grpc_healthcheck_service", False, "Serve grpc.health.v1.")
 _TENSOR_CONTENT = flags.DEFINE_bool(
   "enable_serialization_as_tensor_content",
   False,
-  "Reply with raw bytes in tensor_content, which is faster for frames, instead of typed fields.",
+  "Return tensors as raw bytes in tensor_content, not in typed fields; faster for images.",
 )
 _WARMUP = flags.DEFINE_bool(
-  "enable_model_warmup", True, "Run a version's recorded requests before it serves."
+  "enable_model_warmup", True, "Run the warmup requests of a version before it becomes available."
 )
 _WARMUP_ITERATIONS = flags.DEFINE_integer(
-  "num_request_iterations_for_warmup", 1, "How often each of them is run.", 0
+  "num_request_iterations_for_warmup", 1, "Number of times that each warmup request is run.", 0
 )
 _TAGS = flags.DEFINE_list("saved_model_tags", ["serve"], "Tags of the meta graph to load.")
 _METHOD_NAMES = flags.DEFINE_bool(
   "enable_signature_method_name_check",
   False,
-  "Refuse signatures whose method name is not that of the call.",
+  "Refuse a signature whose method name differs from the called method.",
 )
 _SESSION_FILE = flags.DEFINE_string(
   "tensorflow_session_config_file", None, "Text proto of a tensorflow.ConfigProto."
 )
 _PARALLELISM = flags.DEFINE_integer(
-  "tensorflow_session_parallelism", 0, "Threads for ops and within them; 0: as many as CPUs.", 0
+  "tensorflow_session_parallelism",
+  0,
+  "Number of threads for ops and within each; 0: the number of CPUs.",
+  0,
 )
 _INTRA_OP = flags.DEFINE_integer(
-  "tensorflow_intra_op_parallelism", 0, "Threads within an op; 0: as many as CPUs.", 0
+  "tensorflow_intra_op_parallelism", 0, "Number of threads within an op; 0: the number of CPUs.", 0
 )
 _INTER_OP = flags.DEFINE_integer(
-  "tensorflow_inter_op_parallelism", 0, "Threads for ops; 0: as many as CPUs.", 0
+  "tensorflow_inter_op_parallelism", 0, "Number of threads for ops; 0: the number of CPUs.", 0
 )
-VERSION = flags.DEFINE_bool("version", False, "Print the version and end.")
+VERSION = flags.DEFINE_bool("version", False, "Print the version and exit.")
 DRAIN = flags.DEFINE_float(
-  "drain_seconds", 10.0, "How long SIGTERM waits for calls in flight to end.", 0
+  "drain_seconds",
+  10.0,
+  "Seconds to wait for calls in flight after SIGTERM.",
+  0,
 )
 WITH_STDIN = flags.DEFINE_bool(
   "exit_with_stdin",
   False,
-  "Also end when standard input does: given a pipe, the server does not outlive who started it.",
+  "Exit when standard input is closed. If it is a pipe, the server exits with its parent process.",
 )
 
 # Flags of the official server and their defaults; a value of the wrong type is still an error.
@@ -157,7 +173,9 @@ _DEFINE = {
   str: flags.DEFINE_string,
 }
 _IGNORED = {
-  name: _DEFINE[type(default)](name, default, "Taken for the official server's sake; no effect.")
+  name: _DEFINE[type(default)](
+    name, default, "Accepted for compatibility with the official server; has no effect."
+  )
   for name, default in WITHOUT_EFFECT.items()
 }
 
@@ -179,7 +197,7 @@ def models():
   from serving.manager import model_config
 
   if not (_MODEL_CONFIG_FILE.value or _MODEL_BASE_PATH.value):
-    raise FlagError("Give --model_base_path (and --model_name), or --model_config_file.")
+    raise FlagError("No model: set --model_base_path (and --model_name), or --model_config_file.")
   if _MODEL_CONFIG_FILE.value:
     return _from_file("model_config_file", config.read_models)
   return model_config({_MODEL_NAME.value: _MODEL_BASE_PATH.value})
@@ -203,13 +221,13 @@ def options() -> dict:
 
   for name in _REFUSED:
     if _IGNORED[name].value != WITHOUT_EFFECT[name]:
-      raise FlagError(f"--{name} is not supported here; the official server has it.")
+      raise FlagError(f"--{name} is not supported by this server; the official server supports it.")
   if _BATCHING_FILE.value and not _BATCHING.value:
-    raise FlagError("--batching_parameters_file needs --enable_batching.")
+    raise FlagError("--batching_parameters_file requires --enable_batching.")
   if REST_PORT.value and REST_PORT.value == PORT.value:
-    raise FlagError("--rest_api_port must be another than --port.")
+    raise FlagError("--rest_api_port must differ from --port.")
   if _MONITORING.value and not REST_PORT.value:
-    raise FlagError("--monitoring_config_file needs --rest_api_port, which shows the metrics.")
+    raise FlagError("--monitoring_config_file requires --rest_api_port, which serves the metrics.")
   batching = None
   if _BATCHING.value:
     batching = config.BatchingParameters()
@@ -270,8 +288,8 @@ def _session_config():
   session, intra, inter = _PARALLELISM.value, _INTRA_OP.value, _INTER_OP.value
   if session and intra and inter:
     raise FlagError(
-      "Give --tensorflow_session_parallelism, or --tensorflow_intra_op_parallelism and"
-      " --tensorflow_inter_op_parallelism."
+      "Set --tensorflow_session_parallelism, or --tensorflow_intra_op_parallelism and"
+      " --tensorflow_inter_op_parallelism, but not both."
     )
   result = config_pb2.ConfigProto()
   if _SESSION_FILE.value:

@@ -110,7 +110,7 @@ def listening(
           found = re.search(r"\bat:? ?(\S+:\d+)", process.stdout.readline())
           if found is None:
             said = log.read_text(errors="replace")[-2000:]
-            raise RuntimeError(f"{' '.join(command[1:3])} did not start; it said: {said}")
+            raise RuntimeError(f"{' '.join(command[1:3])} did not start; its output: {said}")
           addresses.append(found[1])
         deadline.cancel()
         yield process, addresses

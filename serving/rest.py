@@ -254,5 +254,5 @@ def _unpack(body: bytes, encoding: str) -> bytes:
   if not encoding or encoding == "identity":
     return body
   if encoding != "gzip":
-    raise invalid(f"Content-Encoding: {encoding} is not supported; gzip is")
+    raise invalid(f"Content-Encoding: {encoding} is not supported; use gzip")
   return compression.gunzip(body, MAX_BODY_BYTES)

@@ -72,7 +72,7 @@ class RestServer:
     except OSError as error:
       raise ServingError(
         grpc.StatusCode.UNAVAILABLE,
-        f"cannot listen on {host}:{port}: {error}. Is the port taken?",
+        f"cannot listen on {host}:{port}: {error}. Is the port in use?",
       ) from error
     self._dispatcher.set_thread_count(rest.threads)
     self.target = f"{host}:{self._server.effective_port}"

@@ -45,7 +45,7 @@ def main(argv):
     app.UsageError: if a flag or a configuration file is invalid.
   """
   if len(argv) > 1:
-    raise app.UsageError(f"Unexpected argument {argv[1]!r}: everything is given by flags.")
+    raise app.UsageError(f"Unexpected argument {argv[1]!r}: the server takes flags only.")
   if flags.VERSION.value:
     return _print_version()
   over, serves = threading.Event(), threading.Event()
@@ -84,7 +84,7 @@ def main(argv):
   if server.rest_target:
     print(f"Exporting HTTP/REST API at:{server.rest_target} ...", flush=True)
   over.wait()
-  _LOG.info("Draining: calls in flight have %g seconds to end", flags.DRAIN.value)
+  _LOG.info("Draining: waiting at most %g seconds for calls in flight", flags.DRAIN.value)
   server.stop(flags.DRAIN.value)
   return 0
 
@@ -111,7 +111,7 @@ def _watch_config(server, path: str, over: threading.Event) -> None:
       server.reload(config.read_models(path))
       before = now
     except Exception as error:  # An invalid file must not stop the watch.
-      _LOG.error("Not taken on: --model_config_file: %s", error)
+      _LOG.error("--model_config_file is not reloaded: %s", error)
 
 
 def _warn_of_open_ports(options: dict) -> None:
@@ -119,12 +119,13 @@ def _warn_of_open_ports(options: dict) -> None:
     return
   if options["credentials"] is None:
     _LOG.warning(
-      "--host=%s: anyone who reaches this address can call it, reload its configuration, and read"
-      " along; --ssl_config_file encrypts, and with client_verify it asks for certificates",
+      "--host=%s: anyone who can reach this address can call the server, change its configuration"
+      " and read its traffic. --ssl_config_file enables TLS; its client_verify requires client"
+      " certificates",
       options["host"],
     )
   if options["rest_port"] is not None:
-    _LOG.warning("--host=%s: REST is not encrypted, whatever gRPC is", options["host"])
+    _LOG.warning("--host=%s: REST is not encrypted, even if gRPC is", options["host"])
 
 
 def _allow_many_files() -> None:

@@ -139,7 +139,7 @@ def _check_filled(shape: list[int], count: int, dtype: np.dtype, given: int) -> 
   filled = given < (2 * count if dtype.kind == "c" else count)
   size = math.prod(size or 1 for size in shape) * dtype.itemsize
   if (filled or not count) and (max(shape, default=0) > _MAX_FILLED or size > _MAX_FILLED_BYTES):
-    raise ValueError(f"shape {shape} is too large for what was sent")
+    raise ValueError(f"shape {shape} is too large for the values sent")
 
 
 def _split_strings(content: bytes, count: int) -> np.ndarray:

@@ -20,6 +20,16 @@ class Agent:
   """
 
   def __init__(self, spec: EnvSpec, world_model: WorldModel, policy: Policy):
+    """Combines a world model and a policy.
+
+    Args:
+      spec: specification of the environment.
+      world_model: the world model; it takes actions of the environment's size.
+      policy: the policy.
+
+    Raises:
+      ValueError: if the sizes of the actions of `world_model` and `spec` differ.
+    """
     if spec.action_size != world_model.action_size:
       raise ValueError(
         f"The world model takes {world_model.action_size} action numbers but environment "

@@ -85,7 +85,7 @@ def atomic_open(path: str | os.PathLike, mode: str = "wb") -> Iterator[IO]:
         temporary.unlink(missing_ok=True)
     sync(path.parent)
   except OSError as error:
-    if error.filename is None:  # An error of `write` does not name its file.
+    if error.filename is None and error.errno:  # An error of `write` does not name its file.
       error.filename = str(path)
     raise
 

@@ -19,6 +19,7 @@ finite, actions must be within their bounds, and equal requests must have equal 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import subprocess
@@ -63,7 +64,8 @@ class Rollout:
       say: function that logs a line.
 
     Raises:
-      RolloutError: if the file cannot be read, or has no such model.
+      RolloutError: if the file cannot be read or has no such model, or `probe_command` has other
+        fields.
     """
     self._path, self._model, self._tls = os.fspath(config), model, tls
     self._timeout, self._max_latency_ms = timeout, max_latency_ms
@@ -76,6 +78,8 @@ class Rollout:
       raise RolloutError(f"--config={self._path}: {error}") from error
     self._comment = "".join(line for line in text.splitlines(True) if line.startswith("#"))
     self._entry(self._config)
+    if probe_command:
+      self._command("host:port", 1)
     self.servers = [Server(target, tls) for target in targets]
 
   @property
@@ -190,24 +194,50 @@ class Rollout:
         server.reload(self._with(every, labels), self._timeout)
       for server in self.servers:
         server.reload(new, self._timeout)
-    except RolloutError as error:
-      raise RolloutError(f"{error}\n{self._restore(old)}") from error
-    part = f"{self._path}.part"
-    with open(part, "w") as file:
-      file.write(self._comment + text_format.MessageToString(new))
-    os.replace(part, self._path)
+      self._write(new)
+    except BaseException as error:  # Also an interrupt: the servers must agree with the file.
+      restored = self._restore(old)
+      if not isinstance(error, Exception):
+        self._say(restored)
+        raise
+      reason = str(error)
+      if not isinstance(error, RolloutError):
+        reason = f"{type(error).__name__}: {error}"
+      raise RolloutError(f"{reason}\n{restored}") from error
     self._config = new
     self._say(f"{self._path}: {self._describe()}")
+
+  def _write(self, config) -> None:
+    """Replaces the file, atomically."""
+    part = f"{self._path}.part"
+    try:
+      with open(part, "w") as file:
+        file.write(self._comment + text_format.MessageToString(config))
+      os.replace(part, self._path)
+    except BaseException:
+      with contextlib.suppress(OSError):
+        os.unlink(part)
+      raise
 
   def _probe(self, server: Server, version: int) -> None:
     self._say(probe(server.target, self._model, version, server.tls, self._max_latency_ms))
     if self._probe_command:
-      names = {"target": server.target, "model": self._model, "version": version}
-      command = [word.format(**names) for word in shlex.split(self._probe_command)]
+      command = self._command(server.target, version)
       self._say(shlex.join(command))
       code = subprocess.run(command).returncode
       if code:
         raise RolloutError(f"version {version} fails its probe: the command's status is {code}")
+
+  def _command(self, target: str, version: int) -> list[str]:
+    """Returns the words of `probe_command` with its fields filled in."""
+    names = {"target": target, "model": self._model, "version": version}
+    try:
+      return [word.format(**names) for word in shlex.split(self._probe_command)]
+    except (AttributeError, LookupError, ValueError) as error:
+      raise RolloutError(
+        f"--probe_command={self._probe_command}: {error}; the fields are {{target}}, {{model}} and "
+        "{version}, and a literal brace is doubled"
+      ) from error
 
   def _restore(self, old) -> str:
     """Sends every server its old configuration; returns a message about the result."""
@@ -215,10 +245,10 @@ class Rollout:
     for server in self.servers:
       try:
         server.reload(old, self._timeout)
-      except RolloutError as error:
+      except Exception as error:  # The other servers are restored nevertheless.
         failed.append(str(error))
     if failed:
-      return "Going back failed: " + "; ".join(failed)
+      return "Restoring the old configuration failed: " + "; ".join(failed)
     return f"Nothing has changed: {self._describe()}"
 
   def _describe(self) -> str:
@@ -232,39 +262,39 @@ def _parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--config",
     default=os.path.join(os.path.dirname(__file__), "models.config"),
-    help="the models.config to edit",
+    help="the models.config file to edit",
   )
-  parser.add_argument("--model", default="planner", help="the model's name in it")
+  parser.add_argument("--model", default="planner", help="name of the model in --config")
   parser.add_argument(
     "--targets",
     default="localhost:8500",
-    help="host:port of the servers, with commas; a name with several addresses, as of a headless"
-    " service, means all of them",
+    help="comma-separated host:port of the servers; a name that resolves to several addresses, such"
+    " as that of a headless service, means all of them",
   )
   parser.add_argument(
-    "--timeout", type=float, default=300.0, help="seconds that a version may take to load"
+    "--timeout", type=float, default=300.0, help="the longest time to load a version, in seconds"
   )
   parser.add_argument(
     "--max_latency_ms",
     type=float,
     default=0.0,
-    help="a probe with a slower median step fails; 0: any speed will do",
+    help="largest accepted median time of a step in the probe, in milliseconds; 0: no limit",
   )
   parser.add_argument(
     "--probe_command",
-    help="a command that must succeed too; {target}, {model} and {version} are filled in, as in"
-    " 'python -m trainers.evaluate --agent=grpc://{target}/{model}/versions/{version}'",
+    help="a command that must succeed too, in which {target}, {model} and {version} are replaced,"
+    " such as 'python -m trainers.evaluate --agent=grpc://{target}/{model}/versions/{version}'",
   )
-  parser.add_argument("--ca", help="for TLS: PEM file of the servers' authority")
-  parser.add_argument("--key", help="for mTLS: PEM file of our key")
-  parser.add_argument("--certificate", help="for mTLS: PEM file of our certificate")
-  parser.add_argument("--server_name", help="what the servers' certificate is made out to")
+  parser.add_argument("--ca", help="for TLS: PEM file of the servers' certificate authority")
+  parser.add_argument("--key", help="for mTLS: PEM file of the client's key")
+  parser.add_argument("--certificate", help="for mTLS: PEM file of the client's certificate")
+  parser.add_argument("--server_name", help="for TLS: the name in the servers' certificate")
   steps = parser.add_subparsers(dest="step", required=True)
-  steps.add_parser("status", help="what the file and the servers have")
-  canary = steps.add_parser("canary", help="put a version on trial")
+  steps.add_parser("status", help="print the labels in the file and the versions on the servers")
+  canary = steps.add_parser("canary", help="load a version, probe it and label it canary")
   canary.add_argument("--version", type=int, required=True)
-  steps.add_parser("promote", help="make the version on trial the stable one")
-  steps.add_parser("rollback", help="end the trial; without one, go back to the version before")
+  steps.add_parser("promote", help="probe the canary and label it stable")
+  steps.add_parser("rollback", help="end the trial of a canary, or restore the previous version")
   return parser
 
 
@@ -282,6 +312,10 @@ def main(arguments: list[str] | None = None) -> int:
   if args.ca or args.key or args.certificate:
     tls = TLS(args.ca, args.key, args.certificate, args.server_name)
   try:
+    if args.server_name and tls is None:
+      raise RolloutError(
+        "--server_name is the name in a TLS certificate: give --ca too, or --key and --certificate"
+      )
     rollout = Rollout(
       args.config,
       resolve(args.targets.split(",")),
@@ -291,9 +325,9 @@ def main(arguments: list[str] | None = None) -> int:
       args.max_latency_ms,
       args.probe_command,
     )
-    step = getattr(rollout, args.step)
-    step(*([args.version] if args.step == "canary" else []))
-    rollout.close()
+    with contextlib.closing(rollout):
+      step = getattr(rollout, args.step)
+      step(*([args.version] if args.step == "canary" else []))
   except (RolloutError, OSError, ValueError) as error:
     print(f"rollout {args.step}: {error}", file=sys.stderr)
     return 1

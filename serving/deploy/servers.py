@@ -98,7 +98,7 @@ class Server:
     except grpc.RpcError as error:
       if error.code() == grpc.StatusCode.NOT_FOUND:
         return {}
-      raise self._error(error, "does not tell its status") from error
+      raise self._error(error, "does not return its status") from error
     return {status.version: status for status in answer.model_version_status}
 
   def reload(self, config: model_server_config_pb2.ModelServerConfig, timeout: float) -> None:
@@ -142,10 +142,10 @@ class Server:
           f"{self.target} cannot load {model} version {version}: {status.status.error_message}"
         )
       if time.monotonic() > deadline:
-        state = "has not found it" if status is None else f"has it {State.State.Name(status.state)}"
+        state = "not found" if status is None else f"its state is {State.State.Name(status.state)}"
         raise RolloutError(
           f"{self.target} has no {model} version {version} AVAILABLE after {timeout:g} s ({state})."
-          " Does the folder lie under the model's base_path there?"
+          " Is the folder in the model's base_path on that server?"
         )
       time.sleep(0.1)
 
@@ -197,7 +197,7 @@ def probe(
   if (flat < low - 1e-5).any() or (flat > high + 1e-5).any():
     raise RolloutError(f"{who} fails its probe: actions outside of [{low}, {high}]")
   if not np.allclose(actions, plays[0][0], atol=1e-4):
-    raise RolloutError(f"{who} fails its probe: the same question got two answers")
+    raise RolloutError(f"{who} fails its probe: equal requests have different results")
   if 0 < max_latency_ms < milliseconds:
     raise RolloutError(
       f"{who} fails its probe: a step takes {milliseconds:.1f} ms, over {max_latency_ms:g} ms"

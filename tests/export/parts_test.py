@@ -55,6 +55,20 @@ def test_versions(exports, tmp_path, monkeypatch):
   assert export.saved_versions(base) == [7, 8]
 
 
+def test_the_home_directory_is_expanded(tmp_path, monkeypatch):
+  monkeypatch.setenv("HOME", str(tmp_path / "home"))
+  monkeypatch.chdir(tmp_path)
+
+  def double(x):
+    return {"y": 2.0 * x}
+
+  signature = writing.Signature(double, {"x": tf.TensorSpec([None], tf.float32, "x")})
+  final = writing.write_version("~/model", None, {"double": signature}, "double", None)
+  assert final == tmp_path / "home" / "model" / "1" and final.is_dir()
+  assert export.saved_versions("~/model") == [1]
+  assert not (tmp_path / "~").exists()
+
+
 def test_what_is_no_exported_agent_is_named(exports, tmp_path):
   with pytest.raises(FileNotFoundError, match="holds no SavedModel"):
     export.load_agent(tmp_path)
@@ -72,7 +86,7 @@ def test_an_export_that_was_changed_is_refused_by_name(exports, tmp_path):
   (path / "saved_model.pb").write_bytes(graph)
   with pytest.raises(DamagedFileError, match=r"saved_model\.pb is damaged"):
     export.load_agent(path)
-  with pytest.raises(ServingError, match=r"DATA_LOSS: .*saved_model\.pb is not the file"):
+  with pytest.raises(ServingError, match=r"DATA_LOSS: .*saved_model\.pb does not have"):
     Servable(str(path))
   (path / "saved_model.pb").write_bytes(sound)
   (path / "SHA256SUMS").unlink()  # As an export of someone else's, which brings none.

@@ -147,6 +147,7 @@ def test_a_good_model_is_called_good():
     ("PSNR", "open_loop/psnr/dream/10", 20.0, USABLE, "20.0 dB (last observation 18.0"),
     ("PSNR", "open_loop/psnr/dream/10", 17.9, POOR, "17.9 dB"),
     ("R² of the return", "open_loop/reward_r2/10", 0.2, USABLE, "0.20 at 10, 0.40 at 20"),
+    ("R² of the return", "open_loop/reward_r2/10", 0.1, USABLE, "0.10 at 10"),  # At the limit.
     ("R² of the return", "open_loop/reward_r2/10", -3.0, POOR, "-3.00 at 10"),
     ("calibration of the reward", "reward_calibration/error", 0.3, USABLE, "0.30 (15%"),
     ("calibration of the reward", "reward_calibration/error", 0.6, POOR, "-11.9 over an episode"),

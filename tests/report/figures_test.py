@@ -8,6 +8,7 @@ import pytest
 
 from tests.report.pages import HISTORY, RESULTS, score
 from wm_tf import report
+from wm_tf.report.planner_figures import planner_figure
 
 
 def _curves(svg, color):
@@ -103,3 +104,12 @@ def test_charts_are_the_same_for_the_same_data():
   assert report.open_loop_figure(RESULTS["dynamics"]) == report.open_loop_figure(
     RESULTS["dynamics"]
   )
+
+
+def test_planner_figure_takes_rows_with_and_without_a_standard_error():
+  rows = {
+    name: {"milliseconds": {"p50": 2.0}, "in_environment": {"mean": mean, "std": 4.0, "n": n}}
+    for name, mean, n in (("controller", 10.0, 5), ("few_dreams", 20.0, 1))
+  }
+  words = " ".join(ElementTree.fromstring(planner_figure(rows)).itertext())
+  assert "controller" in words and "few dreams" in words

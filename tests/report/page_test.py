@@ -15,11 +15,11 @@ from wm_tf.report import scores
 def test_page_shows_every_number_given(html):
   page = Page(html)
   expected = {
-    "random": ["-75 ± 8", "33", "16", "1 min 00 s"],
-    "scripted policy": ["631 ± 33", "131", "16", "55.5 s"],
+    "random": ["-75 ± 9", "33", "16", "1 min 00 s"],
+    "scripted policy": ["631 ± 34", "131", "16", "55.5 s"],
     "controller, in the model": ["549 ± 11", "90", "64", "8.2 s"],
-    "controller, in the environment": ["512 ± 27", "136", "25", "1 min 28 s"],
-    "served planner, in the environment": ["377 ± 45", "128", "8", "1 h 02 min"],
+    "controller, in the environment": ["512 ± 28", "136", "25", "1 min 28 s"],
+    "served planner, in the environment": ["377 ± 48", "128", "8", "1 h 02 min"],
   }
   for head, cells in expected.items():
     assert page.row(head)[1:] == cells
@@ -32,7 +32,7 @@ def test_page_shows_every_number_given(html):
   assert page.row("termination, AUC")[1] == "0.71"
   assert page.row("termination, AUC")[3] == "poor"
   assert page.row("rank correlation")[1] == "not run"
-  assert page.row("controller's return")[1] == "+37 ± 29"
+  assert page.row("controller's return")[1] == "+37 ± 30"
   assert page.row("brownian")[1:] == ["60 episodes", "32%"]
   assert page.row("heuristic")[1:] == ["40 episodes", "22%"]
   assert "The scripted policy played 40 of 186 episodes (22%)" in page.text
@@ -42,8 +42,8 @@ def test_page_shows_every_number_given(html):
   assert page.row("planner_in_environment.seeds")[1] == "5000-5007"
   iterations = [row for row in page.rows if len(row) == 5 and row[0] in ("0", "1")]
   assert iterations == [
-    ["0", "122", "812 ± 20", "-37 ± 10", "+849 ± 22"],
-    ["1", "16", "640 ± 20", "-", "-"],
+    ["0", "122", "812 ± 21", "-37 ± 12", "+849 ± 24"],
+    ["1", "16", "640 ± 21", "-", "-"],
   ]
   for words in ("a note", "make quickstart SEED=3", "a day in May", "906 ± 21", "measured on v0"):
     assert words.lower() in page.text.lower()
@@ -77,7 +77,7 @@ def test_charts_hold_the_words_and_take_the_pages_colors(html):
     "scripted policy",
     "train loss",
     "held out loss",
-    "512 ± 27 · n 25",
+    "512 ± 28 · n 25",
   ):
     assert words in page.text
   used = set(re.findall(r"var\(--([a-z]+), #[0-9a-f]{6}\)", html))
@@ -97,7 +97,7 @@ def test_missing_entries_are_shown_as_not_run(missing):
       assert page.row(scores.LABELS[key])[1] == "not run"
   if missing == "everything":
     assert page.text.count("not run") >= 18
-    assert "Neither controller nor planner" in page.text
+    assert "No controller or planner has been evaluated" in page.text
 
 
 @pytest.mark.parametrize("nothing", [None, {}, [], "", float("nan")])

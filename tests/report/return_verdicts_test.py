@@ -24,14 +24,14 @@ def _controller(entry, **results):
     (450.0, 8.0, 16, "good", "Covers 94% of the way"),
     (
       450.0,
-      200.0,
+      140.0,
       2,
       "usable",
       "to the reward threshold, but in too few episodes",
     ),
     (300.0, 8.0, 16, "usable", "Covers 61% of the way"),
     (200.0, 8.0, 16, "poor", "Covers only 39% of the way"),
-    (25.0, 8.0, 16, "poor", "cannot tell it from random"),
+    (25.0, 8.0, 16, "poor", "No significant difference from random"),
     (-20.0, 8.0, 16, "poor", "Worse than random"),
     (480.0, 0.0, 1, "no verdict", "Too few episodes"),
     (math.nan, 8.0, 16, "poor", "not finite"),
@@ -78,7 +78,7 @@ def test_without_a_target_no_return_is_good():
   assert "scripted" not in check.value
   many = score(30.0, 40.0, 10_000)
   check = _controller(many, random=score(20.0, 40.0, 10_000))
-  assert check.verdict == "poor" and "less than the spread of single episodes" in check.words
+  assert check.verdict == "poor" and "less than one standard deviation" in check.words
 
 
 def test_without_random_actions_only_a_target_that_is_reached_is_judged():

@@ -8,9 +8,10 @@ from wm_tf import report
 from wm_tf.report import formatting, scores
 
 
-def test_standard_error_is_std_over_root_n():
-  row = scores.score("x", {"mean": 1.0, "std": 10.0, "n": 25})
-  assert row.standard_error == pytest.approx(2.0)
+def test_standard_error_of_the_mean():
+  returns = np.random.default_rng(0).normal(size=5)
+  row = scores.score("x", {"mean": returns.mean(), "std": returns.std(), "n": len(returns)})
+  assert row.standard_error == pytest.approx(returns.std(ddof=1) / len(returns) ** 0.5)
   assert scores.score("x", {"mean": 1.0, "std": 0.0, "n": 1}).standard_error is None
   assert scores.score("x", {"mean": 1.0, "std": 3.0}).standard_error is None
 
@@ -18,8 +19,8 @@ def test_standard_error_is_std_over_root_n():
 def test_gap_is_the_dream_minus_the_environment():
   found = scores.gap(RESULTS)
   assert found.mean == pytest.approx(548.9 - 512.3)
-  assert found.standard_error == pytest.approx((90**2 / 64 + 136**2 / 25) ** 0.5)
-  assert found.text == "+37 ± 29"
+  assert found.standard_error == pytest.approx((90**2 / 63 + 136**2 / 24) ** 0.5)
+  assert found.text == "+37 ± 30"
   assert scores.gap({"controller_in_model": RESULTS["controller_in_model"]}) is None
 
 
@@ -57,7 +58,7 @@ def test_terminal_table_holds_every_score():
   cells = {line[:34].strip(): line[34:].split() for line in lines if "served planner" in line}
   assert cells["served planner, in the environment"] == [
     "377",
-    "45",
+    "48",
     "128",
     "8",
     "1",
@@ -66,10 +67,10 @@ def test_terminal_table_holds_every_score():
     "min",
   ]
   row = next(line for line in lines if line.startswith("controller, in the environment"))
-  assert row.split()[4:8] == ["512", "27", "136", "25"]
+  assert row.split()[4:8] == ["512", "28", "136", "25"]
   widths = {len(line) for line in lines[2:9]}
   assert len(widths) == 1 and widths.pop() <= 90
-  assert any("+37 ± 29" in line for line in lines)
+  assert any("+37 ± 30" in line for line in lines)
   published = "\n".join(lines[lines.index("Published, CarRacing-v0") :])
   assert "measured on v0" in published and "906 ± 21" in published
 
@@ -85,17 +86,17 @@ def test_any_other_score_gets_a_row():
   results = {**RESULTS, "controller_untrained_rnn": score(101.0, 10.0, 4)}
   assert "controller untrained rnn" in report.terminal_table(results)
   page = Page(report.render_page(results, {}))
-  assert page.row("controller untrained rnn")[1] == "101 ± 5"
+  assert page.row("controller untrained rnn")[1] == "101 ± 6"
 
 
 def test_in_words_names_frames_time_scores_and_the_heuristic():
   text = report.in_words(RESULTS)
   assert "41,234 frames (186 episodes)" in text
   assert "the whole run took 11 min 24 s" in text
-  assert "scores 512 ± 27 and the served planner 377 ± 45" in text
-  assert "The best is 119 short of the scripted policy." in text
+  assert "scores 512 ± 28 and the served planner 377 ± 48" in text
+  assert "The best is 119 below the scripted policy." in text
   close = {**RESULTS, "heuristic": score(540.0, 131.0, 16)}
-  assert "cannot tell the best of them from the scripted policy" in report.in_words(close)
+  assert "does not differ significantly from the scripted policy" in report.in_words(close)
   ahead = {**RESULTS, "heuristic": score(100.0, 10.0, 16)}
   assert "The best is 412 above the scripted policy." in report.in_words(ahead)
   assert "No world model of an unnamed environment was learned." in report.in_words({})

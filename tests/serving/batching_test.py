@@ -139,7 +139,7 @@ def test_a_full_queue_is_unavailable():
   "text, complaint",
   [
     ("max_batch_size { value: 0 }", "must be >= 1"),
-    ("max_batch_size { value: 8 } allowed_batch_sizes: 4", "end in max_batch_size"),
+    ("max_batch_size { value: 8 } allowed_batch_sizes: 4", "end with max_batch_size"),
     ("pad_variable_length_inputs: true", "not supported"),
   ],
 )

@@ -224,7 +224,7 @@ def test_an_address_may_name_a_version_or_a_label(target, suffix, message):
 
 
 def test_a_version_or_a_label_but_not_both(target):
-  with pytest.raises(ValueError, match="version 1 and label 'stable'"):
+  with pytest.raises(ValueError, match="version=1 and label='stable'"):
     PlannerClient(target, version=1, label="stable")
   with PlannerClient(target, "triv", label="stable") as client, pytest.raises(CallError) as caught:
     client.reset()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import grpc
 import numpy as np
 import pytest
 from google.protobuf import text_format
@@ -98,7 +99,7 @@ def test_a_trial_can_end(rollout, servers):
     (4, "action is not finite"),
     (5, "actions outside of"),
     (CORRUPT, f"cannot load planner version {CORRUPT}"),
-    (MISSING, "not found in|Does the folder lie under"),
+    (MISSING, "not found in|Is the folder in"),
   ],
 )
 def test_a_bad_version_is_not_put_on_trial(rollout, servers, config_file, version, reason):
@@ -191,3 +192,107 @@ def test_names_stand_for_all_their_addresses(monkeypatch):
   assert servers_lib.resolve(["localhost:8500"]) == ["localhost:8500"]
   with pytest.raises(RolloutError, match="'planner' is not host:port"):
     servers_lib.resolve(["planner"])
+
+
+class _Server:
+  """A server in memory: it has the labels that it was sent last; `fails` is raised for canary 2."""
+
+  target, tls = "host:1", None
+
+  def __init__(self, fails: Exception | None = None):
+    self.fails, self.labels, self.closed = fails, None, False
+
+  def reload(self, config, timeout):
+    labels = dict(config.model_config_list.config[0].version_labels)
+    if self.fails and labels["canary"] == 2:
+      raise self.fails
+    self.labels = labels
+
+  def wait_available(self, model, version, timeout):
+    pass
+
+  def close(self):
+    self.closed = True
+
+
+_TEXT = """model_config_list { config { name: "planner" base_path: "/models" version_labels {
+key: "stable" value: 1 } version_labels { key: "canary" value: 1 } } }"""
+_OLD = {"stable": 1, "canary": 1}
+
+
+@pytest.fixture
+def small_file(tmp_path, monkeypatch):
+  monkeypatch.setattr(rollout_lib, "probe", lambda *arguments: "passes")
+  path = tmp_path / "models.config"
+  path.write_text(_TEXT)
+  return path
+
+
+@pytest.mark.parametrize(
+  "error", [OSError("x"), ValueError("x"), KeyError("x"), grpc.RpcError("x")]
+)
+def test_any_error_restores_every_server(small_file, error):
+  rollout = Rollout(small_file, [], say=print)
+  rollout.servers = [_Server(), _Server(fails=error)]
+  with pytest.raises(RolloutError, match=r"Error: '?x'?\nNothing has changed: canary 1, stable 1"):
+    rollout.canary(2)
+  assert [server.labels for server in rollout.servers] == [_OLD, _OLD]
+  assert small_file.read_text() == _TEXT
+
+
+def test_an_interrupt_and_a_file_that_cannot_be_written_restore_every_server(
+  small_file, monkeypatch
+):
+  lines = []
+  rollout = Rollout(small_file, [], say=lines.append)
+  rollout.servers = [_Server(), _Server(fails=KeyboardInterrupt())]
+  with pytest.raises(KeyboardInterrupt):
+    rollout.canary(2)
+  assert [server.labels for server in rollout.servers] == [_OLD, _OLD]
+  assert lines[-1] == "Nothing has changed: canary 1, stable 1"
+
+  def fail(*paths):
+    raise OSError("disk full")
+
+  rollout.servers = [_Server()]
+  monkeypatch.setattr(rollout_lib.os, "replace", fail)
+  with pytest.raises(RolloutError, match="OSError: disk full\nNothing has changed"):
+    rollout.canary(2)
+  assert rollout.servers[0].labels == _OLD and rollout.labels == _OLD
+  assert [path.name for path in small_file.parent.iterdir()] == ["models.config"]
+
+
+def test_a_server_that_cannot_be_restored_does_not_keep_the_others_from_it(small_file):
+  rollout = Rollout(small_file, [], say=print)
+  broken, last = _Server(), _Server(fails=OSError("x"))
+  rollout.servers = [broken, last]
+  reload = broken.reload
+
+  def fail_to_restore(config, timeout):
+    if broken.labels:
+      raise ValueError("closed")
+    reload(config, timeout)
+
+  broken.reload = fail_to_restore
+  with pytest.raises(RolloutError, match="Restoring the old configuration failed: closed"):
+    rollout.canary(2)
+  assert last.labels == _OLD
+
+
+@pytest.mark.parametrize("command", ["echo {targets}", "echo '", "echo {}", "echo {model.x}"])
+def test_a_probe_command_is_checked_first(small_file, command):
+  with pytest.raises(RolloutError, match=r"--probe_command=echo .* the fields are \{target\}"):
+    Rollout(small_file, [], probe_command=command)
+
+
+def test_the_command_refuses_server_name_without_tls_and_closes_its_connections(
+  small_file, monkeypatch, capsys
+):
+  common = f"--config={small_file}", "--targets=localhost:1"
+  assert rollout_lib.main([*common, "--server_name=planner", "status"]) == 1
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line.startswith("rollout status: --server_name is the name in a TLS certificate")
+  server = _Server()
+  monkeypatch.setattr(rollout_lib, "Server", lambda target, tls: server)
+  assert rollout_lib.main([*common, "promote"]) == 1
+  assert server.closed

@@ -20,6 +20,6 @@ def test_serves_grpc_and_rest_until_the_block_ends(triv, tmp_path):
 
 
 def test_what_does_not_start_says_why():
-  why = r"(?s)serving\.server did not start; it said: .*nonsense"
+  why = r"(?s)serving\.server did not start; its output: .*nonsense"
   with pytest.raises(RuntimeError, match=why), process.serve("--nonsense"):
     raise AssertionError("It serves.")

@@ -147,14 +147,14 @@ def test_a_compressed_bomb_over_grpc(target):
   with grpc.insecure_channel(target, [("grpc.max_send_message_length", -1)]) as channel:
     call = channel.unary_unary("/tensorflow.serving.PredictionService/Predict")
     expect(call, bomb, Code.RESOURCE_EXHAUSTED, timeout=120)
-    expect(call, bomb[:1000], Code.INVALID_ARGUMENT, "The request is not gzip: it ends too early")
+    expect(call, bomb[:1000], Code.INVALID_ARGUMENT, "The request is not gzip: it is truncated")
 
 
 def test_a_compressed_bomb_over_rest(rest):
   body = gzip.compress(bytes(MAX_BODY_BYTES + 1))
   answer = http_call(rest, "POST", PREDICT, body, [("Content-Encoding", "gzip")])
   assert answer.status == 413, answer.text
-  assert "unpacks to more than" in answer.error
+  assert "has more than" in answer.error
   for damaged in (body[:-9], b"\x1f\x8bnonsense"):
     answer = http_call(rest, "POST", PREDICT, damaged, [("Content-Encoding", "gzip")])
     assert answer.status in (400, 413)

@@ -120,14 +120,14 @@ def test_help_and_wrong_flags():
 
 
 _CASES = {
-  "--port=1 --rest_api_port=1": "--rest_api_port must be another than --port",
-  "--batching_parameters_file=x": "--batching_parameters_file needs --enable_batching",
-  "--monitoring_config_file=x": "--monitoring_config_file needs --rest_api_port",
+  "--port=1 --rest_api_port=1": "--rest_api_port must differ from --port",
+  "--batching_parameters_file=x": "--batching_parameters_file requires --enable_batching",
+  "--monitoring_config_file=x": "--monitoring_config_file requires --rest_api_port",
   "--ssl_config_file=/nowhere": "--ssl_config_file=/nowhere",
   "--grpc_channel_arguments=a": "'a' is not of the form name=value",
-  "--use_alts_credentials": "--use_alts_credentials is not supported here",
+  "--use_alts_credentials": "--use_alts_credentials is not supported by this server",
   "--tensorflow_session_parallelism=1 --tensorflow_intra_op_parallelism=1"
-  " --tensorflow_inter_op_parallelism=1": "Give --tensorflow_session_parallelism, or",
+  " --tensorflow_inter_op_parallelism=1": "Set --tensorflow_session_parallelism, or",
   "--tensorflow_session_parallelism=3": "'session_config': intra_op_parallelism_threads: 3",
   "--grpc_channel_arguments=grpc.max_connection_age_ms=2000,a=b": "(('grpc.max_connection_age_ms',"
   " 2000), ('a', 'b'))",
@@ -196,7 +196,7 @@ def test_a_broken_model_ends_it_as_it_ends_the_official_server(base):
   flags = "--port=0", "--model_name=m", f"--model_base_path={base}", "--host=0.0.0.0"
   answer = run(*flags)
   assert answer.returncode == 255
-  assert "anyone who reaches this address can call it" in answer.stderr
+  assert "anyone who can reach this address can call the server" in answer.stderr
   assert "Failed to start server. Error: UNKNOWN: 1 servable(s) did not become" in answer.stderr
 
 

@@ -105,7 +105,7 @@ def test_shapes_that_nothing_was_sent_for_end_somewhere():
     proto = TensorProto(dtype=3, int_val=values)
     for size in sizes:
       proto.tensor_shape.dim.add().size = size
-    with pytest.raises(ValueError, match="too large for what was sent"):
+    with pytest.raises(ValueError, match="too large for the values sent"):
       tensors.decode(proto)
   proto = TensorProto(dtype=3, int_val=range(2**17))
   proto.tensor_shape.dim.add().size = 2**17

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from wm_tf.envs.frames import Crop
+
 OBSERVATIONS = ("auto", "image", "vector", "render")
 _SMALLEST_FRAME, _LARGEST_FRAME = 32, 128
-
-Crop = tuple[int, int, int, int]  # top, left, height, width
 
 
 @dataclasses.dataclass(frozen=True)

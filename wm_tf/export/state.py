@@ -54,7 +54,15 @@ def state_specs(state: Nest, name: str = "") -> dict[str, tf.TensorSpec]:
 def inputs_used(
   fn: Callable[..., Tensors], specs: dict[str, tf.TensorSpec]
 ) -> dict[str, tf.TensorSpec]:
-  """Those of a function's inputs whose values its outputs depend on."""
+  """Returns the inputs of a function whose values it uses; the shape alone does not count.
+
+  Args:
+    fn: takes the inputs as keyword arguments and returns the outputs by name.
+    specs: the inputs by name.
+
+  Returns:
+    The used part of `specs`, in the same order.
+  """
   graph = tf.function(fn, autograph=False).get_concrete_function(**specs).graph
   used = {x.op.name for x in graph.inputs if any(op.type != "Shape" for op in x.consumers())}
   return {key: value for key, value in specs.items() if key in used}

@@ -34,9 +34,10 @@ def saved_versions(path: str | os.PathLike) -> list[int]:
   """Returns the version numbers in a model's base path, in increasing order.
 
   Args:
-    path: the base path.
+    path: the base path; a leading `~` is expanded.
   """
-  return sorted(int(p.name) for p in Path(path).glob("*") if p.name.isdigit() and p.is_dir())
+  folders = files.user_path(path).glob("*")
+  return sorted(int(p.name) for p in folders if p.name.isdigit() and p.is_dir())
 
 
 def write_version(
@@ -54,7 +55,7 @@ def write_version(
   that it found incomplete, so the folder is renamed when it is complete.
 
   Args:
-    path: the model's base path.
+    path: the model's base path; a leading `~` is expanded.
     version: the folder's name; None for the newest version plus one.
     signatures: the signatures by name.
     default: the signature that is also `serving_default`.
@@ -66,7 +67,7 @@ def write_version(
   Raises:
     FileExistsError: if the version exists.
   """
-  path = Path(path).absolute()
+  path = files.user_path(path).absolute()
   path.mkdir(parents=True, exist_ok=True)
   if version is None:
     version = max(saved_versions(path), default=0) + 1

@@ -99,6 +99,12 @@ class SearchSpace:
   """
 
   def __init__(self, network: Network, parameters: str):
+    """Creates the space around a controller.
+
+    Args:
+      network: the controller.
+      parameters: the searched parameters: `output`, `last` or `all`.
+    """
     self.network, self._parameters = network, parameters
     self.num_frozen = 0 if parameters == "all" else len(network.layers) - 1
     self._bases = network.layers[self.num_frozen :]
@@ -174,6 +180,13 @@ class CandidatePolicy(tf.Module):
   """
 
   def __init__(self, world_model: WorldModel, space: SearchSpace, name: str = "candidates"):
+    """Creates the policy; every candidate starts as the controller of `space`.
+
+    Args:
+      world_model: maps observations to the states that the candidates see.
+      space: the candidates.
+      name: name of the module.
+    """
     super().__init__(name=name)
     self._world_model, self._space = world_model, space
     frozen = space.network.layers[: space.num_frozen]
@@ -332,6 +345,16 @@ class RealES:
     strategy: CMAES,
     num_first_seeds: int,
   ):
+    """Creates the search.
+
+    Args:
+      spec: specification of the environment.
+      world_model: maps observations to the states that the candidates see.
+      space: the candidates.
+      strategy: proposes and ranks the candidates.
+      num_first_seeds: number of seeds that every candidate plays; only the better half plays the
+        rest.
+    """
     self._policy = CandidatePolicy(world_model, space)
     self._actor = CandidateActor(Agent(spec, world_model, self._policy))
     self._strategy, self._num_first_seeds = strategy, num_first_seeds

@@ -55,6 +55,20 @@ class MixtureHead(keras.layers.Layer):
     num_members: int | None = None,
     name="mixture",
   ):
+    """Creates the head.
+
+    Args:
+      event_size: number of outputs Z.
+      num_mixtures: number of components K.
+      kind: `per_dimension` or `joint`.
+      input_size: width U of the hidden states.
+      num_members: number of heads M with separate weights; None for one head without that
+        dimension.
+      name: name of the layer.
+
+    Raises:
+      ValueError: if `kind` is unknown.
+    """
     super().__init__(name=name)
     if kind not in MIXTURE_KINDS:
       raise ValueError(f"The mixture kind must be one of {MIXTURE_KINDS}, got {kind!r}.")
@@ -185,6 +199,19 @@ class RewardHead(keras.layers.Layer):
     num_members: int | None = None,
     name="reward",
   ):
+    """Creates the head.
+
+    Args:
+      bins: two or more increasing values of the reward, `[N]`.
+      input_size: width U of the hidden states.
+      hidden_size: width of a hidden layer of ReLUs; 0 for none.
+      num_members: number of heads M with separate weights; None for one head without that
+        dimension.
+      name: name of the layer.
+
+    Raises:
+      ValueError: if `bins` are not increasing.
+    """
     super().__init__(name=name)
     self.bins = tf.constant(check_reward_bins(bins))
     self.network = HeadNetwork(self.bins.shape[0], input_size, hidden_size, num_members)
@@ -270,6 +297,16 @@ class SymexpRewardHead(RewardHead):
     num_members: int | None = None,
     name="reward",
   ):
+    """Creates the head.
+
+    Args:
+      limit: the largest absolute reward that the bins represent.
+      input_size: width U of the hidden states.
+      hidden_size: width of a hidden layer of ReLUs; 0 for none.
+      num_members: number of heads M with separate weights; None for one head without that
+        dimension.
+      name: name of the layer.
+    """
     super().__init__(two_hot.symexp_bins(limit), input_size, hidden_size, num_members, name)
     kernel = self.network.output_layer.kernel
     kernel.assign(tf.zeros_like(kernel))
@@ -329,6 +366,19 @@ class TerminationHead(keras.layers.Layer):
     num_members: int | None = None,
     name="termination",
   ):
+    """Creates the head.
+
+    Args:
+      input_size: width U of the hidden states.
+      positive_weight: weight of the loss at a termination.
+      hidden_size: width of a hidden layer of ReLUs; 0 for none.
+      num_members: number of heads M with separate weights; None for one head without that
+        dimension.
+      name: name of the layer.
+
+    Raises:
+      ValueError: if `positive_weight` is not positive.
+    """
     super().__init__(name=name)
     if positive_weight <= 0:
       raise ValueError(f"positive_weight must be positive, got {positive_weight}.")
@@ -360,6 +410,15 @@ class HeadNetwork(keras.layers.Layer):
   """A dense layer, after a hidden layer if `hidden_size` is not 0; for inputs of any rank."""
 
   def __init__(self, output_size: int, input_size: int, hidden_size: int, num_members: int | None):
+    """Creates the layers.
+
+    Args:
+      output_size: width of the outputs.
+      input_size: width U of the inputs.
+      hidden_size: width of a hidden layer of ReLUs; 0 for none.
+      num_members: number of networks M with separate weights; None for one network without that
+        dimension.
+    """
     super().__init__(name="network")
     self.hidden = None
     if hidden_size:

@@ -267,6 +267,11 @@ class Scripted:
   """
 
   def __init__(self, heuristic):
+    """Creates the policy.
+
+    Args:
+      heuristic: a scripted policy with `act`; see `wm_tf.envs.make_heuristic`.
+    """
     self._heuristic = heuristic
 
   def begin(self, rows: int) -> None:

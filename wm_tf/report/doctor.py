@@ -73,10 +73,10 @@ def verdict_in_words(found: Sequence[Check]) -> str:
   """
   rank = next((c for c in found if c.name.startswith("rank correlation")), None)
   trust = {
-    GOOD: "The dreams of this model can be trusted to tell good controllers from bad ones.",
-    USABLE: "This model tells good controllers from bad ones roughly; check the best in reality.",
-    POOR: "Do not select controllers by this model's dreams: their order is not the real one.",
-  }.get(rank.verdict if rank else "", "How dream and reality agree was not measured.")
+    GOOD: "The dreams of this model can be trusted to separate good controllers from bad ones.",
+    USABLE: "The dreams separate good controllers from bad ones roughly: evaluate the best ones.",
+    POOR: "Do not select controllers by this model's dreams: they rank controllers wrongly.",
+  }.get(rank.verdict if rank else "", "The agreement of dream and environment was not measured.")
   judged = [c for c in found if c.group == RETURN and c.verdict in (GOOD, USABLE, POOR)]
   first = f"{return_in_words(judged)} " if judged else ""
   poor = [c for c in found if c.verdict == POOR and c.group != RETURN]

@@ -7,12 +7,23 @@ observations and rewards.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from wm_tf.report.formatting import decimals, number
-from wm_tf.report.judgement import GOOD, INFO, NOT_FINITE, POOR, USABLE, Check, not_run
+from wm_tf.report.judgement import (
+  GOOD,
+  INFO,
+  POOR,
+  USABLE,
+  Check,
+  judge_high,
+  judge_low,
+  make_check,
+  not_run,
+)
 
 # (good, usable) limits, as in `dynamics_verdicts.py`.
 _GAIN = (0.25, 0.0)  # Share of the best simple answer's error that a dream removes.
@@ -59,16 +70,10 @@ def _judged(
   low: bool = False,
 ) -> Check:
   """Judges a figure `(value, text)` against `(good, usable)`; `low` if it should be small."""
-  if figures is None:
-    return not_run(group, name, reference)
-  value, text = figures
-  # Comparisons with NaN are false, so that NaN is poor.
-  good = value <= limits[0] if low else value >= limits[0]
-  usable = value < limits[1] if low else value > limits[1]
-  verdict = GOOD if good else USABLE if usable else POOR
-  sentence = dict(zip((GOOD, USABLE, POOR), words, strict=True))[verdict]
-  sentence = sentence if math.isfinite(value) else NOT_FINITE
-  return Check(group, name, text, reference, verdict, sentence)
+  value, text = figures or (None, None)
+  judge = functools.partial(judge_low if low else judge_high, limits=limits)
+  sentences = dict(zip((GOOD, USABLE, POOR), words, strict=True))
+  return make_check(group, name, reference, value, judge, sentences, text)
 
 
 def _figures(
@@ -95,14 +100,14 @@ def _gain(results: Mapping[str, Any]) -> Check:
 
   return _judged(
     "dreams",
-    "error that dreams remove from the better of no change and the mean, by steps",
-    "above a quarter at 10 steps; a dream is one of many futures, so the share falls with steps",
+    "error reduction by dreams over the better of no change and the mean, by steps",
+    "above 25% at 10 steps; it falls with steps, since a dream is one of many futures",
     _figures(results, "open_loop", make),
     _GAIN,
     (
-      "Dreams predict the future as far as a plan looks.",
-      "Dreams predict little more than simple answers do: keep them short.",
-      "Ten steps ahead a dream is worth no more than a guess: train the dynamics longer.",
+      "Dreams predict the future over a planning horizon.",
+      "Dreams are only a little better than the simple predictions: use short dreams.",
+      "Dreams of ten steps are no better than the simple predictions: train the dynamics longer.",
     ),
   )
 
@@ -126,13 +131,13 @@ def _decoded(results: Mapping[str, Any]) -> Check:
   return _judged(
     "dreams",
     f"{what} {_STEPS} steps ahead",
-    "nearer to the reconstruction than to the last observation",
+    "closer to the reconstruction's than to the last observation's",
     _figures(results, "open_loop", make),
     _OBSERVATION,
     (
       "Decoded dreams are close to the real observations.",
-      "Decoded dreams are closer than the last observation, but not by much.",
-      "The last observation is closer to the real ones than the decoded dream.",
+      "Decoded dreams are only a little closer to the real ones than the last observation.",
+      "Decoded dreams are no closer to the real observations than the last observation.",
     ),
   )
 
@@ -149,9 +154,9 @@ def _dreamed_return(results: Mapping[str, Any]) -> Check:
     _figures(results, "open_loop", make),
     _RETURN_R2,
     (
-      "A dream returns what the environment returns for the same actions.",
-      "A dream's return follows the real one loosely.",
-      "A dream's return says little about the real one, even for actions like the data's.",
+      "The return of a dream is close to the real return of the same actions.",
+      "The return of a dream is weakly related to the real return of the same actions.",
+      "The return of a dream does not predict the real return, even for actions as in the data.",
     ),
   )
 
@@ -172,8 +177,8 @@ def _reward_calibration(results: Mapping[str, Any]) -> Check:
     _figures(results, "reward_calibration", make),
     _REWARD_ERROR,
     (
-      "Predicted rewards are right on average.",
-      "Predicted rewards are somewhat off: compare dreams with each other, not with reality.",
+      "Predicted rewards are accurate on average.",
+      "Predicted rewards are inaccurate: compare dreams with each other, not with real episodes.",
       "Predicted rewards are wrong: dreamed returns are not on the environment's scale.",
     ),
     low=True,
@@ -181,8 +186,8 @@ def _reward_calibration(results: Mapping[str, Any]) -> Check:
 
 
 def _termination_calibration(results: Mapping[str, Any]) -> Check:
-  name = "calibration of the termination: expected against real ones in held-out steps"
-  reference = "as many as there are, within twice the square root"
+  name = "calibration of the termination: expected and real number in held-out steps"
+  reference = "the real number, within twice its square root"
   found = results.get("termination_calibration")
   if not isinstance(found, Mapping):
     return not_run("dreams", name, reference)
@@ -190,14 +195,14 @@ def _termination_calibration(results: Mapping[str, Any]) -> Check:
   text = f"{expected:.1f} expected, {real:.0f} real"
   off = abs(expected - real)
   if off <= 2.0 * math.sqrt(max(real, expected, 1.0)):
-    verdict, words = GOOD, "Dreams end about as often as episodes do."
+    verdict, words = GOOD, "Dreams terminate about as often as real episodes."
     if real < 5:
-      verdict, words = INFO, "Too few episodes terminate to tell."
+      verdict, words = INFO, "Too few episodes terminate for a verdict."
   elif off <= max(real, expected) / 2.0:
-    verdict, words = USABLE, "Dreams end somewhat too often or too seldom."
+    verdict, words = USABLE, "Dreams terminate somewhat too often or too rarely."
   else:
     verdict = POOR
-    words = "Dreams end at the wrong rate: a controller cannot learn what ends an episode."
+    words = "Dreams terminate at a wrong rate: a controller cannot learn about termination."
   return Check("dreams", name, text, reference, verdict, words)
 
 
@@ -208,14 +213,14 @@ def _listens(results: Mapping[str, Any]) -> Check:
 
   return _judged(
     "actions",
-    f"error {_STEPS} steps ahead along the real actions, against another episode's",
+    f"error {_STEPS} steps ahead with the real actions, compared with another episode's actions",
     "at least 30% less",
     _figures(results, "open_loop", make),
     _LISTENS,
     (
-      "The model knows what actions do.",
-      "Actions matter somewhat to the model.",
-      "Actions hardly change what the model predicts: collect data with more varied actions.",
+      "The predictions depend on the actions.",
+      "The predictions depend only weakly on the actions.",
+      "The predictions hardly depend on the actions: collect data with more varied actions.",
     ),
   )
 
@@ -228,13 +233,13 @@ def _heard(results: Mapping[str, Any]) -> Check:
 
   return _judged(
     "actions",
-    "share of the action in the return of dreams from one state (the rest is chance)",
+    "share of the action in the variance of returns of dreams from one state (the rest is chance)",
     "above 30% over a planning horizon",
     _figures(results, "action_sensitivity", make),
     _HEARD,
     (
       "The return of a dream depends on its actions.",
-      "Chance matters more than the action: use more dreams for each candidate.",
+      "The return of a dream is mostly chance: use more dreams for each candidate.",
       "The return of a dream hardly depends on its actions: nothing can be learned in dreams.",
     ),
   )
@@ -258,7 +263,7 @@ def _nothing(results: Mapping[str, Any]) -> Check:
     (
       "The dream does not overrate doing nothing.",
       "The dream overrates doing nothing somewhat.",
-      "The dream rewards doing nothing, the environment does not: collect data of it.",
+      "The dream rewards doing nothing, but the environment does not: collect such episodes.",
     ),
     low=True,
   )
@@ -283,8 +288,8 @@ def _excess(results: Mapping[str, Any]) -> Check:
     _EXCESS,
     (
       "The dream does not overrate its favourites.",
-      "The dream overrates its favourites somewhat: choose among them by real episodes.",
-      "The dream is most wrong about what it rates highest: that is exploitation.",
+      "The dream overrates its favourites somewhat: select among them by real episodes.",
+      "The dream overrates the controllers that it rates highest: they exploit its errors.",
     ),
     low=True,
   )
@@ -302,13 +307,13 @@ def _regret(results: Mapping[str, Any]) -> Check:
   return _judged(
     "transfer",
     "return lost by taking the dream's favourite instead of the best controller",
-    "0; a quarter of the spread is little",
+    "0; good up to a quarter of the spread",
     _figures(results, "transfer", make),
     _EXCESS,
     (
-      "The dream's favourite is about the best there is.",
-      "The dream's favourite is decent, not the best.",
-      "The dream's favourite is a bad choice.",
+      "The dream's favourite is about as good as the best controller.",
+      "The dream's favourite is worse than the best controller, but usable.",
+      "The dream's favourite is much worse than the best controller.",
     ),
     low=True,
   )

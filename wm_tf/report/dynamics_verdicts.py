@@ -55,13 +55,13 @@ def dynamics_checks(dynamics: Mapping[str, Any], usual: ModelReferences) -> list
     make_check(
       "dynamics",
       "rank correlation of dream and real return over controllers (Spearman)",
-      "over 30 controllers of mixed skill or more; 1 is perfect",
+      "over 30 or more controllers of mixed skill; 1 is perfect",
       figure_of(dynamics, "rank_correlation"),
       functools.partial(judge_high, limits=_RANK),
       {
-        GOOD: "What is better in the dream is better in the environment.",
-        USABLE: "The dream tells good from bad, but not good from better.",
-        POOR: "The dream's order is not the environment's: do not select by it.",
+        GOOD: "Controllers that are better in the dream are better in the environment.",
+        USABLE: "The dream separates good controllers from bad ones, but not from better ones.",
+        POOR: "The dream ranks controllers wrongly: do not select by it.",
       },
     ),
   ]
@@ -74,12 +74,12 @@ def _nll_check(dynamics: Mapping[str, Any], usual: ModelReferences) -> Check:
   return make_check(
     "dynamics",
     f"negative log-likelihood, nats per latent dimension{kind}",
-    f"{known}knowing nothing 1.42; negative is legal",
+    f"{known}a standard normal 1.42; negative values are possible",
     figure_of(dynamics, "nll_per_dimension"),
     functools.partial(judge_low, limits=_NLL),
     {
       GOOD: "The next latent is well predicted.",
-      USABLE: "Better than knowing nothing, but not by much.",
+      USABLE: "Only a little better than a standard normal.",
       POOR: "No better than a standard normal: the dynamics have not learned.",
     },
   )
@@ -95,7 +95,7 @@ def _one_step_check(dynamics: Mapping[str, Any]) -> Check:
     text = f"{number(one_step, 3)} (persistence {number(persistence, 3)})"
     sentence = f"{abs(1 - ratio) * 100:.0f}% below predicting no change."
     if not ratio < 1:
-      sentence = f"{abs(1 - ratio) * 100:.0f}% above predicting no change: worse than that."
+      sentence = f"{abs(1 - ratio) * 100:.0f}% above predicting no change."
     words = dict.fromkeys((GOOD, USABLE, POOR), sentence)
   return make_check(
     "dynamics",
@@ -111,8 +111,8 @@ def _one_step_check(dynamics: Mapping[str, Any]) -> Check:
 def _head_checks(dynamics: Mapping[str, Any], usual: ModelReferences) -> list[Check]:
   """Judges the predictions of reward and termination."""
   auc_words = {
-    GOOD: "Ranks such steps well.",
-    USABLE: "Ranks such steps, with mistakes.",
+    GOOD: "Ranks these steps well.",
+    USABLE: "Ranks these steps with errors.",
     POOR: "Hardly better than chance: a controller would learn from noise.",
   }
   return [
@@ -123,9 +123,9 @@ def _head_checks(dynamics: Mapping[str, Any], usual: ModelReferences) -> list[Ch
       figure_of(dynamics, "reward_r2"),
       functools.partial(judge_high, limits=usual.reward_r2_limits or _R2),
       {
-        GOOD: "Dreamed rewards follow the environment's.",
-        USABLE: "Reward is noisy in the dream.",
-        POOR: "The dream does not know what is rewarded.",
+        GOOD: "Dreamed rewards are close to the environment's.",
+        USABLE: "Dreamed rewards are noisy.",
+        POOR: "The dream does not predict the rewards.",
       },
     ),
     make_check(
@@ -164,7 +164,7 @@ def open_loop_table(dynamics: Any) -> list[tuple[int, float, float | None]]:
 
 
 def _open_loop_check(dynamics: Mapping[str, Any]) -> Check:
-  name = "open loop: steps dreamed before predicting no change is as good"
+  name = "open loop: number of steps for which dreams are better than predicting no change"
   reference = "beyond the planning horizon, 12 to 16 by default"
   rows = [row for row in open_loop_table(dynamics) if row[2] is not None]
   if not rows:
@@ -176,9 +176,9 @@ def _open_loop_check(dynamics: Mapping[str, Any]) -> Check:
     reach = steps
   text = f"{reach} or more" if reach == rows[-1][0] else str(reach)
   words = {
-    GOOD: "Dreams hold for longer than a plan looks ahead.",
-    USABLE: "Dreams hold for a while: keep plans and dreams short.",
-    POOR: "Dreams are no better than no change within a few steps.",
+    GOOD: "Dreams are better than no change beyond the planning horizon.",
+    USABLE: "Dreams are better than no change for some steps: use short plans and dreams.",
+    POOR: "Dreams are no better than no change after a few steps.",
   }
   verdict = judge_high(reach, _OPEN_LOOP)
   return Check("dynamics", name, text, reference, verdict, words[verdict])

@@ -125,6 +125,12 @@ class Pictures:
   """Converts the given figures to HTML. Each figure is shown once."""
 
   def __init__(self, figures: Figures, captions: Mapping[str, str]):
+    """Creates the converter.
+
+    Args:
+      figures: PNG or GIF bytes or SVG text by key.
+      captions: the caption of each figure, by key.
+    """
     self._left = dict(figures)
     self._captions = captions
     self._count = 0

@@ -57,7 +57,7 @@ def course_in_words(results: Mapping[str, Any]) -> str:
   tried = scored("controller_in_environment", "the controller trained in its dreams scores")
   tried += scored("planner_in_environment", "the served planner" + ("" if tried else " scores"))
   if not tried:
-    return f"{text} Neither controller nor planner has been tried in the real environment yet."
+    return f"{text} No controller or planner has been evaluated in the real environment yet."
   against = scored("random", "random actions") + scored(scores.SCRIPTED, "the scripted policy")
   text += f" In the real environment {' and '.join(tried)}"
   text += f", against {' and '.join(against)}." if against else "."
@@ -73,8 +73,8 @@ def _against_scripted(rows: Mapping[str, scores.Score], places: int) -> str:
   best = max(tried, key=lambda row: row.mean)
   ahead, error = best.mean - scripted.mean, scores.difference_error(best, scripted)
   if error is not None and abs(ahead) <= 2 * error:
-    return " These episodes cannot tell the best of them from the scripted policy."
-  side = "above" if ahead > 0 else "short of"
+    return " The best of them does not differ significantly from the scripted policy."
+  side = "above" if ahead > 0 else "below"
   return f" The best is {number(abs(ahead), places)} {side} the scripted policy."
 
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from wm_tf import files
 from wm_tf.report import figures as charts
 from wm_tf.report import markup, scores, verdicts
 from wm_tf.report.formatting import decimals, duration, is_number, number, plus_minus
@@ -34,7 +35,9 @@ def write_report(
   Raises:
     ValueError: if a figure is neither PNG, GIF nor SVG.
   """
-  _write(path, render_page(results, config, figures, **options).encode())
+  page = render_page(results, config, figures, **options).encode()
+  with files.atomic_open(path) as file:
+    file.write(page)
 
 
 def save_figures(folder: str | os.PathLike[str], figures: markup.Figures) -> dict[str, str]:
@@ -50,12 +53,15 @@ def save_figures(folder: str | os.PathLike[str], figures: markup.Figures) -> dic
   Raises:
     ValueError: if a figure is neither PNG, GIF nor SVG.
   """
-  os.makedirs(folder, exist_ok=True)
+  folder = files.user_path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
   paths = {}
   for key, figure in figures.items():
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in key)
-    paths[key] = os.path.join(folder, f"{name}.{markup.kind_of(key, figure)}")
-    _write(paths[key], figure.encode() if isinstance(figure, str) else figure)
+    path = folder / f"{name}.{markup.kind_of(key, figure)}"
+    with files.atomic_open(path) as file:
+      file.write(figure.encode() if isinstance(figure, str) else figure)
+    paths[key] = str(path)
   return paths
 
 
@@ -246,19 +252,3 @@ def _curves(histories, pictures: markup.Pictures) -> str:
     f'<div class="pair">{given}{panels}</div>' if given or panels else f"<p>{markup.MISSING}</p>"
   )
   return markup.section("Learning curves", found)
-
-
-def _write(path: str | os.PathLike[str], data: bytes) -> None:
-  """Writes a file atomically: to a temporary file in the same folder, which is then renamed."""
-  folder, name = os.path.split(os.path.abspath(path))
-  os.makedirs(folder, exist_ok=True)
-  # A fixed name, so that the next process overwrites the file of a killed one.
-  temporary = os.path.join(folder, f".{name}.tmp")
-  with open(temporary, "wb") as file:
-    try:
-      file.write(data)
-      file.flush()
-      os.replace(temporary, path)
-    except BaseException:
-      os.unlink(temporary)
-      raise

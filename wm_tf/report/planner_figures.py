@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import matplotlib
 from matplotlib import ticker
 
+from wm_tf.report import scores
 from wm_tf.report.figures import COLORS, STYLE, new_axes, to_svg
 
 
@@ -26,13 +26,14 @@ def planner_figure(rows: Mapping[str, Mapping[str, Any]]) -> str:
     figure, axes = new_axes(3.4)
     axes.grid(visible=True, axis="both")
     for name, row in rows.items():
-      score, x = row["in_environment"], row["milliseconds"]["p50"]
-      error = score["std"] / math.sqrt(max(1, score["n"] - 1))
+      score, x = scores.score(name, row["in_environment"]), row["milliseconds"]["p50"]
       color = COLORS["real" if name == "controller" else "plan"]
-      axes.errorbar(x, score["mean"], yerr=error, fmt="o", color=color, markersize=4, linewidth=1)
+      axes.errorbar(
+        x, score.mean, yerr=score.standard_error, fmt="o", color=color, markersize=4, linewidth=1
+      )
       axes.annotate(
         name.replace("_", " "),
-        (x, score["mean"]),
+        (x, score.mean),
         xytext=(4, 3),
         textcoords="offset points",
         fontsize=7,

@@ -109,21 +109,24 @@ def _judge(row: scores.Score, random: scores.Score, target: _Target | None) -> t
   if not is_finite(random.mean):
     if target is not None and row.mean >= target.value:
       return GOOD, f"Reaches {target.words}."
-    return INFO, "Random actions were not evaluated, so there is nothing to measure it from."
+    return INFO, "Random actions were not evaluated, so there is no baseline."
   ahead, error = row.mean - random.mean, scores.difference_error(row, random)
   if not is_finite(error):
     return INFO, "Too few episodes: evaluate the agent and random actions on two or more each."
   if ahead < 0 and -ahead > _SURE * error:
     return POOR, "Worse than random actions."
   if ahead <= 0 or ahead <= _SURE * error:
-    return POOR, "These episodes cannot tell it from random actions."
+    return POOR, "No significant difference from random actions in these episodes."
   if target is None:
     spread = math.sqrt((row.std**2 + random.std**2) / 2.0)
     if ahead < _EFFECT * spread:
-      return POOR, "Above random actions on average, by less than the spread of single episodes."
+      return (
+        POOR,
+        "Above random actions by less than one standard deviation of episodes.",
+      )
     return USABLE, (
-      "Better than random actions. The best possible return is not known, so nothing says "
-      "whether it is good."
+      "Better than random actions. The best possible return is not known, so it cannot be called "
+      "good."
     )
   way = target.value - random.mean
   share = ahead / way

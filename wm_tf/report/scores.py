@@ -30,7 +30,7 @@ class Score(NamedTuple):
     key: the entry's name in `results`.
     label: the name to show.
     mean: the mean return over the episodes.
-    std: the standard deviation of the return over the episodes.
+    std: the standard deviation of the return over the episodes, with divisor n.
     n: the number of episodes.
     seeds: the seeds of the episodes.
     seconds: the duration of the evaluation.
@@ -48,10 +48,13 @@ class Score(NamedTuple):
 
   @property
   def standard_error(self) -> float | None:
-    """The standard error of the mean; None for fewer than two episodes."""
+    """The standard error of the mean, `std / sqrt(n - 1)`; None for fewer than two episodes.
+
+    It equals `s / sqrt(n)`, where `s` is the standard deviation with divisor `n - 1`.
+    """
     if self.std is None or not self.n or self.n < 2:
       return None
-    return self.std / math.sqrt(self.n)
+    return self.std / math.sqrt(self.n - 1)
 
 
 def environment_id(results: Mapping[str, Any]) -> str:

@@ -92,10 +92,10 @@ def _image_check(vae: Mapping[str, Any], usual: ModelReferences) -> Check:
       _judge_sse, baseline=mean_image, limits=tuple(scale * limit for limit in usual.sse_limits)
     )
   words = {
-    GOOD: "Reconstructions keep what varies in the images." + explained,
+    GOOD: "Reconstructions keep most of the variation of the images." + explained,
     USABLE: "Reconstructions are coarse: small details may be lost." + explained,
     POOR: "The encoder has not learned: train longer, or look at the data." + explained,
-    INFO: "The mean image's error is not known, so there is nothing to compare with.",
+    INFO: "The mean image's error is not known, so there is no baseline.",
   }
   return make_check("VAE", name, reference, sse, judge, words, text)
 
@@ -138,10 +138,10 @@ def _part_check(name: str, part: Mapping[str, Any]) -> Check:
         if share < 0:
           explained = " It is worse than the constant mean."
   words = {
-    GOOD: "Reconstructions keep what varies." + explained,
-    USABLE: "Reconstructions lose part of what varies." + explained,
+    GOOD: "Reconstructions keep most of the variation." + explained,
+    USABLE: "Reconstructions lose part of the variation." + explained,
     POOR: "The encoder has not learned this part: train longer, or look at the data." + explained,
-    INFO: "It does not vary in the held-out data, so there is nothing to explain.",
+    INFO: "It does not vary in the held-out data, so there is no variance to explain.",
   }
   judge = functools.partial(_judge_explained, baseline=baseline, limits=limits)
   title = f"reconstruction of {name or 'the observation'} ({'image' if image else 'vector'})"
@@ -161,10 +161,10 @@ def _active_check(vae: Mapping[str, Any], usual: ModelReferences) -> Check:
     return INFO if value >= 1 else POOR
 
   words = {
-    GOOD: "The latent is well used.",
-    USABLE: "Few dimensions carry anything: a smaller beta or more free nats may help.",
+    GOOD: "Most of the latent is used.",
+    USABLE: "Few dimensions are active: a smaller beta or more free nats may help.",
     POOR: "The posterior has collapsed: lower beta or raise the free nats.",
-    INFO: "How many are needed depends on the observations: see the reconstruction.",
+    INFO: "The number that is needed depends on the observations: see the reconstruction.",
   }
   reference = usual.active or "at least as many as the observations have degrees of freedom"
   return make_check("VAE", "active latent dimensions", reference, active, judge, words, text)
@@ -177,10 +177,10 @@ def _kl_check(vae: Mapping[str, Any]) -> Check:
   return make_check(
     "VAE",
     "KL to the prior, nats per observation",
-    "above the free nats; trades against the reconstruction error",
+    "above the free nats; a trade-off with the reconstruction error",
     figure_of(vae, "kl"),
     judge,
-    {INFO: "Neither high nor low is better by itself."},
+    {INFO: "No value is good or poor by itself."},
     places=1,
   )
 

@@ -108,13 +108,22 @@ def gap_check(results: Mapping[str, Any]) -> Check:
   small = size <= _GAP_SHARE * abs(real)
   noise = found.standard_error is not None and size <= 2 * found.standard_error
   if noise and small:
-    verdict, words = GOOD, "The model predicts the real return, as far as these episodes can tell."
+    verdict, words = (
+      GOOD,
+      "The predicted return does not differ significantly from the real one.",
+    )
   elif noise:
-    verdict, words = USABLE, "Within the noise, but the noise is large: evaluate more episodes."
+    verdict, words = (
+      USABLE,
+      "Not significant, but the standard error is large: evaluate more episodes.",
+    )
   elif found.mean < 0:
-    verdict, words = USABLE, "The model predicts too low a return: it is cautious, not exploited."
+    verdict, words = (
+      USABLE,
+      "The predicted return is too low: the controller does not exploit the model.",
+    )
   elif small:
-    verdict, words = USABLE, "The model predicts somewhat more than the environment gives."
+    verdict, words = USABLE, "The predicted return is somewhat higher than the real one."
   else:
     verdict = POOR
     words = "The controller exploits the model: collect with it, refit, and train it again."

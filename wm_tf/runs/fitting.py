@@ -105,8 +105,8 @@ def fit_model(
 
   if tf.nest.flatten(train_fn(0).element_spec)[0].shape[0] is None:
     say(
-      f"fit {title} {iteration:03d}: the data are less than {name}_fit.batch_size = "
-      f"{settings.batch_size}; each step is on all of them."
+      f"fit {title} {iteration:03d}: an epoch can have fewer samples than "
+      f"{name}_fit.batch_size = {settings.batch_size}; smaller batches are used too."
     )
   logger = make_loggers(folder, desc=f"fit {title} {iteration:03d}")
   try:

@@ -160,7 +160,7 @@ class RunFolder:
     if there is None:
       write_json(path, mine.to_dict())
       if (self.workdir / "data").exists():
-        say(f"{path} was missing. It is written anew, as what these flags describe.")
+        say(f"{path} was missing. It is written again from these flags.")
     elif there == mine:
       if before.config.controller != mine.config.controller:
         write_json(path, mine.to_dict())
@@ -209,7 +209,9 @@ class RunFolder:
           folders.append(folder)
         elif any(folder.glob("shard-*.tfrecord")):  # Do not leave out its data silently.
           lost = folder / rollouts.MANIFEST
-          raise WorkdirError(f"{lost} is missing beside shards; trainers.collect makes both anew.")
+          raise WorkdirError(
+            f"{lost} is missing, but its shards exist. Run trainers.collect to make both again."
+          )
     if not folders:
       raise WorkdirError(f"{self.workdir}/data holds no rollouts; run trainers.collect first.")
     return folders

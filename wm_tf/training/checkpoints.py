@@ -257,6 +257,15 @@ class Checkpoints:
   """
 
   def __init__(self, directory: str | os.PathLike, keep: int = 2):
+    """Creates the object, but not the folder.
+
+    Args:
+      directory: the folder of the checkpoints.
+      keep: number of latest files to keep, at least 1.
+
+    Raises:
+      ValueError: if `keep` is less than 1.
+    """
     if keep < 1:
       raise ValueError(f"keep must be at least 1, not {keep}.")
     self.directory = user_path(directory)
