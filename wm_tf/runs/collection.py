@@ -49,8 +49,16 @@ def collect_iteration(run: LearnedRun, iteration: int) -> None:
     run: the run.
     iteration: 0 collects by exploration policies; later iterations use the controller of the
       previous iteration with noise.
+
+  Raises:
+    ConfigError: if the run trains online, which collects by itself.
   """
   settings = run.config.collect
+  if run.config.online.num_steps:
+    raise ConfigError(
+      f"online.num_steps={run.config.online.num_steps}: online training collects its own data; run "
+      "trainers.iterate, or set online.num_steps=0."
+    )
   num = settings.episodes_per_iteration if iteration else settings.num_episodes
   num_random = round(num * settings.random_start)
   for suffix, num_episodes in (("", num - num_random), ("_random", num_random)):

@@ -1,0 +1,72 @@
+"""The replay buffer."""
+
+import numpy as np
+import pytest
+
+from wm_tf.core import Episode
+from wm_tf.data.replay import Replay
+
+
+def _episode(first: int, num: int, terminal: bool = True) -> Episode:
+  """An episode whose observation counts from `first`, whose rewards and actions repeat it."""
+  count = np.arange(first, first + num, dtype=np.float32)
+  last = np.arange(num) == num - 1
+  return Episode(
+    observation={"x": count[:, np.newaxis]},
+    action=count[:, np.newaxis],
+    reward=count,
+    is_first=np.arange(num) == 0,
+    is_last=last,
+    is_terminal=last & terminal,
+  )
+
+
+def _draws(replay: Replay, length: int, num: int = 200):
+  return replay.draw(np.random.default_rng(0), num, length)
+
+
+def test_windows_are_consecutive_and_cross_episodes():
+  replay = Replay(100)
+  replay.add(_episode(0, 5))
+  replay.add(_episode(5, 7, terminal=False))
+  assert len(replay) == 12
+  batch = _draws(replay, 4)
+  x = batch.observation["x"][..., 0]
+  np.testing.assert_array_equal(np.diff(x, axis=1), 1.0)
+  np.testing.assert_array_equal(np.unique(x[:, 0]), np.arange(9))  # Every window occurs.
+  np.testing.assert_array_equal(batch.is_first, (x == 0) | (x == 5))
+  np.testing.assert_array_equal(batch.discount == 0, x == 4)
+  assert batch.mask.all() and batch.mask.dtype == bool
+  # Rewards and actions arrive with the observation that follows them.
+  arrived = np.where(batch.is_first, 0.0, x - 1)
+  np.testing.assert_array_equal(batch.reward, arrived)
+  np.testing.assert_array_equal(batch.prev_action[..., 0], arrived)
+
+
+def test_the_newest_window_is_always_drawn():
+  replay = Replay(10)
+  for first in range(0, 60, 6):
+    replay.add(_episode(first, 6))
+    if first:
+      x = _draws(replay, 3, num=1).observation["x"]
+      np.testing.assert_array_equal(x[0, :, 0], np.arange(first + 3, first + 6))
+
+
+@pytest.mark.parametrize("lengths", [(6, 6, 6, 6), (3, 25), (25,), (10, 10), (7, 10, 1)])
+def test_the_oldest_steps_are_overwritten(lengths):
+  replay, first = Replay(10), 0
+  for num in lengths:
+    replay.add(_episode(first, num))
+    first += num
+  assert len(replay) == 10
+  expected = np.arange(first - 10, first)
+  np.testing.assert_array_equal(replay.all().observation["x"][0, :, 0], expected)
+  x = _draws(replay, 4).observation["x"][..., 0]
+  np.testing.assert_array_equal(np.unique(x), expected)
+
+
+def test_too_few_steps_are_refused():
+  replay = Replay(10)
+  replay.add(_episode(0, 3))
+  with pytest.raises(ValueError, match="holds 3 steps, and a window has 4"):
+    _draws(replay, 4)

@@ -1,0 +1,177 @@
+"""Online training: resumes exactly, on every kind of observation and action; refusals."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from wm_tf import config as config_lib
+from wm_tf.data import rollouts
+from wm_tf.runs import online
+from wm_tf.runs.run import Run
+from wm_tf.training import checkpoints
+
+_SMALL = (
+  "family=rssm",
+  "online.num_steps=200",
+  "online.prefill=64",
+  "online.pretrain_updates=3",
+  "online.train_ratio=0.1",
+  "online.batch_size=2",
+  "online.sequence_length=8",
+  "online.evaluate_every=80",
+  "online.evaluate_episodes=1",
+  "online.checkpoint_every=3",
+  "controller.actor_critic.batch_size=4",
+  "controller.actor_critic.horizon=3",
+  "environment_options.max_steps=30",
+)
+_LEARNER = tuple(
+  setting
+  for setting in config_lib.presets.DREAMER_LEARNER
+  if "batch_size" not in setting and "horizon" not in setting
+)
+
+
+def _run(folder, environment="gym:CartPole-v1", *overrides, **options) -> Run:
+  overrides = (*_LEARNER, *_SMALL, *overrides)
+  return Run(folder, environment=environment, preset="debug", overrides=overrides, **options)
+
+
+def _results(run: Run) -> dict:
+  """Everything that a run learned, and the figures on the way."""
+  metrics = (run.workdir / "online" / "metrics.jsonl").read_text().splitlines()
+  rows = [{k: v for k, v in json.loads(row).items() if k != "time"} for row in metrics]
+  return {
+    "rows": rows,
+    "weights": checkpoints.read_arrays(run.family.model_weights(0)),
+    "controller": checkpoints.read_arrays(run.path("controller", 0) / "controller.npz"),
+    "seeds": [info.seed for info in rollouts.load_manifest(run.path("data", 0)).episodes],
+    "returns": [info.episode_return for _, info in rollouts.read_episodes(run.path("data", 0))],
+  }
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_xla():
+  """Compiling by XLA is most of the time of a small run; other tests of both parts use it."""
+  original = tf.function
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(tf, "function", lambda *args, jit_compile=None, **kw: original(*args, **kw))
+    yield
+
+
+class _KilledError(Exception):
+  pass
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Run:
+  run = _run(tmp_path_factory.mktemp("online") / "run")
+  run.train()
+  return run
+
+
+def test_learns_and_writes_what_a_run_of_iterations_has(finished):
+  results = _results(finished)
+  rows = results["rows"]
+  assert sum(row["episode/length"] * 2 for row in rows if "episode/length" in row) >= 200
+  assert {"train/loss", "train/kl", "dream/return_mean", "dream/entropy"} <= set(rows[-2])
+  assert [row["train/updates"] for row in rows if "train/updates" in row][-1] > 10
+  policies = {info.policy for _, info in rollouts.read_episodes(finished.path("data", 0))}
+  assert "controller_000" in policies and len(policies) > 1
+  assert set(finished.quality("rssm", 0)) == {"reconstruction", "dynamics"}
+  assert finished.best_iteration() == 0
+  assert np.isfinite(finished.evaluate("planner", episodes=1)["mean"])
+  finished.train()  # Done before.
+  assert _results(finished)["rows"] == rows
+
+
+@pytest.mark.parametrize("moment", ["update 9", "flush 2", "finish"])
+def test_a_killed_call_ends_with_the_same_numbers(finished, tmp_path, monkeypatch, moment):
+  """A kill is an exception at a moment, after which only files remain."""
+  run = _run(tmp_path / "run")
+  name, _, number = moment.partition(" ")
+  owner, method = {
+    "update": (online.JointUpdate, "__call__"),
+    "save": (online._Training, "_save"),
+    "flush": (rollouts.ShardWriter, "flush"),
+    "finish": (checkpoints, "save_weights"),
+  }[name]
+  original, calls = getattr(owner, method), []
+
+  def killed(*args, **kwargs):
+    calls.append(1)
+    if len(calls) > int(number or 0):
+      raise _KilledError
+    return original(*args, **kwargs)
+
+  with monkeypatch.context() as patch, pytest.raises(_KilledError):
+    patch.setattr(owner, method, killed)
+    run.train()
+  _run(tmp_path / "run").train()
+  found, expected = _results(run), _results(finished)
+  for name in ("rows", "seeds", "returns"):
+    assert found[name] == expected[name]
+  for name in ("weights", "controller"):
+    for key, value in expected[name].items():
+      np.testing.assert_array_equal(found[name][key], value, err_msg=key)
+
+
+def test_lost_episodes_are_refused(finished, tmp_path, monkeypatch):
+  run = _run(tmp_path / "run")
+  with monkeypatch.context() as patch, pytest.raises(_KilledError):
+    patch.setattr(checkpoints, "save_weights", _raise)
+    run.train()
+  shutil.rmtree(run.path("data", 0))
+  with pytest.raises(online.WorkdirError, match=r"has fewer episodes than the checkpoint in"):
+    _run(tmp_path / "run").train()
+
+
+def test_other_data_are_not_collected(tmp_path):
+  run = _run(tmp_path / "run")
+  with run, pytest.raises(config_lib.ConfigError, match="online training collects its own data"):
+    run.collect(0)
+
+
+def _raise(*_):
+  raise _KilledError
+
+
+@pytest.mark.parametrize(
+  ("environment", "overrides"),
+  [
+    ("tests.envs.toys:DictEnv", ()),
+    ("tests.envs.toys:MultiDiscreteEnv", ("rssm.stochastic=gaussian",)),
+    ("gym:CarRacing-v3", ("environment_options.max_steps=20", "online.num_steps=90")),
+    (
+      "gym:MountainCarContinuous-v0",
+      (
+        "controller.actor_critic.actor_gradient=dynamics",
+        "controller.actor_critic.action_distribution=tanh_normal",
+        "online.patience=1",
+      ),
+    ),
+  ],
+)
+def test_every_kind_of_environment(tmp_path, environment, overrides):
+  (validation,) = _run(tmp_path / "run", environment, *overrides).train()
+  assert np.isfinite(validation["controller_in_environment"]["mean"])
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    (["family=two_stage"], "online.num_steps=200 needs a jointly trained world model"),
+    (["controller.method=es"], "needs controller.method=actor_critic, not es"),
+    (["controller.actor_critic.reward_scale=None"], "needs controller.actor_critic.reward_scale"),
+    (["online.prefill=10"], "online.prefill=10 must be at least twice online.sequence_length=8"),
+    (["online.capacity=4"], "capacity=4 must be at least sequence_length=8"),
+    (["online.train_ratio=0"], "train_ratio must be positive"),
+  ],
+)
+def test_settings_that_cannot_work_are_refused(tmp_path, overrides, message):
+  with pytest.raises(config_lib.ConfigError, match=message):
+    _run(tmp_path / "run", "gym:CartPole-v1", *overrides)
+  assert not (tmp_path / "run").exists()
