@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.worlds import assert_same, make_batch, one_hot_actions, random_observation, rows_of
+from tests.worlds import (
+  OBSERVATIONS,
+  assert_same,
+  make_batch,
+  one_hot_actions,
+  random_observation,
+  rows_of,
+)
 from wm_tf import rng
 from wm_tf.core import Embedded, Prediction, image_observation
 from wm_tf.imagination import observe_sequence
@@ -276,3 +283,17 @@ class WorldModelContract:
 
     noise = model.draw_noise(_B, 2, _SEED)
     assert_same(tf.function(dream, jit_compile=True)(state, noise), dream(state, noise), atol=1e-4)
+
+
+class ManyWorldsContract(WorldModelContract):
+  """The contract on several worlds.
+
+  Inherit, and give `make_model` and another fixture of scope `class`:
+
+  `world`: a tuple that begins with a name of `OBSERVATIONS`.
+  """
+
+  @pytest.fixture(scope="class")
+  @classmethod
+  def observation_spec(cls, world):
+    return OBSERVATIONS[world[0]]

@@ -65,6 +65,7 @@ _HOMES = {
   "tqdm": ("wm_tf/training/loggers.py",),
   "vizdoom": ("wm_tf/envs/",),
 }
+_MAX_LINES = 400
 _TENSORFLOW = ("tensorflow", "tensorflow_probability", "keras", "tf_agents")
 _WITHOUT_TENSORFLOW = ("wm_tf/__init__.py", "wm_tf/core.py", "wm_tf/envs/", "wm_tf/registry.py")
 
@@ -148,7 +149,7 @@ def _within(module: str, package: str) -> bool:
   return f"{module}.".startswith(f"{package}.")
 
 
-def _third_party_violations(root: Path, file: str) -> Iterator[str]:
+def _file_violations(root: Path, file: str) -> Iterator[str]:
   for line, module in imports(root, file):
     if file.startswith(("wm_tf/", "trainers/", "serving/")):
       for package, homes in _HOMES.items():
@@ -159,7 +160,10 @@ def _third_party_violations(root: Path, file: str) -> Iterator[str]:
       yield f"{file}:{line}: no TensorFlow here"
     if _within(module, "tensorflow.keras") or _within(module, "tf_keras"):
       yield f"{file}:{line}: `import keras`, never tf.keras"
-  for node in ast.walk(ast.parse((root / file).read_text(), file)):
+  text = (root / file).read_text()
+  if file.startswith(("wm_tf/", "trainers/", "serving/")) and text.count("\n") > _MAX_LINES:
+    yield f"{file}: has more than {_MAX_LINES} lines"
+  for node in ast.walk(ast.parse(text, file)):
     if isinstance(node, ast.Attribute) and ast.unparse(node) in ("tf.keras", "tensorflow.keras"):
       yield f"{file}:{node.lineno}: `import keras`, never tf.keras"
     if file.startswith("wm_tf/") and _traced_by_autograph(node):
@@ -207,7 +211,7 @@ def violations(root: Path) -> list[str]:
 
   files = [path for folder in _FOLDERS for path in sorted((root / folder).rglob("*.py"))]
   for file in (path.relative_to(root).as_posix() for path in files):
-    found += _third_party_violations(root, file)
+    found += _file_violations(root, file)
     if file not in owners:
       found.append(f"{file}: in no target of a BUILD file")
 
@@ -313,6 +317,7 @@ def test_a_tree_that_keeps_the_rules_passes(tmp_path):
     ("wm_tf/search/es.py", "from tensorflow.keras import layers", "never tf.keras"),
     ("wm_tf/search/es.py", "@tf.function\ndef f(): pass", "tf.function takes autograph=False"),
     ("wm_tf/search/es.py", "f = tf.function(g, jit_compile=True)", "tf.function takes autograph"),
+    ("wm_tf/search/es.py", "x = 1\n" * 401, "wm_tf/search/es.py: has more than 400 lines"),
     ("trainers/train.py", "import matplotlib.pyplot as plt", "matplotlib has its one home"),
     ("trainers/train.py", "", "//trainers:train: imports nothing of its dep //wm_tf/config"),
     ("serving/server.py", "from wm_tf import core", "//serving may not import //wm_tf:core"),

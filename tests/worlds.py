@@ -19,8 +19,8 @@ from wm_tf.core import (
 )
 from wm_tf.imagination import imagine_returns, policy_action_fn
 from wm_tf.models.ensemble import dynamics_class
-from wm_tf.models.heads import MixtureHead
 from wm_tf.models.mdn_rnn import LatentDynamics, MDNRNNConfig
+from wm_tf.models.mixture_head import MixtureHead
 from wm_tf.models.rssm import RSSM, RSSMConfig
 from wm_tf.models.vae import VAE, VAEConfig
 from wm_tf.models.world_model import WorldModel

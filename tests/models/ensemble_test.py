@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.contracts import WorldModelContract
+from tests.contracts import ManyWorldsContract
 from tests.worlds import (
   OBSERVATIONS,
   assert_same,
@@ -36,16 +36,11 @@ _WORLDS = [
 ]
 
 
-class TestEnsemble(WorldModelContract):
+class TestEnsemble(ManyWorldsContract):
   @pytest.fixture(scope="class", params=_WORLDS, ids=lambda world: world[0])
   @classmethod
   def world(cls, request):
     return request.param
-
-  @pytest.fixture(scope="class")
-  @classmethod
-  def observation_spec(cls, world):
-    return OBSERVATIONS[world[0]]
 
   @pytest.fixture(scope="class")
   @classmethod

@@ -5,12 +5,8 @@ import pytest
 import tensorflow as tf
 
 from tests.worlds import random_head, set_mixture
-from wm_tf.models.heads import (
-  MIXTURE_KINDS,
-  MixtureHead,
-  TerminationHead,
-  soft_bound,
-)
+from wm_tf.models.heads import TerminationHead
+from wm_tf.models.mixture_head import MIXTURE_KINDS, MixtureHead, soft_bound
 
 _Z, _K, _U = 3, 4, 5
 both_kinds = pytest.mark.parametrize("kind", MIXTURE_KINDS)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.contracts import WorldModelContract
+from tests.contracts import ManyWorldsContract
 from tests.worlds import (
   OBSERVATIONS,
   assert_same,
@@ -31,16 +31,11 @@ _WORLDS = [
 ]
 
 
-class TestRSSM(WorldModelContract):
+class TestRSSM(ManyWorldsContract):
   @pytest.fixture(scope="class", params=_WORLDS, ids=lambda x: f"{x[0]}-{'-'.join(x[2]) or 'gru'}")
   @classmethod
   def world(cls, request):
     return request.param
-
-  @pytest.fixture(scope="class")
-  @classmethod
-  def observation_spec(cls, world):
-    return OBSERVATIONS[world[0]]
 
   @pytest.fixture(scope="class")
   @classmethod

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from wm_tf.checks import check_at_least, check_counts, check_positive, check_shares
 from wm_tf.core import Nest
-from wm_tf.learners.optimizers import make_adam, numbered
+from wm_tf.learners.optimizers import apply_if, make_adam, numbered
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.actor import Actor, Critic, FeatureNetwork
 from wm_tf.policies.distributions import ActionDistribution
@@ -184,7 +184,7 @@ class GradientLearner:
     self.critic = critic_class(world_model, sizes, config.reward_scale, config.discount, seed)
     self._slow_critic = FeatureNetwork(world_model.feature_size, sizes, size, 0, "slow_critic")
     self._actor_optimizer, self._critic_optimizer = (
-      make_adam(network, rate, config.clip_norm, warmup_updates)
+      make_adam(network.weights, rate, config.clip_norm, warmup_updates)
       for network, rate in (
         (self.policy.network, config.actor_learning_rate),
         (self.critic.network, config.critic_learning_rate),
@@ -351,12 +351,8 @@ class GradientLearner:
       critic_gradients: one for each weight of the critic's network.
     """
     finite = tf.math.is_finite(tf.linalg.global_norm([*actor_gradients, *critic_gradients]))
-    for optimizer, network, gradients in (
-      (self._actor_optimizer, self.policy.network, actor_gradients),
-      (self._critic_optimizer, self.critic.network, critic_gradients),
-    ):
-      kept = [tf.where(finite, gradient, tf.zeros_like(gradient)) for gradient in gradients]
-      optimizer.apply_gradients(zip(kept, network.weights, strict=True))
+    apply_if(finite, self._actor_optimizer, actor_gradients)
+    apply_if(finite, self._critic_optimizer, critic_gradients)
 
   @property
   def _derives_scale(self) -> bool:

@@ -14,7 +14,7 @@ from wm_tf import rng
 from wm_tf.core import Batch
 from wm_tf.learners.actor_critic import ActorCritic
 from wm_tf.learners.actor_rollouts import replayed_starts
-from wm_tf.learners.optimizers import Warmup
+from wm_tf.learners.optimizers import apply_if, make_adam
 from wm_tf.models.rssm import RSSM
 from wm_tf.training.adam import FusedAdam
 
@@ -64,10 +64,10 @@ class JointUpdate:
       seed: seed of all random numbers; those of an update also depend on its number.
     """
     self._model, self._learner = model, learner
-    self._clip_norm, self._seed = clip_norm, rng.make_seed(seed)
-    rate = Warmup(learning_rate, warmup_updates) if warmup_updates else learning_rate
-    self.optimizer = FusedAdam(rate)
-    self.optimizer.build(model.trainable_variables)
+    self._seed = rng.make_seed(seed)
+    self.optimizer = make_adam(
+      model.trainable_variables, learning_rate, clip_norm, warmup_updates, FusedAdam
+    )
     # XLA makes the scan over small matrices twice as fast, and convolutions slower.
     compiles = not model.observation.images
     self._gradients = tf.function(self._observe, jit_compile=compiles, autograph=False)
@@ -97,10 +97,7 @@ class JointUpdate:
   def _observe_and_dream(self, batch: Batch, index: tf.Tensor) -> JointMetrics:
     model_seed, dream_seed = rng.split(rng.fold_in(self._seed, index), 2)
     gradients, metrics, states = self._gradients(batch, model_seed)
-    norm = metrics["gradient_norm"]
-    finite = tf.math.is_finite(metrics["loss"]) & tf.math.is_finite(norm)
-    scale = tf.minimum(1.0, self._clip_norm / tf.maximum(norm, 1e-12))
-    kept = [tf.where(finite, scale * x, tf.zeros_like(x)) for x in gradients]
-    self.optimizer.apply(kept)
+    finite = tf.math.is_finite(metrics["loss"]) & tf.math.is_finite(metrics["gradient_norm"])
+    apply_if(finite, self.optimizer, gradients)
     starts, allowed = replayed_starts(states, batch.mask, batch.discount)
     return JointMetrics(metrics, self._learner.update(starts, dream_seed, allowed), finite)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import tensorflow as tf
-
-from wm_tf.policies.actor import FeatureNetwork
 
 
 class Warmup(keras.optimizers.schedules.LearningRateSchedule):
@@ -33,23 +33,41 @@ class Warmup(keras.optimizers.schedules.LearningRateSchedule):
 
 
 def make_adam(
-  network: FeatureNetwork, rate: float, clip_norm: float, warmup_updates: int = 0
+  weights: Sequence[keras.Variable],
+  rate: float,
+  clip_norm: float,
+  warmup_updates: int = 0,
+  adam_class: type[keras.optimizers.Adam] = keras.optimizers.Adam,
 ) -> keras.optimizers.Adam:
   """Makes Adam for the weights of a network.
 
   Args:
-    network: the network.
+    weights: the weights.
     rate: the learning rate.
     clip_norm: bound on the norm of the gradient.
     warmup_updates: updates in which the learning rate increases from 0; 0 for a constant rate.
+    adam_class: `Adam`, or a subclass.
 
   Returns:
     The optimiser, built.
   """
   schedule = Warmup(rate, warmup_updates) if warmup_updates else rate
-  optimizer = keras.optimizers.Adam(schedule, global_clipnorm=clip_norm)
-  optimizer.build(network.weights)
+  optimizer = adam_class(schedule, global_clipnorm=clip_norm)
+  optimizer.build(weights)
   return optimizer
+
+
+def apply_if(
+  finite: tf.Tensor, optimizer: keras.optimizers.Optimizer, gradients: Sequence[tf.Tensor]
+) -> None:
+  """Takes a step of an optimiser, with zero gradients unless all are finite.
+
+  Args:
+    finite: `bool[]`, whether they are.
+    optimizer: a built Keras optimiser.
+    gradients: one for each of its weights.
+  """
+  optimizer.apply([tf.where(finite, gradient, tf.zeros_like(gradient)) for gradient in gradients])
 
 
 def numbered(optimizer: keras.optimizers.Optimizer) -> dict[str, tf.Variable]:

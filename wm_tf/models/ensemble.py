@@ -8,11 +8,12 @@ import tensorflow as tf
 
 from wm_tf import rng
 from wm_tf.core import Batch, Prediction
-from wm_tf.models.heads import MixtureHead, TerminationHead, make_reward_head
+from wm_tf.models.heads import TerminationHead, make_reward_head
 from wm_tf.models.kernels.ensemble_step import blend, make_ensemble_step
 from wm_tf.models.kernels.stacked import StackedLSTM
 from wm_tf.models.latent_dynamics import LatentDynamics, MDNRNNConfig
 from wm_tf.models.mdn_rnn import MDNRNN, prediction_loss
+from wm_tf.models.mixture_head import MixtureHead
 from wm_tf.models.vae import VAE
 
 

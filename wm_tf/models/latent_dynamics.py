@@ -12,7 +12,8 @@ import tensorflow as tf
 from wm_tf.checks import check_choice, check_counts, check_positive
 from wm_tf.core import Embedded, Nest
 from wm_tf.models.encoders import part_values
-from wm_tf.models.heads import MIXTURE_KINDS, check_reward_bins
+from wm_tf.models.heads import check_reward_bins
+from wm_tf.models.mixture_head import MIXTURE_KINDS
 from wm_tf.models.vae import VAE
 from wm_tf.models.world_model import WorldModel
 

@@ -8,10 +8,11 @@ import tensorflow as tf
 
 from wm_tf import rng
 from wm_tf.core import Batch, Prediction
-from wm_tf.models.heads import MixtureHead, TerminationHead, make_reward_head
+from wm_tf.models.heads import TerminationHead, make_reward_head
 from wm_tf.models.kernels.dream_step import make_dream_step
 from wm_tf.models.kernels.recurrence import CompiledLSTM
 from wm_tf.models.latent_dynamics import LatentDynamics, MDNRNNConfig
+from wm_tf.models.mixture_head import MixtureHead
 from wm_tf.models.vae import VAE
 
 _DEFAULTS = MDNRNNConfig()

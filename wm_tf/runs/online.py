@@ -39,6 +39,7 @@ from wm_tf.data.rollouts import EpisodeInfo
 from wm_tf.files import write_json
 from wm_tf.learners.joint import JointUpdate
 from wm_tf.learners.learner import make_learner
+from wm_tf.learners.optimizers import numbered
 from wm_tf.models.heads import RewardRangeError
 from wm_tf.policies.exploration import Noisy
 from wm_tf.runs.collection import environment_options
@@ -54,40 +55,6 @@ if TYPE_CHECKING:
 
 _MAX_BAD_UPDATES = 20  # In a row.
 _Played = list[tuple[Episode, EpisodeInfo]]
-
-
-def check_online(run: Run) -> None:
-  """Checks that the run's family and learner can be trained online.
-
-  Args:
-    run: the run.
-
-  Raises:
-    ConfigError: if they cannot; the message has the field and the remedy.
-  """
-  config, settings = run.config, run.config.online
-  if not settings.num_steps:
-    return
-  wanted = f"online.num_steps={settings.num_steps}"
-  if not run.family.trains_online:
-    raise ConfigError(
-      f"{wanted} needs a jointly trained world model, which family={config.family} is not. Set "
-      "family=rssm, or online.num_steps=0."
-    )
-  if config.controller.method != "actor_critic":
-    raise ConfigError(
-      f"{wanted} needs controller.method=actor_critic, not {config.controller.method}."
-    )
-  if config.controller.actor_critic.reward_scale is None:
-    raise ConfigError(
-      f"{wanted} needs controller.actor_critic.reward_scale, such as 1: there are no rollouts from "
-      "which it could be derived."
-    )
-  if settings.prefill < 2 * settings.sequence_length:
-    raise ConfigError(
-      f"online.prefill={settings.prefill} must be at least twice online.sequence_length="
-      f"{settings.sequence_length}."
-    )
 
 
 def train_online(run: Run) -> None:
@@ -197,12 +164,11 @@ class _Training:
         if progress.steps >= self.settings.prefill and not progress.updates:
           self._adapt()
           metrics |= self._run_updates()  # The controller does not act before it was trained.
-        self._copy_weights()
         over = self._reason_to_end()
         following = None
         if not over:
-          learned = progress.updates > 0
-          following = self.thread.submit(self._play, progress.rounds, learned)
+          self._copy_weights()
+          following = self.thread.submit(self._play, progress.rounds, progress.updates > 0)
         try:
           metrics |= self._run_updates()
         finally:
@@ -361,7 +327,7 @@ class _Training:
   def _variables(self) -> dict[str, Any]:
     return {
       "model": checkpoints.name_variables(self.model.variables),
-      "optimizer": {f"{i:03d}": v for i, v in enumerate(self.update.optimizer.variables)},
+      "optimizer": numbered(self.update.optimizer),
       "learner": self.learner.variables(),
     }
 

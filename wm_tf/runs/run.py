@@ -13,9 +13,10 @@ from wm_tf.agent import AgentActor
 from wm_tf.data import datasets
 from wm_tf.learners.learner import Learner, check_learner, make_learner
 from wm_tf.models.world_model import WorldModel
-from wm_tf.runs import collection, controller, online
+from wm_tf.runs import collection, controller
 from wm_tf.runs.folder import no_run, read_description
 from wm_tf.runs.learned import LearnedRun
+from wm_tf.runs.online_checks import check_online
 from wm_tf.runs.playing import episode_seeds, explorers
 from wm_tf.runs.workdir import read_json, write_json
 
@@ -72,7 +73,7 @@ class Run(LearnedRun):
     collection.check_options(self)
     for group, check in (
       ("family", lambda: self.family),
-      ("online", lambda: online.check_online(self)),
+      ("online", lambda: check_online(self)),
       ("collect", lambda: explorers(config)),
       ("collect", self._check_amounts),
       ("planner", lambda: config.planner.strategy(spec.action_size, spec.action_space.num_choices)),
@@ -119,8 +120,10 @@ class Run(LearnedRun):
     """
     with self:
       if self.config.online.num_steps:
+        from wm_tf.runs.online import train_online
+
         with self.timing("train_online"):
-          online.train_online(self)
+          train_online(self)
         return [self.timed(self.validate, 0)]
       history = []
       for iteration in range(self.config.num_iterations + 1):

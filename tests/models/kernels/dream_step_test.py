@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from tests.worlds import assert_same, latents_of, small_mdn_rnn
 from wm_tf import rng
-from wm_tf.models.heads import MIXTURE_KINDS, HeadNetwork
+from wm_tf.models.heads import HeadNetwork
 from wm_tf.models.kernels.dream_step import side_by_side
+from wm_tf.models.mixture_head import MIXTURE_KINDS
 
 _ROWS = 64
 

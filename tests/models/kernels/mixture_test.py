@@ -6,8 +6,8 @@ import tensorflow as tf
 from tensorflow_probability import distributions as tfd
 
 from tests.worlds import assert_same, random_head
-from wm_tf.models.heads import MIXTURE_KINDS, MixtureHead, soft_bound
 from wm_tf.models.kernels import mixture
+from wm_tf.models.mixture_head import MIXTURE_KINDS, MixtureHead, soft_bound
 
 _Z, _K, _U = 3, 4, 5
 both_kinds = pytest.mark.parametrize("kind", MIXTURE_KINDS)
