@@ -6,7 +6,7 @@ PORT ?= 8500
 PRETRAINED := pretrained/car_racing
 PYTHON ?= python3.11 python3 python
 PYTEST_ARGS ?=
-JOBS ?= 2
+JOBS ?= 3
 TARGET ?= localhost:$(PORT)
 MODEL ?= planner
 CLIENTS ?= 8
@@ -29,10 +29,10 @@ PEERS_STAMP := $(PEERS)/requirements.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYGAME_HIDE_SUPPORT_PROMPT ?= 1
 
-.PHONY: help setup quickstart serve test test-slow lint format bench bench-setup compare loadtest conformance fuzz faults soak bazel-test clean
+.PHONY: help setup quickstart quickstart-dreamer serve test test-slow lint format bench bench-setup compare loadtest conformance fuzz faults soak bazel-test clean
 
 help: ## this list
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 22
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 28
 	@echo "  WORKDIR=$(WORKDIR) SEED=$(SEED) PORT=$(PORT) PYTEST_ARGS= BENCH=\"$(BENCH)\""
 
 setup: $(STAMP) ## make .venv from requirements.txt (PYTHON= names a Python 3.11)
@@ -58,6 +58,10 @@ $(STAMP): requirements.txt
 
 quickstart: setup ## collect, train, dream, serve and drive (WORKDIR=, SEED=)
 	$(PY) -m trainers.quickstart --workdir="$(WORKDIR)" --seed=$(SEED)
+
+quickstart-dreamer: setup ## the same by Dreamer: an RSSM, from random actions (WORKDIR=, SEED=)
+	$(PY) -m trainers.quickstart --preset=dreamer --seed=$(SEED) \
+	  --workdir="$(if $(filter file,$(origin WORKDIR)),runs/dreamer,$(WORKDIR))"
 
 serve: setup ## serve a run's exports over gRPC, or the pretrained ones (WORKDIR=, PORT=)
 	@export="$(WORKDIR)/export"; \

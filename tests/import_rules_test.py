@@ -22,7 +22,8 @@ _FOLDERS = ("wm_tf", "trainers", "serving", "benchmarks", "examples", "tests")
 _CORE, _RNG, _SEAM = "//wm_tf:core", "//wm_tf:rng", "//wm_tf/models:world_model"
 _CHECKS, _FILES, _NESTS = "//wm_tf:checks", "//wm_tf:files", "//wm_tf:nests"
 _REGISTRY, _TWO_HOT = "//wm_tf:registry", "//wm_tf:two_hot"
-_HELPERS = {_CHECKS, _CORE, _FILES, _NESTS, _REGISTRY, _RNG, _TWO_HOT}
+_NORMS = "//wm_tf:norms"
+_HELPERS = {_CHECKS, _CORE, _FILES, _NESTS, _NORMS, _REGISTRY, _RNG, _TWO_HOT}
 _ACTIONS = "//wm_tf:actions"
 _BELOW_AGENT = {
   _CORE: set(),

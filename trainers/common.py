@@ -39,11 +39,21 @@ _OVERRIDE = flags.DEFINE_multi_string(
   [],
   "Changes one field: --override=dynamics.num_mixtures=8. The run.json of a run has all fields.",
 )
+_FAMILY = flags.DEFINE_string(
+  "family", None, "The kind of world model, such as rssm (without --preset: --preset=dreamer)."
+)
 _METHOD = flags.DEFINE_enum(
   "method", None, config_lib.METHODS, "The same as --override=controller.method=..."
 )
 _FORCE = flags.DEFINE_bool("force", False, "Continue past a failed quality gate, with a warning.")
-_DESCRIBING = (_PRESET, _CONFIG, _ENVIRONMENT, _OVERRIDE, _METHOD)  # The configuration of a run.
+_DESCRIBING = (
+  _PRESET,
+  _CONFIG,
+  _ENVIRONMENT,
+  _OVERRIDE,
+  _FAMILY,
+  _METHOD,
+)  # The configuration of a run.
 
 
 def set_default(**values) -> None:
@@ -62,11 +72,14 @@ def config() -> config_lib.ExperimentConfig:
   Raises:
     ConfigError: if a flag's value is invalid.
   """
-  overrides = list(_OVERRIDE.value)
+  overrides, preset = list(_OVERRIDE.value), _PRESET.value
+  if _FAMILY.value is not None:
+    overrides.insert(0, f"family={_FAMILY.value}")
+    preset = "dreamer" if _FAMILY.value == "rssm" and not _PRESET.present else preset
   if _METHOD.value is not None:
     overrides.append(f"controller.method={_METHOD.value}")
   if _CONFIG.value is None:
-    return config_lib.make_config(_PRESET.value, overrides, _ENVIRONMENT.value)
+    return config_lib.make_config(preset, overrides, _ENVIRONMENT.value)
   described = read_description(user_path(_CONFIG.value))
   if described is None:
     raise config_lib.ConfigError(f"--config={_CONFIG.value} is no run.json.")
@@ -109,7 +122,7 @@ def read_run() -> Run:
   described = any(flags.FLAGS[flag.name].present for flag in _DESCRIBING)
   if described and config() != there.config:
     raise WorkdirError(
-      f"{folder} holds a run of another configuration. Leave out --preset, --config, "
+      f"{folder} holds a run of another configuration. Leave out --preset, --config, --family, "
       "--environment, --method and --override: they are taken from the run."
     )
   return Run(folder, config=there.config, seed=there.seed)
@@ -126,11 +139,9 @@ def run(main: Callable[[], None]) -> None:
   Args:
     main: the function, called when the flags are parsed.
   """
-
   # Makes --help show them.
   for flag in (*_DESCRIBING, _WORKDIR, _SEED, _FORCE):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[flag.name])
-
   sys.stdout.reconfigure(line_buffering=True)  # Keeps the order of stdout and stderr in a log.
 
   def wrapped(argv: list[str]) -> None:

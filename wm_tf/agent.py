@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import tensorflow as tf
 
@@ -144,6 +146,15 @@ class AgentActor:
       tf.constant(step_seeds(seeds, self._steps)),
     )
     return action.numpy()
+
+  def memory(self) -> list[np.ndarray]:
+    """Returns the state of all rows, for `recall`. See `RememberingActor.memory`."""
+    return [*(np.asarray(x) for x in tf.nest.flatten(self._state)), self._steps.copy()]
+
+  def recall(self, memory: Sequence[np.ndarray]) -> None:
+    """Restores the state of all rows. See `RememberingActor.recall`."""
+    *state, self._steps = memory
+    self._state = tf.nest.pack_sequence_as(self._state, [tf.constant(x) for x in state])
 
   def took(self, action: np.ndarray) -> None:
     """Replaces the last actions, if others than those that `act` returned were taken.

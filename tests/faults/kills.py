@@ -15,6 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from tests.faults.suite import STAGES, Stage, Suite, Task
+from wm_tf import config
 from wm_tf.data import rollouts
 from wm_tf.runs import integrity
 
@@ -67,8 +68,10 @@ def _is_sound(suite: Suite, workdir: Path, what: str) -> None:
 
 def _another(suite: Suite, name: str, flags: tuple[str, ...]) -> Stage:
   """A stage with flags of its own, or one that the undisturbed run does not have."""
-  before = suite.copy(suite.stage(name).before if name in STAGES else suite.finished, "before")
-  suite.describe(before, *flags)
+  before = None
+  if name != "train_agent":  # It begins with an empty workdir.
+    before = suite.copy(suite.stage(name).before if name in STAGES else suite.finished, "before")
+    suite.describe(before, *flags)
   after = suite.copy(before, "after")
   started = time.monotonic()
   suite.run(name, after, *flags)
@@ -145,7 +148,29 @@ _SHORT_FINISH = (
 )
 _METHOD = "--override=controller.method="
 
+_ONLINE = tuple(
+  f"--override={text}"
+  for text in (
+    "environment=gym:CartPole-v1",
+    "family=rssm",
+    *config.presets.DREAMER_LEARNER,
+    "controller.actor_critic.batch_size=8",
+    "controller.actor_critic.horizon=4",
+    "environment_options.max_steps=60",
+    "online.num_steps=1200",
+    "online.prefill=100",
+    "online.pretrain_updates=10",
+    "online.train_ratio=0.5",
+    "online.batch_size=2",
+    "online.sequence_length=8",
+    "online.evaluate_every=300",
+    "online.evaluate_episodes=2",
+    "online.checkpoint_every=40",
+  )
+)
+
 TASKS = {
+  "online": _task("train_agent", 20, 400, *_ONLINE),
   "collect": _task("collect", 10, 30),
   "train_vae": _task("train_vae", 8, 25),
   "train_dynamics": _task("train_dynamics", 8, 40),

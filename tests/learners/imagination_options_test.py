@@ -22,6 +22,7 @@ from wm_tf.learners.actor_rollouts import (
 from wm_tf.learners.optimizers import Warmup
 from wm_tf.learners.returns import range_scale
 from wm_tf.models.world_model import WorldModel
+from wm_tf.policies.networks import Network
 from wm_tf.training import checkpoints
 
 _SEED = rng.make_seed(3)
@@ -36,6 +37,7 @@ _BASE = dict(
   actor_hidden_sizes=(8,),
   critic_hidden_sizes=(8,),
 )
+_SIZES = dict(actor_hidden_sizes=(8, 6), critic_hidden_sizes=(7, 5))
 _V3 = dataclasses.replace(
   make_config("default", DREAMER_LEARNER).controller.actor_critic,
   **{name: _BASE[name] for name in ("batch_size", "actor_hidden_sizes", "critic_hidden_sizes")},
@@ -392,3 +394,27 @@ def test_reinforce_needs_a_density():
 def test_refuses(options):
   with pytest.raises(ValueError, match=next(iter(options))):
     ActorCriticConfig(**options)
+
+
+def test_normalised_layers():
+  learner = _randomise(_learner(AdditiveWorld(), normalised_layers=True, **_SIZES))
+  for network in (learner.policy.network, learner.critic.network, learner._slow_critic):
+    x = np.random.default_rng(1).normal(size=(5, network.loc.shape[0])).astype(np.float32)
+    expected = x
+    for dense, norm in zip(network.layers[:-1], network.norms, strict=True):
+      hidden = expected @ dense.kernel.numpy() + dense.bias.numpy()
+      hidden /= np.sqrt(np.mean(np.square(hidden), axis=-1, keepdims=True) + 1e-4)
+      hidden *= norm.gain.numpy()
+      expected = hidden / (1.0 + np.exp(-hidden))
+    expected = expected @ network.layers[-1].kernel.numpy() + network.layers[-1].bias.numpy()
+    np.testing.assert_allclose(network(x), expected, rtol=1e-4, atol=1e-5)
+    assert sum("gain" in weight.name for weight in network.weights) == 2
+  with pytest.raises(ConfigError, match="normalised_layers=False"):
+    Network.of(learner.policy)
+
+
+def test_normalised_layers_are_restored():
+  learner = _randomise(_learner(AdditiveWorld(), normalised_layers=True, **_SIZES))
+  other = _learner(AdditiveWorld(), seed=1, normalised_layers=True, **_SIZES)
+  other.restore(learner.state())
+  assert_same(other.state(), learner.state(), rtol=0, atol=0)

@@ -100,7 +100,7 @@ def test_a_nonlinear_world_with_the_options_of_dreamer(categorical, gradient):
   ).controller
   _, x = _random_play(categorical)
   starts = tf.constant(x)
-  learner = _learn(world, settings, starts, world.features(starts).numpy(), None, 350)
+  learner = _learn(world, settings, starts, world.features(starts).numpy(), None, 700)
   shares = share_of_best(world, learner.policy, np.linspace(-1.5, 2.5, 33))
   assert np.mean(shares) > 0.95 and np.min(shares) > 0.85, shares
   # The critic knows the return: near the goal, 15 at each step.

@@ -262,7 +262,7 @@ def test_gradients_flow_through_a_dream():
 
 
 def test_adapt():
-  model = small_rssm(observation=OBSERVATIONS["mixed"])
+  model = small_rssm(observation=OBSERVATIONS["mixed"], standardise_vectors=True)
   model.reward.data_limit.assign(22_000.0)
   observation = random_observation(OBSERVATIONS["mixed"], 2, 5)
   batch = make_batch(observation, lengths=(5, 2))
@@ -277,11 +277,29 @@ def test_adapt():
   np.testing.assert_allclose(model.scalers[0].scale, symlog.std(0), rtol=1e-4)
   with pytest.raises(RewardRangeError, match=r"Widen rssm\.reward_limit"):
     model.adapt([batch._replace(reward=tf.constant(1e6 * reward))])
-  # Rewards are seen without vectors too.
+  # Without the option vectors are not standardised; rewards are seen all the same.
+  plain = small_rssm(observation=OBSERVATIONS["mixed"])
+  before = plain.scalers[0].loc.numpy()
+  plain.adapt([batch])
+  assert float(plain.reward.data_limit) == 3.0
+  np.testing.assert_array_equal(plain.scalers[0].loc, before)
   image = small_rssm()
   frames = make_batch(random_observation(OBSERVATIONS["image"], 2, 5), lengths=(5, 2))
   image.adapt([frames._replace(reward=tf.constant(reward))])
   assert float(image.reward.data_limit) == 3.0
+
+
+def test_the_range_of_rewards_grows():
+  """Online training meets rewards that its first data did not have."""
+  model = small_rssm()
+  model.reward.adapt([-3.0, 1.0])
+  model.reward.extend([2.0, 0.0])
+  assert float(model.reward.data_limit) == 3.0
+  model.reward.extend([2.0, 100.0])
+  assert float(model.reward.data_limit) == 100.0
+  with pytest.raises(RewardRangeError, match=r"Widen rssm\.reward_limit"):
+    model.reward.extend([1e6])
+  assert float(model.reward.data_limit) == 100.0
 
 
 def test_features_of_the_stochastic_state_are_only_centred():

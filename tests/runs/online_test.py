@@ -11,6 +11,7 @@ from wm_tf import config as config_lib
 from wm_tf.data import rollouts
 from wm_tf.runs import online
 from wm_tf.runs.run import Run
+from wm_tf.runs.workdir import WorkdirError
 from wm_tf.training import checkpoints
 
 _SMALL = (
@@ -19,6 +20,7 @@ _SMALL = (
   "online.prefill=64",
   "online.pretrain_updates=3",
   "online.train_ratio=0.1",
+  "online.decisions_per_round=7",
   "online.batch_size=2",
   "online.sequence_length=8",
   "online.evaluate_every=80",
@@ -76,7 +78,7 @@ def finished(tmp_path_factory) -> Run:
 def test_learns_and_writes_what_a_run_of_iterations_has(finished):
   results = _results(finished)
   rows = results["rows"]
-  assert sum(row["episode/length"] * 2 for row in rows if "episode/length" in row) >= 200
+  assert [row["step"] for row in rows][-1] >= 200
   assert {"train/loss", "train/kl", "dream/return_mean", "dream/entropy"} <= set(rows[-2])
   assert [row["train/updates"] for row in rows if "train/updates" in row][-1] > 10
   policies = {info.policy for _, info in rollouts.read_episodes(finished.path("data", 0))}
@@ -125,7 +127,7 @@ def test_lost_episodes_are_refused(finished, tmp_path, monkeypatch):
     patch.setattr(checkpoints, "save_weights", _raise)
     run.train()
   shutil.rmtree(run.path("data", 0))
-  with pytest.raises(online.WorkdirError, match=r"has fewer episodes than the checkpoint in"):
+  with pytest.raises(WorkdirError, match=r"has fewer episodes than the checkpoint was"):
     _run(tmp_path / "run").train()
 
 
@@ -149,7 +151,6 @@ def _raise(*_):
       "gym:MountainCarContinuous-v0",
       (
         "controller.actor_critic.actor_gradient=dynamics",
-        "controller.actor_critic.action_distribution=tanh_normal",
         "online.patience=1",
       ),
     ),
@@ -166,12 +167,20 @@ def test_every_kind_of_environment(tmp_path, environment, overrides):
     (["family=two_stage"], "online.num_steps=200 needs a jointly trained world model"),
     (["controller.method=es"], "needs controller.method=actor_critic, not es"),
     (["controller.actor_critic.reward_scale=None"], "needs controller.actor_critic.reward_scale"),
-    (["online.prefill=10"], "online.prefill=10 must be at least twice online.sequence_length=8"),
+    (["online.prefill=31"], "online.prefill=31 and online.capacity=100000 must be at least 32"),
+    (["online.capacity=31"], "online.prefill=64 and online.capacity=31 must be at least 32"),
     (["online.capacity=4"], "capacity=4 must be at least sequence_length=8"),
     (["online.train_ratio=0"], "train_ratio must be positive"),
+    (
+      ["environment=gym:Pendulum-v1", "controller.actor_critic.action_distribution=tanh_normal"],
+      "needs a controller that explores by itself",
+    ),
   ],
 )
 def test_settings_that_cannot_work_are_refused(tmp_path, overrides, message):
+  name = "gym:CartPole-v1"
+  if overrides[0].startswith("environment="):
+    name = overrides.pop(0).removeprefix("environment=")
   with pytest.raises(config_lib.ConfigError, match=message):
-    _run(tmp_path / "run", "gym:CartPole-v1", *overrides)
+    _run(tmp_path / "run", name, *overrides)
   assert not (tmp_path / "run").exists()

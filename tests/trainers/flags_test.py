@@ -25,7 +25,8 @@ _NO_RUN = "holds no run; name its folder by --workdir, or run trainers.collect f
 def test_there_are_all_trainers():
   others = ["ablate", "check", "collect", "compare", "doctor", "evaluate", "export", "finish"]
   others += ["iterate", "plan_table", "quickstart"]
-  assert [*others, "train_controller", "train_dynamics", "train_vae"] == _TRAINERS
+  trained = ["train_agent", "train_controller", "train_dynamics", "train_vae"]
+  assert [*others, *trained] == _TRAINERS
 
 
 @pytest.mark.parametrize("trainer", _TRAINERS)
@@ -63,7 +64,10 @@ def test_runs_by_python_m():
   [
     ("collect --sed=1", "Unknown command line flag 'sed'. Did you mean: seed"),
     ("quickstart --version=2", "Unknown command line flag 'version'"),
-    ("collect --preset=quikstart", "should be one of <default|quickstart|full|dreamer|debug>"),
+    (
+      "collect --preset=quikstart",
+      "<default|quickstart|full|dreamer|dreamer_v1|dreamer_large|debug>",
+    ),
     ("collect --seed=-1", "-1 is not a non-negative integer"),
     ("collect --iteration=first", "invalid literal for int"),
     ("collect now", "Unexpected arguments ['now']"),
@@ -106,6 +110,15 @@ def test_runs_by_python_m():
     ),
     ("collect --config=no/such/run.json", "--config=no/such/run.json is no run.json"),
     ("collect --iteration=1", _NO_RUN),
+    ("train_agent --preset=quickstart", "online.num_steps=0, which is training by iterations"),
+    ("train_agent --override=online.prefill=9", "online.prefill=9 and online.capacity=100000 must"),
+    ("train_agent --method=es", "needs controller.method=actor_critic, not es"),
+    ("iterate --family=rsm", "did you mean rssm"),
+    # Without a preset the family stands for the preset `dreamer`.
+    (
+      "iterate --family=rssm --override=controller.actor_critic.reward_scale=None",
+      "online.num_steps=20000 needs controller.actor_critic.reward_scale",
+    ),
     ("train_vae", _NO_RUN),
     ("train_dynamics", _NO_RUN),
     ("train_controller", _NO_RUN),

@@ -18,10 +18,14 @@ class OnlineConfig:
     prefill: number of first steps, which the exploration policies of `collect` take. No update is
       made before them.
     pretrain_updates: number of updates on these steps before the controller acts.
-    train_ratio: number of updates for each later step.
+    train_ratio: number of updates for each later step; None for 1, or 0.4 with images, whose
+      updates cost several times as much.
     num_environments: number of episodes that are played side by side, each in its own process.
+    decisions_per_round: decisions in each environment between two copies of the learned weights to
+      the controller that plays.
     capacity: largest number of steps that are kept in memory to learn from.
-    batch_size, sequence_length: number and length of the sequences of an update.
+    batch_size: number of sequences of an update; None for 16, or 8 with images.
+    sequence_length: length of these sequences.
     learning_rate: learning rate of the world model.
     clip_norm: bound on the norm of the world model's gradient.
     warmup_updates: updates in which the world model's learning rate increases from 0.
@@ -37,10 +41,11 @@ class OnlineConfig:
   num_steps: int = 0
   prefill: int = 1000
   pretrain_updates: int = 100
-  train_ratio: float = 0.5
+  train_ratio: float | None = None
   num_environments: int = 2
+  decisions_per_round: int = 16
   capacity: int = 100_000
-  batch_size: int = 16
+  batch_size: int | None = None
   sequence_length: int = 32
   learning_rate: float = 6e-4
   clip_norm: float = 100.0
@@ -55,12 +60,28 @@ class OnlineConfig:
   def __post_init__(self):
     check_at_least(0, self, "num_steps", "pretrain_updates", "warmup_updates")
     check_at_least(1, self, "prefill", "num_environments", "batch_size", "evaluate_every")
+    check_at_least(1, self, "decisions_per_round")
     check_at_least(1, self, "evaluate_episodes", "patience", "max_updates", "checkpoint_every")
     check_at_least(2, self, "sequence_length")
-    check_positive(self, "train_ratio", "learning_rate", "clip_norm")
+    check_positive(self, "learning_rate", "clip_norm")
+    if self.train_ratio is not None:
+      check_positive(self, "train_ratio")
     if self.max_minutes is not None:
       check_positive(self, "max_minutes")
     if self.capacity < self.sequence_length:
       raise ValueError(
         f"capacity={self.capacity} must be at least sequence_length={self.sequence_length}."
       )
+
+  def derived(self, has_images: bool) -> OnlineConfig:
+    """Returns the settings with the values that None stands for.
+
+    Args:
+      has_images: whether observations have images.
+    """
+    batch_size, train_ratio = (8, 0.4) if has_images else (16, 1.0)
+    return dataclasses.replace(
+      self,
+      batch_size=self.batch_size or batch_size,
+      train_ratio=train_ratio if self.train_ratio is None else self.train_ratio,
+    )

@@ -34,6 +34,7 @@ DREAMER_LEARNER: tuple[str, ...] = (
       "critic_learning_rate=3e-4",
       "clip_norm=100.0",
       "warmup_updates=200",
+      "normalised_layers=True",
     )
   ),
 )
@@ -109,16 +110,64 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
     (
       "family=rssm",
       # Sizes for two processor cores.
-      "rssm.deter_size=128",
-      "rssm.hidden_size=64",
+      "rssm.deter_size=192",
+      "rssm.hidden_size=96",
       "rssm.stoch_size=16",
       "rssm.num_classes=8",
-      "rssm.vector_units=(64, 64)",
-      "rssm.head_hidden_size=64",
+      "rssm.vector_units=(96, 96)",
+      "rssm.head_hidden_size=96",
+      "controller.actor_critic.actor_hidden_sizes=(96, 96)",
+      "controller.actor_critic.critic_hidden_sizes=(96, 96)",
       "collect.heuristic=0.0",
       "collect.held_out=0.05",
       "online.num_steps=20000",
       *DREAMER_LEARNER,
+    ),
+  ),
+  (
+    # As in 2020 (arXiv:1912.01603): Gaussian states, and the gradient through the dynamics.
+    "dreamer_v1",
+    "dreamer",
+    (
+      "rssm.stochastic=gaussian",
+      "rssm.stoch_size=30",
+      "rssm.representation_weight=1.0",
+      "rssm.free_nats=3.0",
+      *(
+        f"controller.actor_critic.{setting}"
+        for setting in (
+          "actor_gradient=dynamics",
+          "critic=mse",
+          "slow_critic=target",
+          "return_normalisation=scale",
+          "entropy_scale=1e-4",
+        )
+      ),
+    ),
+  ),
+  (
+    # About 12 million parameters: "size12m" of arXiv:2301.04104. For more than two cores.
+    "dreamer_large",
+    "dreamer",
+    (
+      "rssm.cell=block_gru",
+      "rssm.deter_size=2048",
+      "rssm.hidden_size=256",
+      "rssm.stoch_size=32",
+      "rssm.num_classes=16",
+      "rssm.image_filters=32",
+      "rssm.image_units=512",
+      "rssm.vector_units=(256, 256, 256)",
+      "rssm.head_hidden_size=256",
+      "controller.actor_critic.actor_hidden_sizes=(256, 256, 256)",
+      "controller.actor_critic.critic_hidden_sizes=(256, 256, 256)",
+      "controller.actor_critic.batch_size=512",
+      "online.num_steps=250000",
+      "online.num_environments=4",
+      "online.batch_size=16",
+      "online.sequence_length=64",
+      "online.learning_rate=3e-4",
+      "online.capacity=400000",
     ),
   ),
   (
@@ -148,8 +197,8 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "rssm.hidden_size=8",
       "rssm.stoch_size=4",
       "rssm.num_classes=4",
-      "rssm.encoder_filters=(4, 8, 8, 16)",
-      "rssm.decoder_filters=(8, 8, 4)",
+      "rssm.image_filters=4",
+      "rssm.image_units=16",
       "rssm.vector_units=(16,)",
       "rssm.head_hidden_size=8",
       "rssm_fit.first.num_epochs=1",

@@ -58,10 +58,25 @@ class Actor(Protocol):
     """
 
 
-class _Row:
-  """One row of the pool: its queue of episodes and its current episode."""
+class Row:
+  """One row of a pool: its queue of episodes and its current episode.
+
+  Attributes:
+    index: the index of the environment in the pool; -1 for an idle row that fills a batch.
+    queue: the positions and seeds of the episodes to come.
+    position, seed: those of the current episode; the seed is None while there is none.
+    waiting: whether a request is open.
+    failures: number of worker deaths in the current episode.
+    observations, actions, rewards: the current episode so far.
+    observation, info, terminated: the last reply.
+  """
 
   def __init__(self, index: int):
+    """Makes an idle row.
+
+    Args:
+      index: the index of the environment in the pool.
+    """
     self.index = index
     self.queue: collections.deque[tuple[int, int]] = collections.deque()  # (position, seed)
     self.seed: int | None = None  # None while idle.
@@ -70,19 +85,36 @@ class _Row:
     self.failures = 0
 
   def begin(self, pool: EnvPool) -> None:
-    """Begins the next episode of the queue."""
+    """Begins the next episode of the queue.
+
+    Args:
+      pool: the environments.
+    """
     self.position, self.seed = self.queue.popleft()
     self.failures = 0
     self.restart(pool)
 
   def restart(self, pool: EnvPool) -> None:
-    """Begins the current episode again."""
+    """Begins the current episode again.
+
+    Args:
+      pool: the environments.
+    """
     self.observations, self.actions, self.rewards = [], [], []
     self.waiting = True
     pool.reset(self.index, self.seed)
 
   def receive(self, reply: Reply, pool: EnvPool, keep: bool, max_decisions: int | None) -> bool:
-    """Stores the reply to `reset` or `step`; returns whether the episode is over.
+    """Stores the reply to `reset` or `step`.
+
+    Args:
+      reply: the reply.
+      pool: the environments.
+      keep: whether to keep the observation.
+      max_decisions: the number of decisions after which the episode is over; None for no limit.
+
+    Returns:
+      Whether the episode is over.
 
     Raises:
       ValueError: if the reply does not fit the environment's specification or is not finite.
@@ -101,13 +133,26 @@ class _Row:
     return reply.terminated or reply.truncated or len(self.actions) == max_decisions
 
   def act(self, pool: EnvPool, action: np.ndarray) -> None:
-    """Sends an action to the environment."""
+    """Sends an action to the environment.
+
+    Args:
+      pool: the environments.
+      action: `float32[A]`.
+    """
     self.actions.append(action)
     self.waiting = True
     pool.step(self.index, action)
 
   def finish(self, policy: str, iteration: int) -> tuple[Episode | None, EpisodeInfo]:
-    """Returns the episode (None if observations are not kept) and makes the row idle."""
+    """Ends the current episode and makes the row idle.
+
+    Args:
+      policy: recorded with the episode.
+      iteration: recorded with the episode.
+
+    Returns:
+      The episode (None if observations are not kept) and its information.
+    """
     steps = len(self.actions) + 1
     info = EpisodeInfo(
       seed=self.seed,
@@ -145,8 +190,17 @@ def _problem(reply: Reply, pool: EnvPool) -> str:
   return ""
 
 
-def _decide(pool: EnvPool, actor: Actor, rows: Sequence[_Row]) -> None:
-  """Asks the actor for the actions of all rows and sends the actions of the playing rows."""
+def decide(pool: EnvPool, actor: Actor, rows: Sequence[Row]) -> None:
+  """Asks an actor for the actions of all rows and sends the actions of the playing rows.
+
+  Args:
+    pool: the environments.
+    actor: the actor, after `begin(len(rows))`.
+    rows: the rows; at least one is playing.
+
+  Raises:
+    ValueError: if an action is not finite or has the wrong shape.
+  """
   playing = [row for row in rows if row.seed is not None]
   # An idle row gets a playing row's observation with `is_first`. The batch then keeps its size, so
   # that a compiled actor is not traced again, and every observation is a real one.
@@ -225,7 +279,7 @@ def run_episodes(
       or a seed is negative or repeated.
   """
   seeds, done = distinct_seeds(seeds), {int(seed) for seed in done}
-  rows = [_Row(index) for index in range(pool.num_workers)]
+  rows = [Row(index) for index in range(pool.num_workers)]
   unfinished = []
   for position, seed in enumerate(seeds):
     if seed not in done:
@@ -238,7 +292,7 @@ def run_episodes(
   for members in (rows[:size], rows[size:]):
     if members:
       # If the number of rows is odd, add an idle row to the second group.
-      members = [*members, *(_Row(-1) for _ in range(size - len(members)))]
+      members = [*members, *(Row(-1) for _ in range(size - len(members)))]
       groups.append((copy.copy(actor), members))
       groups[-1][0].begin(size)
 
@@ -250,7 +304,7 @@ def run_episodes(
         row.begin(pool)
     for group_actor, members in groups:
       if any(row.seed is not None for row in members) and not any(row.waiting for row in members):
-        _decide(pool, group_actor, members)
+        decide(pool, group_actor, members)
     for index, answer in pool.poll():
       row = rows[index]
       if isinstance(answer, WorkerError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -129,7 +129,9 @@ def _build_any(factory: Callable, who: str, name: str, options: dict[str, Any]) 
 def _default_render_mode(factory, known, takes_any, options: AdapterOptions) -> str | None:
   """Returns `rgb_array` if the class of the environment declares that mode, else None."""
   creator = factory.creator() if isinstance(factory, GymnasiumFactory) else factory
-  modes = (getattr(creator, "metadata", None) or {}).get("render_modes") or ()
+  metadata = getattr(creator, "metadata", None)
+  # It is a property, and unknown before construction, if the class is a `gymnasium.Wrapper`.
+  modes = metadata.get("render_modes") or () if isinstance(metadata, Mapping) else ()
   can = "rgb_array" in modes and ("render_mode" in known or takes_any)
   asked = options.observation == "render" and "render_mode" in known
   return "rgb_array" if can or asked else None

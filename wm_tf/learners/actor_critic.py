@@ -52,6 +52,7 @@ class ActorCriticConfig(GradientConfig):
       actor's returns are also divided by the moving average of the range from their 5th to their
       95th percentile, or by 1 if that is larger.
     warmup_updates: updates in which the learning rates increase linearly from 0.
+    normalised_layers: whether the hidden layers of the actor and the critic have an `RMSNorm`.
   """
 
   num_updates: int = 1000
@@ -63,6 +64,7 @@ class ActorCriticConfig(GradientConfig):
   slow_critic: str = "target"
   return_normalisation: str = "scale"
   warmup_updates: int = 0
+  normalised_layers: bool = False
 
   def __post_init__(self):
     super().__post_init__()
@@ -154,6 +156,7 @@ class ActorCritic(GradientLearner):
       distribution=make_distribution(world_model, config.action_distribution, config.uniform_share),
       critic_class=CRITICS[config.critic],
       warmup_updates=config.warmup_updates,
+      normalised=config.normalised_layers,
     )
     self._normalises = config.return_normalisation == "percentiles"
     self._return_range = tf.Variable([0.0, 0.0], trainable=False)

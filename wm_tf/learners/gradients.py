@@ -167,6 +167,7 @@ class GradientLearner:
     distribution: ActionDistribution | None = None,
     critic_class: type[Critic] = Critic,
     warmup_updates: int = 0,
+    normalised: bool = False,
   ):
     """Makes networks and their optimisers.
 
@@ -177,12 +178,23 @@ class GradientLearner:
       distribution: the distribution of the actions; None for that of `Actor`.
       critic_class: `Critic`, or a subclass.
       warmup_updates: updates in which the learning rates increase from 0.
+      normalised: whether hidden layers are normalised; see `FeatureNetwork`.
     """
     self._world_model, self._config = world_model, config
     sizes, size = config.critic_hidden_sizes, critic_class.output_size
-    self.policy = Actor(world_model, config.actor_hidden_sizes, seed, distribution=distribution)
-    self.critic = critic_class(world_model, sizes, config.reward_scale, config.discount, seed)
-    self._slow_critic = FeatureNetwork(world_model.feature_size, sizes, size, 0, "slow_critic")
+    self.policy = Actor(
+      world_model,
+      config.actor_hidden_sizes,
+      seed,
+      distribution=distribution,
+      normalised=normalised,
+    )
+    self.critic = critic_class(
+      world_model, sizes, config.reward_scale, config.discount, seed, normalised=normalised
+    )
+    self._slow_critic = FeatureNetwork(
+      world_model.feature_size, sizes, size, 0, "slow_critic", normalised
+    )
     self._actor_optimizer, self._critic_optimizer = (
       make_adam(network.weights, rate, config.clip_norm, warmup_updates)
       for network, rate in (

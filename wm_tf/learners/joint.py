@@ -68,9 +68,9 @@ class JointUpdate:
     self.optimizer = make_adam(
       model.trainable_variables, learning_rate, clip_norm, warmup_updates, FusedAdam
     )
-    # XLA makes the scan over small matrices twice as fast, and convolutions slower.
-    compiles = not model.observation.images
-    self._gradients = tf.function(self._observe, jit_compile=compiles, autograph=False)
+    # XLA makes loops over small products several times as fast, and convolutions slower.
+    self._has_images = bool(model.observation.images)
+    self._gradients = tf.function(self._observe, jit_compile=not self._has_images, autograph=False)
     self._update = tf.function(self._observe_and_dream, autograph=False)
 
   def __call__(self, batch: Batch, index: int) -> JointMetrics:
@@ -88,7 +88,7 @@ class JointUpdate:
 
   def _observe(self, batch: Batch, seed: tf.Tensor):
     with tf.GradientTape() as tape:
-      loss, metrics, states = self._model.loss_and_states(batch, seed)
+      loss, metrics, states = self._model.loss_and_states(batch, seed, self._has_images)
     variables = [variable.value for variable in self._model.trainable_variables]
     gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
     norm = tf.linalg.global_norm(gradients)

@@ -16,33 +16,26 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
-from wm_tf.models.kernels.stacked import make_dense
+from wm_tf.models.kernels.loop import Tap, TappedDense
+from wm_tf.models.kernels.stacked import fan_in
+from wm_tf.norms import RMSNorm as RMSNorm
 
 CELLS = ("gru", "block_gru")
-_EPSILON = 1e-4
 
 
-class RMSNorm(keras.layers.Layer):
-  """Divides by the root mean square over the last axis, and multiplies by a learned gain.
+def make_tapped(units: int, input_size: int) -> TappedDense:
+  """Makes and builds a dense layer for a recurrent loop.
 
-  References:
-    Zhang & Sennrich 2019, arXiv:1910.07467, equation 4.
+  Args:
+    units: width of the output.
+    input_size: width of the input.
+
+  Returns:
+    The layer.
   """
-
-  def __init__(self, size: int):
-    """Initializes the gain with ones.
-
-    Args:
-      size: size of the last axis.
-    """
-    super().__init__()
-    self.gain = self.add_weight(name="gain", shape=(size,), initializer="ones")
-    self.built = True
-
-  def call(self, x: tf.Tensor) -> tf.Tensor:
-    """Normalises `float32[..., size]`. See `keras.Layer.call`."""
-    mean_square = tf.reduce_mean(tf.square(x), axis=-1, keepdims=True)
-    return x * tf.math.rsqrt(mean_square + _EPSILON) * self.gain
+  layer = TappedDense(units, kernel_initializer=fan_in())
+  layer.build((None, input_size))
+  return layer
 
 
 class NormDense(keras.layers.Layer):
@@ -56,7 +49,7 @@ class NormDense(keras.layers.Layer):
       input_size: width of the input.
     """
     super().__init__()
-    self.dense, self.norm = make_dense(units, input_size, None), RMSNorm(units)
+    self.dense, self.norm = make_tapped(units, input_size), RMSNorm(units)
     self.built = True
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
@@ -80,7 +73,7 @@ class BlockDense(keras.layers.Layer):
     self.kernel = self.add_weight(
       name="kernel",
       shape=(num_blocks, input_size, units // num_blocks),
-      initializer=keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal"),
+      initializer=fan_in(),
     )
     self.bias = self.add_weight(name="bias", shape=(units,), initializer="zeros")
     self.built = True
@@ -88,7 +81,14 @@ class BlockDense(keras.layers.Layer):
   def call(self, x: tf.Tensor) -> tf.Tensor:
     """Maps `float32[B, G, input_size]` to `float32[B, units]`. See `keras.Layer.call`."""
     y = tf.einsum("bgi,gio->bgo", x, self.kernel)
-    return tf.reshape(y, [-1, self.bias.shape[0]]) + self.bias
+    y = tf.reshape(y, [-1, self.bias.shape[0]]) + self.bias
+    return Tap.active.through(self, x, y) if Tap.active else y
+
+  def weight_gradients(self, x: tf.Tensor, dy: tf.Tensor):
+    """Computes the gradients of the weights. See `TappedDense.weight_gradients`."""
+    blocks = tf.reshape(dy, [-1, *self.kernel.shape[::2]])
+    kernel = tf.einsum("bgi,bgo->gio", x, blocks)
+    return [(self.kernel, kernel), (self.bias, tf.reduce_sum(dy, axis=0))]
 
 
 class GRU(keras.layers.Layer):
@@ -105,7 +105,7 @@ class GRU(keras.layers.Layer):
     """
     super().__init__(name="gru")
     self.inputs = NormDense(hidden_size, stoch_size + action_size)
-    self.gates = make_dense(3 * deter_size, hidden_size + deter_size, None)
+    self.gates = make_tapped(3 * deter_size, hidden_size + deter_size)
     self.norm = RMSNorm(3 * deter_size)
     self.built = True
 

@@ -11,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import two_hot
+from wm_tf.models.gru import NormDense
 from wm_tf.models.kernels.stacked import make_dense
 
 # Tolerance for rewards beyond the outermost bins, relative to the bin; it allows for rounding.
@@ -52,6 +53,7 @@ class RewardHead(keras.layers.Layer):
     hidden_size: int = 0,
     num_members: int | None = None,
     name="reward",
+    normalised: bool = False,
   ):
     """Creates the head.
 
@@ -62,13 +64,14 @@ class RewardHead(keras.layers.Layer):
       num_members: number of heads M with separate weights; None for one head without that
         dimension.
       name: name of the layer.
+      normalised: see `HeadNetwork`.
 
     Raises:
       ValueError: if `bins` are not increasing.
     """
     super().__init__(name=name)
     self.bins = tf.constant(check_reward_bins(bins))
-    self.network = HeadNetwork(self.bins.shape[0], input_size, hidden_size, num_members)
+    self.network = HeadNetwork(self.bins.shape[0], input_size, hidden_size, num_members, normalised)
     self.built = True
 
   def check_rewards(self, rewards) -> None:
@@ -150,6 +153,7 @@ class SymexpRewardHead(RewardHead):
     hidden_size: int = 0,
     num_members: int | None = None,
     name="reward",
+    normalised: bool = False,
   ):
     """Creates the head.
 
@@ -160,8 +164,10 @@ class SymexpRewardHead(RewardHead):
       num_members: number of heads M with separate weights; None for one head without that
         dimension.
       name: name of the layer.
+      normalised: see `HeadNetwork`.
     """
-    super().__init__(two_hot.symexp_bins(limit), input_size, hidden_size, num_members, name)
+    bins = two_hot.symexp_bins(limit)
+    super().__init__(bins, input_size, hidden_size, num_members, name, normalised)
     kernel = self.network.output_layer.kernel
     kernel.assign(tf.zeros_like(kernel))
     self.data_limit = self.add_weight(
@@ -175,6 +181,20 @@ class SymexpRewardHead(RewardHead):
     """Checks the rewards and sets `data_limit`. See `RewardHead.adapt`."""
     super().adapt(rewards)
     self.data_limit.assign(np.abs(np.asarray(rewards, np.float32)).max(initial=0.0))
+
+  def extend(self, rewards) -> None:
+    """Checks more rewards, and increases `data_limit` if they exceed it. See `adapt`.
+
+    Args:
+      rewards: numbers of any shape.
+
+    Raises:
+      RewardRangeError: see `check_rewards`.
+    """
+    self.check_rewards(rewards)
+    found = np.abs(np.asarray(rewards, np.float32)).max(initial=0.0)
+    if found > self.data_limit:
+      self.data_limit.assign(found)
 
   def mean(self, logits: tf.Tensor) -> tf.Tensor:
     """Computes the expected reward within the range of the data. See `RewardHead.mean`."""
@@ -219,6 +239,7 @@ class TerminationHead(keras.layers.Layer):
     hidden_size: int = 0,
     num_members: int | None = None,
     name="termination",
+    normalised: bool = False,
   ):
     """Creates the head.
 
@@ -229,6 +250,7 @@ class TerminationHead(keras.layers.Layer):
       num_members: number of heads M with separate weights; None for one head without that
         dimension.
       name: name of the layer.
+      normalised: see `HeadNetwork`.
 
     Raises:
       ValueError: if `positive_weight` is not positive.
@@ -237,7 +259,7 @@ class TerminationHead(keras.layers.Layer):
     if positive_weight <= 0:
       raise ValueError(f"positive_weight must be positive, got {positive_weight}.")
     self.positive_weight = positive_weight
-    self.network = HeadNetwork(1, input_size, hidden_size, num_members)
+    self.network = HeadNetwork(1, input_size, hidden_size, num_members, normalised)
     self.built = True
 
   def discount(self, logits: tf.Tensor) -> tf.Tensor:
@@ -263,7 +285,14 @@ class TerminationHead(keras.layers.Layer):
 class HeadNetwork(keras.layers.Layer):
   """A dense layer, after a hidden layer if `hidden_size` is not 0; for inputs of any rank."""
 
-  def __init__(self, output_size: int, input_size: int, hidden_size: int, num_members: int | None):
+  def __init__(
+    self,
+    output_size: int,
+    input_size: int,
+    hidden_size: int,
+    num_members: int | None,
+    normalised: bool = False,
+  ):
     """Creates the layers.
 
     Args:
@@ -272,10 +301,13 @@ class HeadNetwork(keras.layers.Layer):
       hidden_size: width of a hidden layer of ReLUs; 0 for none.
       num_members: number of networks M with separate weights; None for one network without that
         dimension.
+      normalised: whether the hidden layer is a `NormDense` instead; only for a single network.
     """
     super().__init__(name="network")
     self.hidden = None
-    if hidden_size:
+    if hidden_size and normalised:
+      self.hidden = NormDense(hidden_size, input_size)
+    elif hidden_size:
       self.hidden = make_dense(hidden_size, input_size, num_members, activation="relu")
     self.output_layer = make_dense(output_size, hidden_size or input_size, num_members)
     self.built = True

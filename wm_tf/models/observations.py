@@ -105,3 +105,10 @@ class ObservationNetworks:
     """
     means = self.decoder(inputs)
     return list(means) if isinstance(means, (list, tuple)) else [means]
+
+  def bounded_means(self, inputs: tf.Tensor) -> list[tf.Tensor]:
+    """Computes the decoder's outputs, with images clipped to [0, 1]. See `decoded_means`."""
+    return [
+      tf.clip_by_value(mean, 0.0, 1.0) if part.kind == "image" else mean
+      for part, mean in zip(self.observation.parts, self.decoded_means(inputs), strict=True)
+    ]

@@ -10,8 +10,8 @@
 References:
   Hafner et al. 2019, arXiv:1811.04551, equation 4 (the model).
   Hafner et al. 2020, arXiv:1912.01603, "Dream to Control" (Dreamer: Gaussian states).
-  Hafner et al. 2021, arXiv:2010.02193, "Mastering Atari with Discrete World Models" (DreamerV2).
-  Hafner et al. 2023, arXiv:2301.04104, "Mastering Diverse Domains through World Models" (V3).
+  Hafner et al. 2021, arXiv:2010.02193 (DreamerV2: categorical states).
+  Hafner et al. 2023, arXiv:2301.04104 (DreamerV3).
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ import tensorflow as tf
 
 from wm_tf.core import Batch, Embedded, Nest, ObservationSpec, Prediction
 from wm_tf.models import encoders
-from wm_tf.models.gru import GRU, BlockGRU, NormDense, RMSNorm
+from wm_tf.models.gru import GRU, BlockGRU, NormDense, RMSNorm, make_tapped
 from wm_tf.models.heads import SymexpRewardHead, TerminationHead
-from wm_tf.models.kernels.stacked import make_dense
+from wm_tf.models.kernels.loop import recurrent_loop
 from wm_tf.models.observations import ObservationNetworks
 from wm_tf.models.rssm_config import RSSMConfig as RSSMConfig
+from wm_tf.models.rssm_networks import Decoder, Encoder
 from wm_tf.models.stochastic import Categoricals, DiagonalGaussian, balanced_kl
 from wm_tf.models.world_model import WorldModel
 from wm_tf.nests import time_major
@@ -105,29 +106,30 @@ class RSSM(ObservationNetworks, WorldModel):
     self.prior_layers = [
       NormDense(hidden, hidden if i else config.deter_size) for i in range(config.prior_layers)
     ]
-    self.prior_output = make_dense(num_parameters, hidden, None)
-    self.encoder = encoders.make_encoder(
-      observation, config.encoder_filters, config.vector_units, hidden
+    self.prior_output = make_tapped(num_parameters, hidden)
+    self.encoder = Encoder(
+      observation, config.image_filters, config.image_units, config.vector_units, hidden
     )
-    self.posterior_input = make_dense(hidden, config.deter_size, None)
+    self.posterior_input = make_tapped(hidden, config.deter_size)
     self.posterior_norm = RMSNorm(hidden)
-    self.posterior_output = make_dense(num_parameters, hidden, None)
-    self.decoder = encoders.make_decoder(
-      observation,
-      config.encoder_filters,
-      config.decoder_filters,
-      config.vector_units,
-      self.feature_size,
+    self.posterior_output = make_tapped(num_parameters, hidden)
+    self.decoder = Decoder(
+      observation, config.image_filters, config.vector_units, self.feature_size
     )
     self.scalers = [encoders.VectorScaler(part.shape[0]) for part in observation.vectors]
-    self.reward = _RewardHead(config.reward_limit, self.feature_size, config.head_hidden_size)
+    self.reward = _RewardHead(
+      config.reward_limit, self.feature_size, config.head_hidden_size, normalised=True
+    )
     self.termination = TerminationHead(
-      self.feature_size, config.termination_positive_weight, config.head_hidden_size
+      self.feature_size,
+      config.termination_positive_weight,
+      config.head_hidden_size,
+      normalised=True,
     )
     self.built = True
 
   def adapt(self, batches: Iterable[Batch], rewards_only: bool = False) -> None:
-    """Sets the statistics of vectors and of rewards.
+    """Sets the statistics of rewards, and those of vectors if `standardise_vectors`.
 
     Args:
       batches: sequences with raw observations.
@@ -146,7 +148,7 @@ class RSSM(ObservationNetworks, WorldModel):
         yield tf.nest.map_structure(lambda x, mask=mask: np.asarray(x)[mask], batch.observation)
 
     stream = observations()
-    if not rewards_only:
+    if self.config.standardise_vectors and not rewards_only:
       self.adapt_scalers(stream)
     for _ in stream:  # It was not read if no statistics of vectors were taken.
       pass
@@ -174,7 +176,7 @@ class RSSM(ObservationNetworks, WorldModel):
 
   def decode(self, state: RSSMState) -> Nest:
     """Decodes `deter` and `stoch`. See `WorldModel.decode`."""
-    return self.from_network_units(self.decoded_means(self.features(state)))
+    return self.from_network_units(self.bounded_means(self.features(state)))
 
   def diagnostic_latent(self, state: RSSMState) -> tf.Tensor:
     """Returns the decoded means in network units, images averaged over blocks of 8 x 8 pixels.
@@ -183,7 +185,7 @@ class RSSM(ObservationNetworks, WorldModel):
     and `stoch` is a sample. See `WorldModel.diagnostic_latent`.
     """
     features = self.features(state)
-    means = self.decoded_means(tf.reshape(features, [-1, self.feature_size]))
+    means = self.bounded_means(tf.reshape(features, [-1, self.feature_size]))
     columns = [
       keras.layers.Flatten()(tf.nn.avg_pool2d(mean, _POOLED, _POOLED, "SAME"))
       if part.kind == "image"
@@ -271,7 +273,7 @@ class RSSM(ObservationNetworks, WorldModel):
     values = self.to_network_units(observation)
     lead = tf.shape(values[0])[: -len(parts[0].shape)]
     rows = [tf.reshape(x, [-1, *part.shape]) for part, x in zip(parts, values, strict=True)]
-    embedding = self.encoder(encoders.one_or_all(rows))
+    embedding = self.encoder(rows)
     return tf.reshape(embedding, tf.concat([lead, [hidden]], axis=0)), values
 
   def observe(self, state, prev_action, observation, is_first, seed) -> RSSMState:
@@ -315,7 +317,7 @@ class RSSM(ObservationNetworks, WorldModel):
     return self.loss_and_states(batch, seed)[:2]
 
   def loss_and_states(
-    self, batch: Batch, seed: tf.Tensor
+    self, batch: Batch, seed: tf.Tensor, compile_loop: bool = False
   ) -> tuple[tf.Tensor, dict[str, tf.Tensor], RSSMState]:
     """Computes the loss, and the posterior states that imagination starts from.
 
@@ -329,6 +331,7 @@ class RSSM(ObservationNetworks, WorldModel):
     Args:
       batch: sequences in arrival alignment, of observations or `Embedded`.
       seed: `int32[2]` for the posterior samples.
+      compile_loop: whether XLA compiles the loop over time; see `recurrent_loop`.
 
     Returns:
       The scalar loss; scalar metrics: `sse` (squared error summed over images), `vector_mse` (mean
@@ -337,7 +340,18 @@ class RSSM(ObservationNetworks, WorldModel):
     """
     config, mask = self.config, tf.cast(batch.mask, tf.float32)
     embedding, parts = self._embedded(batch.observation)
-    states, posterior = self._observe_all(batch, embedding, seed)
+    sizes = tf.unstack(tf.shape(batch.mask))
+    sizes = [known or size for known, size in zip(batch.mask.shape, sizes, strict=True)]
+    noise = self.draw_noise(*sizes, seed)
+    steps = time_major((embedding, (batch.prev_action, batch.is_first, noise)))
+    states, posterior = time_major(
+      recurrent_loop(
+        lambda state, x, others: self._observe(state, others[0], x, *others[1:]),
+        self.initial_state(sizes[0]),
+        *steps,
+        compile_loop,
+      )
+    )
     features, prior = self.features(states), self.prior(states.deter)
 
     def mean(x):
@@ -370,19 +384,6 @@ class RSSM(ObservationNetworks, WorldModel):
       "kl": mean(self.distribution.kl(posterior, prior)),
     }
     return loss, metrics, states
-
-  def _observe_all(self, batch: Batch, embedding: tf.Tensor, seed: tf.Tensor):
-    """Returns the states and the parameters of their posteriors, of `[B, T, ...]`."""
-    rows, steps = tf.unstack(tf.shape(batch.mask))
-    noise = self.draw_noise(rows, steps, seed)
-    inputs = time_major((batch.prev_action, embedding, batch.is_first, noise))
-    zeros = tf.zeros([rows, self.distribution.num_parameters])
-    found = tf.scan(
-      lambda carry, step: self._observe(carry[0], *step),
-      inputs,
-      initializer=(self.initial_state(rows), zeros),
-    )
-    return time_major(found)
 
   def _errors(self, parts: list[tf.Tensor], features: tf.Tensor) -> tuple[Any, Any]:
     """Returns the squared errors of the decoder, summed over images and over vectors, `[B, T]`."""

@@ -24,9 +24,13 @@ class RSSMConfig:
     unimix: share of the uniform distribution in every categorical variable.
     min_scale: smallest standard deviation of a Gaussian number.
     prior_layers: number of hidden layers of the prior.
-    encoder_filters, decoder_filters: filters of the convolutions; see `VAEConfig`.
+    image_filters: features of a patch of 4 x 4 pixels; each halving of an image doubles them.
+    image_units: width of an encoded image.
     vector_units: widths of the dense layers that encode and decode vectors.
-    vector_scale: standard deviation of the likelihood of vectors, in those of the data.
+    standardise_vectors: whether vectors are standardised after `symlog`, by the data that the model
+      is first fitted to. In online training these are of random actions, and later ones can lie
+      many standard deviations from them.
+    vector_scale: standard deviation of the likelihood of vectors, in the units of the network.
     head_hidden_size: width of the hidden layer in the reward and termination heads; 0 for none.
     reward_limit: the largest absolute reward that symexp two-hot represents.
     dynamics_weight, representation_weight: weights of the KL that trains the prior, and of the KL
@@ -47,9 +51,10 @@ class RSSMConfig:
   unimix: float = 0.01
   min_scale: float = 0.1
   prior_layers: int = 1
-  encoder_filters: tuple[int, ...] = (16, 32, 64, 128)
-  decoder_filters: tuple[int, int, int] = (64, 32, 16)
+  image_filters: int = 16
+  image_units: int = 192
   vector_units: tuple[int, ...] = (128, 128)
+  standardise_vectors: bool = False
   vector_scale: float = 1.0
   head_hidden_size: int = 128
   reward_limit: float = 22_025.0
@@ -65,6 +70,7 @@ class RSSMConfig:
     check_choice(self, "stochastic", STOCHASTIC_KINDS, group="rssm.")
     check_counts(self, "deter_size", "hidden_size", "num_blocks", "stoch_size", group="rssm.")
     check_counts(self, "num_classes", "prior_layers", group="rssm.")
+    check_counts(self, "image_filters", "image_units", group="rssm.")
     check_positive(self, "min_scale", "vector_scale", "reward_limit", "termination_positive_weight")
     check_at_least(0, self, "dynamics_weight", "representation_weight", "free_nats")
     check_at_least(0, self, "head_hidden_size", "reward_weight", "termination_weight")
@@ -74,7 +80,5 @@ class RSSMConfig:
         f"rssm.deter_size={self.deter_size} must be a multiple of rssm.num_blocks="
         f"{self.num_blocks}."
       )
-    if len(self.encoder_filters) != 4 or len(self.decoder_filters) != 3:
-      raise ValueError("rssm.encoder_filters takes 4 numbers and rssm.decoder_filters 3.")
     if not self.vector_units or min(self.vector_units) < 1:
       raise ValueError(f"rssm.vector_units must be positive numbers, got {self.vector_units}.")

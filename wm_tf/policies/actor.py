@@ -11,6 +11,7 @@ import tensorflow as tf
 from wm_tf import two_hot
 from wm_tf.core import Nest
 from wm_tf.models.world_model import WorldModel
+from wm_tf.norms import RMSNorm
 from wm_tf.policies.distributions import ActionDistribution, make_distribution
 
 
@@ -24,6 +25,7 @@ class FeatureNetwork(tf.Module):
     output_size: int,
     seed: int,
     name: str = "network",
+    normalised: bool = False,
   ):
     """Makes a network whose initial outputs are close to 0.
 
@@ -33,13 +35,16 @@ class FeatureNetwork(tf.Module):
       output_size: width of the output.
       seed: seed of the initial weights.
       name: module name.
+      normalised: whether hidden layers have an `RMSNorm` before their activation.
     """
     super().__init__(name=name)
     self.loc = tf.Variable(tf.zeros([feature_size]), trainable=False, name="loc")
     self.scale = tf.Variable(tf.ones([feature_size]), trainable=False, name="scale")
     initial = [keras.initializers.GlorotUniform(seed + i) for i in range(len(hidden_sizes))]
+    self.norms = [RMSNorm(size) for size in hidden_sizes] if normalised else []
+    activation = None if normalised else "silu"
     self.layers = [
-      keras.layers.Dense(size, activation="silu", kernel_initializer=initializer)
+      keras.layers.Dense(size, activation=activation, kernel_initializer=initializer)
       for size, initializer in zip(hidden_sizes, initial, strict=True)
     ]
     last = keras.initializers.RandomNormal(stddev=0.01, seed=seed + len(hidden_sizes))
@@ -50,7 +55,8 @@ class FeatureNetwork(tf.Module):
   @property
   def weights(self) -> list[keras.Variable]:
     """The trainable weights."""
-    return [weight for layer in self.layers for weight in layer.trainable_weights]
+    layers = (*self.layers, *self.norms)
+    return [weight for layer in layers for weight in layer.trainable_weights]
 
   def state(self) -> dict[str, tf.Variable]:
     """Returns all variables by name, as a checkpoint stores them."""
@@ -81,8 +87,10 @@ class FeatureNetwork(tf.Module):
       `float32[..., output_size]`.
     """
     x = (features - self.loc) / self.scale
-    for layer in self.layers:
+    for i, layer in enumerate(self.layers):
       x = layer(x)
+      if i < len(self.norms):
+        x = tf.nn.silu(self.norms[i](x))
     return x
 
 
@@ -107,6 +115,7 @@ class Actor(tf.Module):
     seed: int = 0,
     name: str = "actor",
     distribution: ActionDistribution | None = None,
+    normalised: bool = False,
   ):
     """Makes an actor.
 
@@ -116,12 +125,17 @@ class Actor(tf.Module):
       seed: seed of the initial weights.
       name: module name.
       distribution: the distribution of the actions; None for `make_distribution(world_model)`.
+      normalised: see `FeatureNetwork`.
     """
     super().__init__(name=name)
     self._world_model, self.action_size = world_model, world_model.action_size
     self.distribution = distribution or make_distribution(world_model)
     self.network = FeatureNetwork(
-      world_model.feature_size, hidden_sizes, self.distribution.output_size, seed
+      world_model.feature_size,
+      hidden_sizes,
+      self.distribution.output_size,
+      seed,
+      normalised=normalised,
     )
 
   def initial_memory(self, batch_size):
@@ -169,6 +183,7 @@ class Critic(tf.Module):
     discount: float,
     seed: int = 0,
     name: str = "critic",
+    normalised: bool = False,
   ):
     """Makes a critic.
 
@@ -180,6 +195,7 @@ class Critic(tf.Module):
       discount: factor per decision.
       seed: seed of the initial weights.
       name: module name.
+      normalised: see `FeatureNetwork`.
     """
     super().__init__(name=name)
     self._world_model, self.discount = world_model, discount
@@ -189,7 +205,9 @@ class Critic(tf.Module):
       if reward_scale is None
       else reward_scale
     )
-    self.network = FeatureNetwork(world_model.feature_size, hidden_sizes, self.output_size, seed)
+    self.network = FeatureNetwork(
+      world_model.feature_size, hidden_sizes, self.output_size, seed, normalised=normalised
+    )
 
   def state(self) -> dict[str, tf.Variable]:
     """Returns all variables by name: those of the network, and `reward_scale` if it is derived."""
@@ -254,9 +272,10 @@ class TwoHotCritic(Critic):
     discount: float,
     seed: int = 0,
     name: str = "critic",
+    normalised: bool = False,
   ):
     """Makes a critic. See `Critic`."""
-    super().__init__(world_model, hidden_sizes, reward_scale, discount, seed, name)
+    super().__init__(world_model, hidden_sizes, reward_scale, discount, seed, name, normalised)
     self._bins = tf.constant(two_hot.symexp_bins(np.expm1(10.0)), tf.float32)
     kernel = self.network.layers[-1].kernel
     kernel.assign(tf.zeros_like(kernel))

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from wm_tf import actions
+from wm_tf.checks import ConfigError
 from wm_tf.core import Policy
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.actor import Actor
@@ -44,6 +45,7 @@ class Network(NamedTuple):
       The network.
 
     Raises:
+      ConfigError: for an actor whose layers are normalised.
       ValueError: for any other policy.
     """
     if isinstance(policy, LinearController):
@@ -51,6 +53,11 @@ class Network(NamedTuple):
       return cls(policy.loc.numpy(), policy.matrix.numpy(), (weights,))
     if isinstance(policy, Actor):
       net = policy.network
+      if net.norms:
+        raise ConfigError(
+          "An actor with normalised layers cannot be varied; set "
+          "controller.actor_critic.normalised_layers=False."
+        )
       layers = [np.vstack([layer.kernel.numpy(), layer.bias.numpy()]) for layer in net.layers]
       # Other outputs determine the scale of the distribution, and not its mode.
       layers[-1] = layers[-1][:, : policy.action_size]

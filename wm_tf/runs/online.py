@@ -1,12 +1,12 @@
 """Online training: a controller collects data while it and its world model learn from them.
 
-Training proceeds in rounds. In a round the controller plays one episode in each environment, and
-meanwhile the world model and the controller are updated on the episodes of the rounds before. The
+Training proceeds in rounds. In a round the controller makes some decisions in each environment, and
+meanwhile the world model and the controller are updated on the steps of the rounds before. The
 weights that play are those from before these updates, so that results do not depend on timing: a
 killed call continues and ends with the same numbers.
 
 Files in the workdir:
-  data/000         the episodes, in the order in which they were learned from
+  data/000         the episodes that ended, in the order in which they ended
   online           metrics, checkpoints, and the best agent so far
   rssm/000, controller/000    the best agent, as an iteration of a run has it
 
@@ -25,27 +25,24 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from wm_tf.agent import Agent, AgentActor
 from wm_tf.checks import ConfigError
-from wm_tf.core import Episode
 from wm_tf.data import rollouts
-from wm_tf.data.collect import run_episodes
-from wm_tf.data.datasets import held_out_seeds
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.data.recording import new_manifest
-from wm_tf.data.replay import Replay
-from wm_tf.data.rollouts import EpisodeInfo
+from wm_tf.data.stream import Played
 from wm_tf.files import write_json
 from wm_tf.learners.joint import JointUpdate
 from wm_tf.learners.learner import make_learner
 from wm_tf.learners.optimizers import numbered
 from wm_tf.models.heads import RewardRangeError
-from wm_tf.policies.exploration import Noisy
 from wm_tf.runs.collection import environment_options
 from wm_tf.runs.fitting import seal
-from wm_tf.runs.playing import environment_factory, episode_seeds, explorers
-from wm_tf.runs.workdir import WorkdirError, say
+from wm_tf.runs.online_data import OnlineData
+from wm_tf.runs.playing import environment_factory, episode_seeds
+from wm_tf.runs.workdir import say
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import make_loggers, read_history, read_jsonl, restore_history
 from wm_tf.training.loop import NonFiniteLossError
@@ -54,7 +51,7 @@ if TYPE_CHECKING:
   from wm_tf.runs.run import Run
 
 _MAX_BAD_UPDATES = 20  # In a row.
-_Played = list[tuple[Episode, EpisodeInfo]]
+_ROWS_PER_EVALUATION = 10  # Rows of metrics between two evaluations.
 
 
 def train_online(run: Run) -> None:
@@ -67,13 +64,14 @@ def train_online(run: Run) -> None:
     NonFiniteLossError: if the loss is NaN or infinite for many updates in a row.
     ConfigError: if a reward lies outside the range of the reward head.
     WorkerError: if environments keep dying.
+    WorkdirError: if recorded episodes are missing.
   """
   if (run.path("controller", 0) / "controller.npz").exists():
     say("train online: done before.")
     return
   factory = environment_factory(run.config, **environment_options(run.config.collect))
   with (
-    EnvPool(factory, run.config.online.num_environments) as pool,
+    EnvPool(factory, run.online_settings.num_environments) as pool,
     rollouts.ShardWriter(
       run.path("data", 0),
       new_manifest(pool.spec, getattr(factory, "keywords", {})),
@@ -89,26 +87,27 @@ class _Progress:
   """What a checkpoint holds beside weights.
 
   Attributes:
-    rounds, episodes, steps: number of rounds that were learned from, of their episodes, and of the
-      decisions in them.
+    steps: number of decisions that were learned from.
+    episodes: number of episodes that ended in them.
     updates: number of updates.
     budget: number of updates that are due; a fraction may remain.
     best, best_step: mean return of the best evaluation, and its step.
     evaluations: number of evaluations.
     since_best: number of evaluations since the best one.
+    rows: number of rows of metrics.
     seconds: time spent.
     history: the metrics so far.
   """
 
-  rounds: int = 0
-  episodes: int = 0
   steps: int = 0
+  episodes: int = 0
   updates: int = 0
   budget: float = 0.0
   best: float | None = None
   best_step: int = -1
   evaluations: int = 0
   since_best: int = 0
+  rows: int = 0
   seconds: float = 0.0
   history: str = ""
 
@@ -117,8 +116,8 @@ class _Training:
   """One call of `train_online`: the models, the replay buffer and the progress."""
 
   def __init__(self, run: Run, pool: EnvPool, writer: rollouts.ShardWriter, thread):
-    self.run, self.pool, self.writer, self.thread = run, pool, writer, thread
-    self.settings = settings = run.config.online
+    self.run, self.thread = run, thread
+    self.settings = settings = run.online_settings
     keras.utils.set_random_seed(run.seed)  # A repeated call starts from the same weights.
     self.model = run.family.new_model()
     self.learner = make_learner(self.model, run.config.controller, run.seed)
@@ -134,14 +133,10 @@ class _Training:
     # A copy of the agent acts while this one is updated.
     self.acting_model = run.family.new_model()
     self.acting = make_learner(self.acting_model, run.config.controller, run.seed)
-    actor = AgentActor(Agent(run.spec, self.acting_model, self.acting.policy), explore=True)
-    if not self.acting.policy.distribution.learned:
-      noise = run.config.collect.controller_noise
-      actor = Noisy(actor, noise, num_choices=run.spec.action_space.num_choices)
-    self.controller, self.explorers = actor, explorers(run.config)
+    controller = AgentActor(Agent(run.spec, self.acting_model, self.acting.policy), explore=True)
+    self.data = OnlineData(run, pool, writer, controller)
     self.evaluated = AgentActor(Agent(run.spec, self.model, self.learner.policy))
-    self.replay, self.progress = Replay(settings.capacity), _Progress()
-    self.recorded: dict[int, tuple[Episode, EpisodeInfo]] = {}
+    self.progress, self.sums = _Progress(), _Means()
     self.folder = run.workdir / "online"
     self.checkpoints = checkpoints.Checkpoints(self.folder / "checkpoints")
     # Two are kept: the last checkpoint refers to the older one until the next one is written.
@@ -154,37 +149,57 @@ class _Training:
 
   def train(self) -> None:
     """Runs all rounds, and writes the best agent."""
-    progress = self.progress
-    self._restore()
     try:
-      pending = self._play(progress.rounds, progress.updates > 0)
+      pending = self._restore()
+      if pending is None:
+        pending = self._begin()
       over = ""
       while not over:
-        metrics = self._learn_from(pending)
-        if progress.steps >= self.settings.prefill and not progress.updates:
-          self._adapt()
-          metrics |= self._run_updates()  # The controller does not act before it was trained.
+        self._learn_from(pending)
         over = self._reason_to_end()
         following = None
         if not over:
           self._copy_weights()
-          following = self.thread.submit(self._play, progress.rounds, progress.updates > 0)
+          following = self.thread.submit(self.data.play)
         try:
-          metrics |= self._run_updates()
+          self._run_updates()
         finally:
           if following is not None:
             pending = following.result()
-        self.logger.write(progress.steps, metrics)
-        self.logger.tick(progress.steps, self.settings.num_steps)
-        if over or progress.steps // self.settings.evaluate_every > progress.evaluations:
-          self._evaluate()
-          over = over or self._out_of_patience()
-        if progress.updates - self.saved_at >= self.settings.checkpoint_every and not over:
-          self._save()
+        over = self._after_round(over)
       say(f"train online: {over}.")
     finally:
       self.logger.close()
     self._finish()
+
+  def _begin(self) -> Played:
+    """Plays the first steps, makes the first updates on them, and plays the first round."""
+    say(f"train online: {self.settings.prefill} steps of exploration.")
+    self._learn_from(self.data.prefill())
+    self.progress.budget = float(max(1, self.settings.pretrain_updates))
+    try:
+      self.model.adapt([self.data.replay.all()])
+    except RewardRangeError as error:
+      raise ConfigError(str(error)) from error
+    self._run_updates()
+    self._copy_weights()
+    return self.data.play()
+
+  def _after_round(self, over: str) -> str:
+    """Writes metrics, evaluates and saves if it is time to; returns why training ends."""
+    settings, progress = self.settings, self.progress
+    self.logger.tick(progress.steps, settings.num_steps)
+    number = progress.steps * _ROWS_PER_EVALUATION // settings.evaluate_every
+    if not over and number == progress.rows:
+      return over
+    progress.rows = number
+    self.logger.write(progress.steps, self.sums.take() | self._counts())
+    if over or progress.steps // settings.evaluate_every > progress.evaluations:
+      self._evaluate()
+      over = over or self._out_of_patience()
+    if progress.updates - self.saved_at >= settings.checkpoint_every and not over:
+      self._save()
+    return over
 
   def _reason_to_end(self) -> str:
     """Returns why training ends; empty if it goes on."""
@@ -206,83 +221,43 @@ class _Training:
   def _seconds(self) -> float:
     return self.seconds_before + time.monotonic() - self.started
 
-  # --- Data ---------------------------------------------------------------------------------
+  # --- Learning -----------------------------------------------------------------------------
 
-  def _play(self, number: int, learned: bool) -> _Played:
-    """Plays the episodes of a round that are not recorded, and records them.
-
-    Args:
-      number: number of the round.
-      learned: whether the controller plays; otherwise the exploration policies do.
-
-    Returns:
-      The episodes in the order of their seeds.
-    """
-    size = self.settings.num_environments
-    seeds = episode_seeds("collect", self.run.seed, size, number)
-    missing = [seed for seed in seeds if seed not in self.recorded]
-    actor = self.controller if learned else self.explorers
-    name = "controller_000" if learned else self.explorers.choice
-    played = {seed: self.recorded.pop(seed) for seed in seeds if seed not in missing}
-    if missing:
-      found = run_episodes(
-        self.pool, actor, seeds, policy_name=name, done=set(seeds) - set(missing)
-      )
-      played |= {info.seed: (episode, info) for episode, info in found}
-      for seed in missing:
-        self.writer.add(*played[seed])
-    return [played[seed] for seed in seeds]
-
-  def _learn_from(self, episodes: _Played) -> dict[str, float]:
-    """Adds the episodes of a round to the replay buffer; returns their metrics."""
+  def _learn_from(self, played: Played) -> None:
+    """Adds steps to the replay buffer and grants updates for them."""
     progress = self.progress
-    for episode, info in episodes:
-      self._add(episode, info)
-      num = len(episode.reward) - 1
-      progress.steps += num
-      if progress.updates:
-        progress.budget += self.settings.train_ratio * num
-    progress.rounds += 1
-    progress.episodes += len(episodes)
-    return {
-      "episode/return": float(np.mean([info.episode_return for _, info in episodes])),
-      "episode/length": float(np.mean([len(episode.reward) - 1 for episode, _ in episodes])),
-      "episode/count": float(progress.episodes),
-    }
-
-  def _add(self, episode: Episode, info: EpisodeInfo) -> None:
-    if not held_out_seeds([info.seed], self.run.config.collect.held_out):
-      self.replay.add(episode)
-
-  def _adapt(self) -> None:
-    """Sets the statistics of vectors from the first episodes, and grants the first updates."""
-    self.progress.budget += max(1, self.settings.pretrain_updates)
+    num = self.data.learn_from(played)
+    if progress.updates:
+      progress.budget += self.settings.train_ratio * num
+    progress.steps += num
+    progress.episodes += len(played.episodes)
+    for _, info in played.episodes:
+      self.sums.add({"episode/return": info.episode_return, "episode/length": info.steps - 1})
     try:
-      self.model.adapt([self.replay.all()])
+      for piece in played.pieces:
+        self.model.reward.extend(piece.steps.reward)
     except RewardRangeError as error:
       raise ConfigError(str(error)) from error
 
-  # --- Learning -----------------------------------------------------------------------------
-
-  def _run_updates(self) -> dict[str, float]:
-    """Makes the updates that are due; returns the means of their metrics."""
+  def _run_updates(self) -> None:
+    """Makes the updates that are due."""
     settings, progress = self.settings, self.progress
-    sums: dict[str, float] = {}
     num = int(progress.budget)
     for _ in range(num):
       generator = np.random.default_rng([self.run.seed, progress.updates])
-      batch = self.replay.draw(generator, settings.batch_size, settings.sequence_length)
+      batch = self.data.replay.draw(generator, settings.batch_size, settings.sequence_length)
       found = self.update(batch, progress.updates)
       self._check_finite(found)
       for group, metrics in (("train", found.model), ("dream", found.learner._asdict())):
-        for name, value in metrics.items():
-          if value is not None:
-            sums[f"{group}/{name}"] = sums.get(f"{group}/{name}", 0.0) + float(value)
+        self.sums.add({f"{group}/{k}": v for k, v in metrics.items() if v is not None})
       progress.updates += 1
       self.logger.tick(progress.steps, settings.num_steps)
     progress.budget -= num
-    return {name: value / num for name, value in sums.items()} | {
-      "train/updates": float(progress.updates)
+
+  def _counts(self) -> dict[str, float]:
+    return {
+      "episode/count": float(self.progress.episodes),
+      "train/updates": float(self.progress.updates),
     }
 
   def _check_finite(self, found) -> None:
@@ -295,12 +270,14 @@ class _Training:
         f"{self.run.path('data', 0)}."
       )
 
+  @tf.function(autograph=False)
   def _copy_weights(self) -> None:
     """Copies the agent to the one that acts."""
-    pairs = zip(self.acting_model.weights, self.model.weights, strict=True)
-    for theirs, ours in pairs:
-      theirs.assign(ours)
-    self.acting.restore_policy(self.learner.policy_state())
+    pairs = [*zip(self.acting_model.weights, self.model.weights, strict=True)]
+    theirs, ours = self.acting.policy.network.state(), self.learner.policy.network.state()
+    pairs += [(theirs[name], ours[name]) for name in ours]
+    for target, source in pairs:
+      target.assign(source)
 
   def _evaluate(self) -> None:
     """Plays episodes on validation seeds, and keeps the agent if it is the best so far."""
@@ -332,45 +309,41 @@ class _Training:
     }
 
   def _save(self) -> None:
-    """Writes a checkpoint, after the episodes that were played so far."""
+    """Writes a checkpoint, after the episodes that ended so far."""
     progress = self.progress
-    self.writer.flush()
+    self.data.flush()
     progress.seconds = self._seconds()
     progress.history = read_history(self.folder / "metrics.jsonl") or ""
+    state = {"progress": dataclasses.asdict(progress), "data": self.data.state()}
     values = checkpoints.values(self._variables())
-    state = values | {"progress": json.dumps(dataclasses.asdict(progress))}
-    self.checkpoints.save(progress.updates, state)
+    self.checkpoints.save(progress.updates, values | {"state": json.dumps(state)})
     self.saved_at = progress.updates
 
-  def _restore(self) -> None:
-    """Loads the last checkpoint, and the episodes that are recorded."""
-    variables = self._variables()
-    found = self.checkpoints.restore(checkpoints.values(variables) | {"progress": ""})
+  def _restore(self) -> Played | None:
+    """Loads the last checkpoint.
+
+    Returns:
+      What was played and not learned from; None without a checkpoint.
+    """
+    variables, progress = self._variables(), self.progress
+    found, rest = self.checkpoints.restore(checkpoints.values(variables) | {"state": ""}), None
     if found is not None:
-      _, state = found
-      checkpoints.assign(variables, {name: state[name] for name in variables})
-      vars(self.progress).update(json.loads(state["progress"]))
-      restore_history(self.folder / "metrics.jsonl", self.progress.history)
-    progress = self.progress
+      _, values = found
+      checkpoints.assign(variables, {name: values[name] for name in variables})
+      state = json.loads(values["state"])
+      vars(progress).update(state["progress"])
+      self._copy_weights()
+      rest = self.data.restore(state["data"])
+    restore_history(self.folder / "metrics.jsonl", progress.history)
     self.saved_at, self.seconds_before = progress.updates, progress.seconds
     self.best.rewind(max(0, progress.best_step))
     self.logger.rewind(progress.steps or -1)
-    episodes = rollouts.read_episodes(self.run.path("data", 0))
-    for index, (episode, info) in enumerate(episodes):
-      if index < progress.episodes:
-        self._add(episode, info)
-      else:
-        self.recorded[info.seed] = episode, info
-    if len(self.writer.manifest.episodes) < progress.episodes:
-      raise WorkdirError(
-        f"{self.run.path('data', 0)} has fewer episodes than the checkpoint in {self.folder} was "
-        "trained on. Restore the folder, or remove both to start over."
-      )
+    return rest
 
   def _finish(self) -> None:
     """Writes the best agent in the folders of iteration 0."""
     run = self.run
-    self.writer.flush()
+    self.data.flush()
     best = checkpoints.load_nest(self.best.path(self.progress.best_step), self._agent_state())
     checkpoints.assign(checkpoints.name_variables(self.model.weights), best["model"])
     self.learner.restore_policy(best["policy"])
@@ -392,3 +365,21 @@ class _Training:
     checkpoints.save_nest(controller / "controller.npz", self.learner.policy_state())
     seal(controller, "controller.npz", "metrics.jsonl")
     self.checkpoints.clear()
+
+
+class _Means:
+  """Means of metrics over updates and episodes."""
+
+  def __init__(self):
+    self._values: dict[str, list[float]] = {}
+
+  def add(self, metrics: dict[str, Any]) -> None:
+    """Adds a value of each metric."""
+    for name, value in metrics.items():
+      self._values.setdefault(name, []).append(float(value))
+
+  def take(self) -> dict[str, float]:
+    """Returns the means since the last call."""
+    means = {name: float(np.mean(values)) for name, values in self._values.items()}
+    self._values = {}
+    return means

@@ -37,8 +37,16 @@ def check_online(run: Run) -> None:
       f"{wanted} needs controller.actor_critic.reward_scale, such as 1: there are no rollouts from "
       "which it could be derived."
     )
-  if settings.prefill < 2 * settings.sequence_length:
+  distribution = config.controller.actor_critic.action_distribution
+  if distribution == "tanh_normal" and not run.spec.action_space.num_choices:
     raise ConfigError(
-      f"online.prefill={settings.prefill} must be at least twice online.sequence_length="
-      f"{settings.sequence_length}."
+      f"{wanted} needs a controller that explores by itself. Set "
+      "controller.actor_critic.action_distribution=truncated_normal, whose scale is learned."
+    )
+  shares = settings.num_environments
+  if min(settings.prefill, settings.capacity) < 2 * shares * settings.sequence_length:
+    raise ConfigError(
+      f"online.prefill={settings.prefill} and online.capacity={settings.capacity} must be at least "
+      f"{2 * shares * settings.sequence_length}: two sequences of online.sequence_length="
+      f"{settings.sequence_length} for each of online.num_environments={shares}."
     )

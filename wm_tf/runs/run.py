@@ -106,6 +106,11 @@ class Run(LearnedRun):
         held_out_name="collect.held_out",
       )
 
+  @property
+  def online_settings(self) -> config_lib.OnlineConfig:
+    """The settings of online training, as derived for the environment's observations."""
+    return self.config.online.derived(bool(self.spec.observation.images))
+
   # --- All stages ---------------------------------------------------------------------------
 
   def train(self) -> list[dict[str, Any]]:

@@ -130,7 +130,23 @@ def lstm_step(gates: Sequence[tf.Tensor], c: tf.Tensor) -> tuple[tf.Tensor, tf.T
   return tf.sigmoid(show) * tf.tanh(c), c
 
 
-def make_dense(units: int, input_size: int, num_members: int | None, activation=None, name=None):
+def fan_in() -> keras.initializers.Initializer:
+  """Returns an initializer that keeps the scale of the inputs.
+
+  The weights are truncated normal with variance `1 / (number of inputs)` (LeCun et al. 1998,
+  "Efficient BackProp", section 4.6).
+  """
+  return keras.initializers.VarianceScaling(1.0, "fan_in", "truncated_normal")
+
+
+def make_dense(
+  units: int,
+  input_size: int,
+  num_members: int | None,
+  activation=None,
+  name=None,
+  initializer="glorot_uniform",
+):
   """Makes and builds a dense layer, or `num_members` of them.
 
   Args:
@@ -139,12 +155,15 @@ def make_dense(units: int, input_size: int, num_members: int | None, activation=
     num_members: M; None for one ordinary `keras.layers.Dense`.
     activation: a Keras activation or its name; None for none.
     name: the name of the layer.
+    initializer: of the kernel of an ordinary layer.
 
   Returns:
     A `keras.layers.Dense` or a `StackedDense`.
   """
   if num_members is None:
-    layer = keras.layers.Dense(units, activation=activation, name=name)
+    layer = keras.layers.Dense(
+      units, activation=activation, name=name, kernel_initializer=initializer
+    )
   else:
     layer = StackedDense(num_members, units, activation, name=name)
   layer.build((None, input_size))
