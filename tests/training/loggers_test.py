@@ -4,7 +4,9 @@ import io
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.util import tensor_util
 
@@ -68,6 +70,22 @@ def test_jsonl_damage_in_the_middle_is_named(tmp_path):
   path.write_text('{"step": 1}\n{"step"\n{"step": 3}\n')
   with pytest.raises(DamagedFileError, match=r"metrics.jsonl is damaged \(line 2 is not of a log"):
     read_jsonl(path)
+
+
+def test_a_film_is_played_by_tensorboard(tmp_path):
+  frames = np.zeros((4, 6, 8, 3), np.uint8)
+  frames[np.arange(4), :, np.arange(4)] = 255
+  logger = Loggers([JsonlLogger(tmp_path / "metrics.jsonl"), TensorBoardLogger(tmp_path)])
+  logger.film(7, "dream", frames, fps=20.0)
+  logger.close()
+  events = EventAccumulator(str(tmp_path)).Reload()
+  (event,) = events.Images("dream")
+  picture = Image.open(io.BytesIO(event.encoded_image_string))
+  assert event.step == 7 and (event.height, event.width) == (6, 8)
+  assert picture.format == "GIF" and picture.n_frames == 4 and picture.info["duration"] == 50
+  for i in range(4):
+    picture.seek(i)
+    np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), frames[i])
 
 
 def test_tensorboard_round_trip(tmp_path):

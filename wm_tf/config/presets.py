@@ -121,6 +121,8 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "collect.heuristic=0.0",
       "collect.held_out=0.05",
       "online.num_steps=20000",
+      "planner.num_candidates=16",
+      "planner.num_particles=2",
       *DREAMER_LEARNER,
     ),
   ),

@@ -27,6 +27,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from wm_tf import rng
 from wm_tf.agent import Agent, AgentActor
 from wm_tf.checks import ConfigError
 from wm_tf.data import rollouts
@@ -41,6 +42,7 @@ from wm_tf.models.heads import RewardRangeError
 from wm_tf.runs.collection import environment_options
 from wm_tf.runs.fitting import seal
 from wm_tf.runs.online_data import OnlineData
+from wm_tf.runs.online_films import dream_film
 from wm_tf.runs.playing import environment_factory, episode_seeds
 from wm_tf.runs.workdir import say
 from wm_tf.training import checkpoints
@@ -294,6 +296,10 @@ class _Training:
     self.logger.write(
       progress.steps, {"eval/return": scores["mean"], "eval/return_std": scores["std"]}
     )
+    window = self.data.replay.draw(np.random.default_rng(0), 1, self.settings.sequence_length)
+    film = dream_film(self.model, window, rng.make_seed(progress.steps))
+    if film is not None:
+      self.logger.film(progress.steps, "real (left), dreamed from step 5 (right)", film)
 
   # --- Files --------------------------------------------------------------------------------
 

@@ -10,10 +10,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
 from wm_tf.files import DamagedFileError, atomic_open, user_path
+from wm_tf.training.films import film_summary
 
 
 class Logger:
@@ -28,6 +30,16 @@ class Logger:
     Args:
       step: number of steps done.
       metrics: value by name, such as `train/nll` or `eval/nll`.
+    """
+
+  def film(self, step: int, name: str, frames: np.ndarray, fps: float = 10.0) -> None:
+    """Records a film, if the logger shows pictures.
+
+    Args:
+      step: number of steps done.
+      name: name of the film.
+      frames: `uint8[T, H, W, 3]`.
+      fps: frames per second.
     """
 
   def rewind(self, step: int) -> None:
@@ -144,6 +156,13 @@ class TensorBoardLogger(Logger):
     with self._writer.as_default():
       for key, value in metrics.items():
         tf.summary.scalar(key, value, step=step)
+    self._writer.flush()
+
+  def film(self, step, name, frames, fps=10.0):
+    """Writes an animated picture. See `Logger.film`."""
+    summary = film_summary(name, frames, fps)
+    with self._writer.as_default():
+      tf.summary.experimental.write_raw_pb(summary.SerializeToString(), step=step)
     self._writer.flush()
 
   def close(self):
@@ -326,6 +345,11 @@ class Loggers(Logger):
     """Calls `write` of every logger. See `Logger.write`."""
     for logger in self.loggers:
       logger.write(step, metrics)
+
+  def film(self, step, name, frames, fps=10.0):
+    """Calls `film` of every logger. See `Logger.film`."""
+    for logger in self.loggers:
+      logger.film(step, name, frames, fps)
 
   def rewind(self, step):
     """Calls `rewind` of every logger. See `Logger.rewind`."""
