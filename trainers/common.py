@@ -46,14 +46,7 @@ _METHOD = flags.DEFINE_enum(
   "method", None, config_lib.METHODS, "The same as --override=controller.method=..."
 )
 _FORCE = flags.DEFINE_bool("force", False, "Continue past a failed quality gate, with a warning.")
-_DESCRIBING = (
-  _PRESET,
-  _CONFIG,
-  _ENVIRONMENT,
-  _OVERRIDE,
-  _FAMILY,
-  _METHOD,
-)  # The configuration of a run.
+_DESCRIBING = (_PRESET, _CONFIG, _ENVIRONMENT, _OVERRIDE, _FAMILY, _METHOD)  # A configuration.
 
 
 def set_default(**values) -> None:

@@ -132,6 +132,22 @@ class Row:
       self.observations.append(reply.observation)
     return reply.terminated or reply.truncated or len(self.actions) == max_decisions
 
+  def fail(self, error: WorkerError, max_failures: int) -> None:
+    """Counts a death of the current episode's worker.
+
+    Args:
+      error: the error that reported it.
+      max_failures: the number of deaths after which an error is raised.
+
+    Raises:
+      WorkerError: if that number is reached.
+    """
+    self.failures += 1
+    if self.failures >= max_failures:
+      raise WorkerError(
+        f"The episode of seed {self.seed} failed {self.failures} times in a row. {error}"
+      ) from error
+
   def act(self, pool: EnvPool, action: np.ndarray) -> None:
     """Sends an action to the environment.
 
@@ -308,11 +324,7 @@ def run_episodes(
     for index, answer in pool.poll():
       row = rows[index]
       if isinstance(answer, WorkerError):
-        row.failures += 1
-        if row.failures >= max_failures:
-          raise WorkerError(
-            f"The episode of seed {row.seed} failed {row.failures} times in a row. {answer}"
-          ) from answer
+        row.fail(answer, max_failures)
         _logger.warning("The episode of seed %d begins again. %s", row.seed, answer)
         row.restart(pool)
       elif row.receive(answer, pool, keep_frames, max_decisions):

@@ -216,11 +216,7 @@ class EnvStream:
     known, checksum = len(row.observations), _checksum(row)
     info = getattr(row, "info", None)
     while True:
-      row.failures += 1
-      if row.failures >= _MAX_FAILURES:
-        raise WorkerError(
-          f"The episode of seed {row.seed} failed {row.failures} times in a row. {error}"
-        ) from error
+      row.fail(error, _MAX_FAILURES)
       _logger.warning("The episode of seed %d is played again. %s", row.seed, error)
       try:
         over = self._play_again(row, list(before[1]))

@@ -105,7 +105,7 @@ def encode_image(x, filters: Sequence[int]):
   size = tuple(x.shape[1:3])
   padding = "valid" if size == _PAPER_SIZE else "same"
   if size != _PAPER_SIZE:
-    filters = [filters[min(i, len(filters) - 1)] for i in range(_num_halvings(size))]
+    filters = [filters[min(i, len(filters) - 1)] for i in range(num_halvings(size))]
   for count in filters:
     x = keras.layers.Conv2D(count, 4, strides=2, padding=padding, activation="relu")(x)
   return keras.layers.Flatten()(x)
@@ -136,7 +136,7 @@ def decode_image(
       name = f"conv2d_transpose_{i}" if i else "conv2d_transpose"
       x = Deconvolution(count, kernel_size, activation, name=name)(x)
     return x
-  num = _num_halvings(size)
+  num = num_halvings(size)
   sizes = [tuple(-(-length // 2**i) for length in size) for i in range(num, -1, -1)]
   counts = [filters[max(i, 0)] for i in range(len(filters) - num + 1, len(filters))]
   width = encoder_filters[min(num, len(encoder_filters)) - 1]
@@ -185,8 +185,12 @@ def _dense_layers(x, units: Sequence[int]):
   return x
 
 
-def _num_halvings(size: Sequence[int]) -> int:
-  """Returns how many convolutions of stride 2 reduce an image to about 4 x 4."""
+def num_halvings(size: Sequence[int]) -> int:
+  """Returns how many convolutions of stride 2 reduce an image to about 4 x 4.
+
+  Args:
+    size: height and width in pixels.
+  """
   return max(1, round(math.log2(math.sqrt(math.prod(size)) / _SMALLEST_MAP)))
 
 

@@ -18,6 +18,7 @@ import keras
 import tensorflow as tf
 
 from wm_tf.core import ObservationSpec
+from wm_tf.models.encoders import num_halvings
 from wm_tf.models.gru import NormDense
 from wm_tf.models.kernels.patches import PatchDecoding, PatchEncoding
 from wm_tf.models.kernels.stacked import fan_in, make_dense
@@ -26,7 +27,6 @@ from wm_tf.norms import RMSNorm
 PATCH = 4  # Pixels a side.
 _KERNEL = 4
 _STRIDE = 2
-_SMALLEST_MAP = 4
 
 
 class _Geometry:
@@ -39,8 +39,8 @@ class _Geometry:
   """
 
   def __init__(self, shape: Sequence[int], filters: int):
-    halvings = math.log2(math.sqrt(math.prod(shape[:2])) / (_SMALLEST_MAP * PATCH))
-    num = max(0, round(halvings))
+    # The patches do the first halvings.
+    num = max(0, num_halvings(shape[:2]) - round(math.log2(PATCH)))
     multiple = PATCH * _STRIDE**num
     self.padded = [-(-length // multiple) * multiple for length in shape[:2]]
     self.sizes = [

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tensorflow as tf
 
+from wm_tf.core import Batch
 from wm_tf.data import rollouts
 from wm_tf.data.collect import run_episodes
 from wm_tf.data.datasets import held_out_seeds
@@ -99,8 +100,7 @@ class OnlineData:
     """
     for row, seed, steps in played.pieces:
       self._learned[row] += len(steps.reward)
-      if not held_out_seeds([seed], self._run.config.collect.held_out):
-        self.replay.add(steps, row)
+      self._replay(row, seed, steps)
     self._num_episodes += len(played.episodes)
     return sum(int(np.sum(~steps.is_first)) for _, _, steps in played.pieces)
 
@@ -150,8 +150,8 @@ class OnlineData:
       row, seed, steps = piece
       num = min(max(self._learned[row] - seen[row], 0), len(steps.reward))
       seen[row] += len(steps.reward)
-      if num and not held_out_seeds([seed], self._run.config.collect.held_out):
-        self.replay.add(_slice(steps, 0, num), row)
+      if num:
+        self._replay(row, seed, _slice(steps, 0, num))
       if num < len(steps.reward):
         rest.pieces.append(Piece(row, seed, _slice(steps, num, None)))
 
@@ -183,6 +183,11 @@ class OnlineData:
     if index >= len(self._seeds):  # A longer draw starts with the same seeds.
       self._seeds = episode_seeds("collect", self._run.seed, 2 * index + 64)
     return self._seeds[index]
+
+  def _replay(self, row: int, seed: int, steps: Batch) -> None:
+    """Adds steps of an episode to the replay buffer, unless the episode is held out."""
+    if not held_out_seeds([seed], self._run.config.collect.held_out):
+      self.replay.add(steps, row)
 
   def _record(self, episode, info: EpisodeInfo) -> None:
     if info.seed not in self._recorded:
