@@ -15,6 +15,7 @@ from wm_tf.config.presets import DREAMER_LEARNER
 from wm_tf.core import Prediction
 from wm_tf.learners.actor_critic import ActorCritic, ActorCriticConfig
 from wm_tf.learners.actor_rollouts import (
+  Replayed,
   differentiable_rollout,
   forward_rollout,
   replayed_starts,
@@ -298,6 +299,76 @@ def test_dreams_never_start_from_padding_or_terminal_states():
   learner = _learner(AdditiveWorld(), batch_size=64, actor_gradient="reinforce")
   assert np.isfinite(learner.update(starts, _SEED, allowed).return_mean)
   assert not np.isfinite(learner.update(starts, _SEED).return_mean)
+
+
+# --- Replayed steps -------------------------------------------------------------------------------
+
+
+def _replayed(rows, world):
+  """Windows of one episode that goes on, of one whose second state is its last, and of padding."""
+  features = np.random.default_rng(1).normal(size=(3, 4, world.feature_size))
+  is_first, discount, mask = np.zeros([3, 4], bool), np.ones([3, 4]), np.ones([3, 4], bool)
+  is_first[1, 2], mask[2, 2:], discount[1, 1] = True, False, rows
+  reward = np.arange(12.0).reshape(3, 4)
+  found = (features.astype(np.float32), reward.astype(np.float32), discount.astype(np.float32))
+  return Replayed(*map(tf.constant, (*found, is_first, mask)))
+
+
+@pytest.mark.parametrize("last", [0.0, 1.0])  # It is terminal, or the episode was truncated there.
+def test_returns_of_replayed_steps(last):
+  replayed = _replayed(last, AdditiveWorld())
+  values = tf.constant(np.random.default_rng(0).normal(size=(3, 4)), tf.float32)
+  v = values.numpy()
+  found = replayed.targets(values, 10.0, 0.9, 0.7).numpy()
+
+  def step(reward, discount, value, target):
+    return 10.0 * reward + 0.9 * discount * (0.3 * value + 0.7 * target)
+
+  third = step(3.0, 1.0, v[0, 3], v[0, 3])
+  second = step(2.0, 1.0, v[0, 2], third)
+  np.testing.assert_allclose(found[0], [step(1.0, 1.0, v[0, 1], second), second, third], rtol=1e-5)
+  np.testing.assert_allclose(found[1, 0], step(5.0, last, v[1, 1], v[1, 1]), rtol=1e-5)
+  np.testing.assert_allclose(found[1, 2], step(7.0, 1.0, v[1, 3], v[1, 3]), rtol=1e-5)
+  np.testing.assert_allclose(found[2, 0], step(9.0, 1.0, v[2, 1], v[2, 1]), rtol=1e-5)
+  followed = [[True] * 3, [True, False, True], [True, False, False]]
+  np.testing.assert_array_equal(replayed.followed(), followed)
+
+
+@pytest.mark.parametrize("actor_gradient", ["dynamics", "reinforce"])
+def test_only_the_critic_learns_from_replayed_steps(actor_gradient):
+  world = AdditiveWorld()
+  options = dict(actor_gradient=actor_gradient, critic="symexp_twohot", slow_critic="regulariser")
+  learner = _randomise(_learner(world, replay_scale=0.3, **options), 0.1)
+  dream = learner._reinforce if actor_gradient == "reinforce" else learner._dream
+  starts, replayed = state_at([[1.0, 0.0]]), _replayed(0.0, world)
+  actor, critic, report = dream(starts, _SEED, _NO_NOISE, replayed)
+  same, before, without = dream(starts, _SEED, _NO_NOISE)
+  np.testing.assert_array_equal(_flat(actor), _flat(same))
+  assert without.replay_loss is None and report.critic_loss == without.critic_loss
+  with tf.GradientTape() as tape:
+    loss = learner._with_replay(tf.constant(0.0), replayed)[1]
+  expected = tape.gradient(loss, [weight.value for weight in learner.critic.network.weights])
+  np.testing.assert_allclose(loss, 0.3 * report.replay_loss, rtol=1e-6)
+  np.testing.assert_allclose(_flat(critic), _flat(before) + _flat(expected), rtol=1e-3, atol=1e-6)
+
+
+def test_the_critic_fits_the_returns_of_replayed_steps():
+  """Real rewards are 1 where dreams have none: with all weight on them, values are 1 / (1 - d)."""
+  world = AdditiveWorld(goal=0.0)
+  learner = _learner(
+    world, replay_scale=1e3, discount=0.5, critic_learning_rate=3e-3, target_rate=1.0
+  )
+  replayed = _replayed(1.0, world)
+  replayed = replayed._replace(
+    features=tf.ones_like(replayed.features),
+    reward=tf.ones([3, 4]),
+    is_first=tf.zeros([3, 4], bool),
+    mask=tf.ones([3, 4], bool),
+  )
+  for step in range(400):
+    learner.update(state_at([[0.0, 0.0]]), rng.fold_in(_SEED, step), None, replayed)
+  values = learner.critic.scaled_values(learner.critic.network(replayed.features[:, :-1]))
+  np.testing.assert_allclose(values, 2.0, atol=0.1)
 
 
 # --- Updates --------------------------------------------------------------------------------------

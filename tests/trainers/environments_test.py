@@ -14,17 +14,18 @@ import pytest
 
 pytestmark = pytest.mark.timeout(600)  # A machine that is busy with other things needs its time.
 
-_SHORT = ("--override=environment_options.max_steps=60",)
+_SHORT = "--override=environment_options.max_steps=60"
+_ONCE = "--override=num_iterations=0"  # Without a second iteration.
 _ENVIRONMENTS = {
-  "gym:CartPole-v1": (),
-  "gym:MountainCarContinuous-v0": _SHORT,
+  "gym:CartPole-v1": (_ONCE,),
+  "gym:MountainCarContinuous-v0": (_SHORT, _ONCE),
   "gym:LunarLander-v3": (),
-  "gym:LunarLanderContinuous-v3": (),
-  "gym:BipedalWalker-v3": _SHORT,
-  "gym:CarRacing-v3": _SHORT,
-  "gym:ALE/Pong-v5": _SHORT,
+  "gym:LunarLanderContinuous-v3": (_ONCE,),
+  "gym:BipedalWalker-v3": (_SHORT, _ONCE),
+  "gym:CarRacing-v3": (_SHORT, _ONCE),
+  "gym:ALE/Pong-v5": (_SHORT, _ONCE),
   "tests.envs.toys:DictEnv": (),
-  "tests.envs.toys:MultiDiscreteEnv": (),
+  "tests.envs.toys:MultiDiscreteEnv": (_ONCE,),
 }
 
 

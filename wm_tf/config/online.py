@@ -29,7 +29,8 @@ class OnlineConfig:
     learning_rate: learning rate of the world model.
     clip_norm: bound on the norm of the world model's gradient.
     warmup_updates: updates in which the world model's learning rate increases from 0.
-    evaluate_every: number of steps between evaluations on validation seeds, which choose the agent.
+    evaluate_every: number of steps between evaluations on validation seeds, which choose the agent;
+      None for an eighth of `num_steps`.
     evaluate_episodes: number of episodes of each of these evaluations.
     patience: number of evaluations without a better one after which training ends; None for never.
     max_updates: number of updates after which training ends; None for no limit.
@@ -50,7 +51,7 @@ class OnlineConfig:
   learning_rate: float = 6e-4
   clip_norm: float = 100.0
   warmup_updates: int = 200
-  evaluate_every: int = 2500
+  evaluate_every: int | None = None
   evaluate_episodes: int = 8
   patience: int | None = None
   max_updates: int | None = None
@@ -84,4 +85,5 @@ class OnlineConfig:
       self,
       batch_size=self.batch_size or batch_size,
       train_ratio=train_ratio if self.train_ratio is None else self.train_ratio,
+      evaluate_every=self.evaluate_every or max(1, self.num_steps // 8),
     )

@@ -35,6 +35,7 @@ DREAMER_LEARNER: tuple[str, ...] = (
       "clip_norm=100.0",
       "warmup_updates=200",
       "normalised_layers=True",
+      "replay_scale=0.3",
     )
   ),
 )

@@ -11,7 +11,12 @@ from wm_tf import rng
 from wm_tf.checks import ConfigError, check_at_least, check_choice, check_shares
 from wm_tf.core import Nest
 from wm_tf.imagination import draw_rows, lambda_returns
-from wm_tf.learners.actor_rollouts import Rollout, differentiable_rollout, forward_rollout
+from wm_tf.learners.actor_rollouts import (
+  Replayed,
+  Rollout,
+  differentiable_rollout,
+  forward_rollout,
+)
 from wm_tf.learners.gradients import GradientConfig, GradientLearner
 from wm_tf.learners.returns import follow_range, range_scale
 from wm_tf.models.world_model import WorldModel
@@ -53,6 +58,8 @@ class ActorCriticConfig(GradientConfig):
       95th percentile, or by 1 if that is larger.
     warmup_updates: updates in which the learning rates increase linearly from 0.
     normalised_layers: whether the hidden layers of the actor and the critic have an `RMSNorm`.
+    replay_scale: weight of the critic's loss on the returns of the real steps that dreams start
+      from; used in online training, where these are replayed with the steps that follow them.
   """
 
   num_updates: int = 1000
@@ -65,11 +72,12 @@ class ActorCriticConfig(GradientConfig):
   return_normalisation: str = "scale"
   warmup_updates: int = 0
   normalised_layers: bool = False
+  replay_scale: float = 0.0
 
   def __post_init__(self):
     super().__post_init__()
     check_shares(self, "lambda_", "uniform_share")
-    check_at_least(0, self, "warmup_updates")
+    check_at_least(0, self, "warmup_updates", "replay_scale")
     check_choice(self, "actor_gradient", ACTOR_GRADIENTS)
     check_choice(self, "action_distribution", DISTRIBUTIONS)
     check_choice(self, "critic", tuple(CRITICS))
@@ -85,6 +93,7 @@ class Update(NamedTuple):
     entropy: mean entropy of the actions in nats; None with `tanh_normal`.
     return_low, return_high: moving averages of the 5th and the 95th percentile of the scaled
       returns; None without `percentiles`.
+    replay_loss: loss of the critic on real steps, before it is weighted; None without it.
   """
 
   return_mean: tf.Tensor
@@ -94,6 +103,7 @@ class Update(NamedTuple):
   entropy: tf.Tensor | None = None
   return_low: tf.Tensor | None = None
   return_high: tf.Tensor | None = None
+  replay_loss: tf.Tensor | None = None
 
 
 class ActorCritic(GradientLearner):
@@ -124,8 +134,8 @@ class ActorCritic(GradientLearner):
     Hafner et al. 2021, "Mastering Atari with Discrete World Models", arXiv:2010.02193, equations 4
     to 6 (REINFORCE, straight-through gradients, the slow critic as the target).
     Hafner et al. 2023, "Mastering Diverse Domains through World Models", arXiv:2301.04104, sections
-    "Critic learning" and "Actor learning" (two-hot critic, slow critic as a regulariser,
-    percentiles).
+    "Critic learning" and "Actor learning" (two-hot critic, slow critic as a regulariser, loss on
+    replayed steps, percentiles).
     Any world model replaces the RSSM of these papers.
   """
 
@@ -181,7 +191,7 @@ class ActorCritic(GradientLearner):
     normalisation = {"normalisation": {"range": self._return_range}} if self._normalises else {}
     return super().variables() | normalisation
 
-  def update(self, starts, seed, allowed=None):
+  def update(self, starts, seed, allowed=None, replayed=None):
     """Dreams and updates the networks. See `GradientLearner.update`.
 
     Args:
@@ -189,11 +199,13 @@ class ActorCritic(GradientLearner):
       seed: `int32[2]`.
       allowed: `bool[M]`, the states that dreams may start from; None for all. See
         `actor_rollouts.replayed_starts`.
+      replayed: real steps that the critic also learns from if `replay_scale` is positive, a
+        `Replayed`; None for dreams only.
 
     Returns:
       An `Update`.
     """
-    return self._update(starts, seed, allowed)
+    return self._update(starts, seed, allowed, replayed if self._config.replay_scale else None)
 
   # --- Gradients --------------------------------------------------------------------------------
 
@@ -207,7 +219,7 @@ class ActorCritic(GradientLearner):
     action_noise = self.policy.distribution.draw_noise(shape, noise_seed, noise_scale)
     return rollout_fn(model, self.policy, state, noise, action_noise, config.temperature)
 
-  def _dream(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor):
+  def _dream(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor, replayed=None):
     """Computes the gradients of the actor and the critic through the dynamics, and an `Update`."""
     config = self._config
     with tf.GradientTape(persistent=True) as tape:
@@ -219,17 +231,19 @@ class ActorCritic(GradientLearner):
       if rollout.entropy is not None:
         actor_loss -= config.entropy_scale * tf.reduce_mean(alive * rollout.entropy)
       critic_loss = self._critic_loss(rollout, target, alive)
+      replay_loss, total_loss = self._with_replay(critic_loss, replayed)
     actor_gradients, critic_gradients = (
       tape.gradient(loss, [weight.value for weight in network.weights])
       for loss, network in (
         (actor_loss, self.policy.network),
-        (critic_loss, self.critic.network),
+        (total_loss, self.critic.network),
       )
     )
-    report = self._report(rollout, target, alive, critic_loss, actor_gradients, return_range)
+    losses = critic_loss, replay_loss
+    report = self._report(rollout, target, alive, losses, actor_gradients, return_range)
     return actor_gradients, critic_gradients, report
 
-  def _reinforce(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor):
+  def _reinforce(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor, replayed=None):
     """Computes the same as `_dream` with the score function gradient of the actor."""
     config, distribution = self._config, self.policy.distribution
     rollout = self._roll_out(forward_rollout, state, seed, noise_scale)
@@ -249,10 +263,11 @@ class ActorCritic(GradientLearner):
     actor_gradients = tape.gradient(actor_loss, weights)
     with tf.GradientTape() as tape:
       critic_loss = self._critic_loss(rollout, target, alive)
+      replay_loss, total_loss = self._with_replay(critic_loss, replayed)
     weights = [weight.value for weight in self.critic.network.weights]
-    critic_gradients = tape.gradient(critic_loss, weights)
-    rollout = rollout._replace(entropy=entropy)
-    report = self._report(rollout, target, alive, critic_loss, actor_gradients, return_range)
+    critic_gradients = tape.gradient(total_loss, weights)
+    rollout, losses = rollout._replace(entropy=entropy), (critic_loss, replay_loss)
+    report = self._report(rollout, target, alive, losses, actor_gradients, return_range)
     return actor_gradients, critic_gradients, report
 
   def _values(self, features: tf.Tensor) -> tf.Tensor:
@@ -279,20 +294,38 @@ class ActorCritic(GradientLearner):
 
   def _critic_loss(self, rollout: Rollout, target: tf.Tensor, alive: tf.Tensor) -> tf.Tensor:
     features = tf.stop_gradient(rollout.features[:, :-1])
+    return tf.reduce_mean(alive * self._value_loss(features, tf.stop_gradient(target)))
+
+  def _value_loss(self, features: tf.Tensor, target: tf.Tensor) -> tf.Tensor:
+    """Returns the critic's loss for targets, and its distance from the slow critic if it counts."""
     outputs = self.critic.network(features)
-    loss = self.critic.loss(outputs, tf.stop_gradient(target))
+    loss = self.critic.loss(outputs, target)
     if self._config.slow_critic == "regulariser":
       loss += self.critic.loss(outputs, tf.stop_gradient(self.slow_values(features)))
-    return tf.reduce_mean(alive * loss)
+    return loss
+
+  def _with_replay(self, critic_loss: tf.Tensor, replayed: Replayed | None):
+    """Returns the critic's loss on replayed steps, or None, and its whole loss."""
+    config = self._config
+    if replayed is None:
+      return None, critic_loss
+    reward_scale = tf.convert_to_tensor(self.critic.reward_scale)
+    values = self._values(replayed.features)
+    target = replayed.targets(values, reward_scale, config.discount, config.lambda_)
+    loss = self._value_loss(replayed.features[:, :-1], tf.stop_gradient(target))
+    weight = tf.cast(replayed.followed(), tf.float32)
+    loss = tf.reduce_sum(weight * loss) / tf.maximum(1.0, tf.reduce_sum(weight))
+    return loss, critic_loss + config.replay_scale * loss
 
   def _report(
-    self, rollout: Rollout, target, alive, critic_loss, actor_gradients, return_range
+    self, rollout: Rollout, target, alive, losses, actor_gradients, return_range
   ) -> Update:
     found = Update(
       tf.reduce_mean(tf.reduce_sum(alive * rollout.reward, axis=1)),
       tf.reduce_mean(target) / tf.convert_to_tensor(self.critic.reward_scale),
-      critic_loss,
+      losses[0],
       tf.linalg.global_norm(actor_gradients),
+      replay_loss=losses[1],
     )
     if rollout.entropy is not None:
       found = found._replace(entropy=tf.reduce_mean(rollout.entropy))
@@ -300,11 +333,17 @@ class ActorCritic(GradientLearner):
       found = found._replace(return_low=return_range[0], return_high=return_range[1])
     return found
 
-  def _dream_and_apply(self, starts: Nest, seed: tf.Tensor, allowed: tf.Tensor | None) -> Update:
+  def _dream_and_apply(
+    self,
+    starts: Nest,
+    seed: tf.Tensor,
+    allowed: tf.Tensor | None,
+    replayed: Replayed | None,
+  ) -> Update:
     start_seed, dream_seed = rng.split(seed, 2)
     chosen = draw_rows(starts, self._config.batch_size, start_seed, allowed)
     actor_gradients, critic_gradients, report = self._gradients(
-      chosen, dream_seed, self.noise_scale()
+      chosen, dream_seed, self.noise_scale(), replayed
     )
     self.apply_gradients(actor_gradients, critic_gradients)
     self.follow(self._config.target_rate)

@@ -1,4 +1,4 @@
-"""Dreams in which an actor chooses the actions, with and without a gradient."""
+"""What an actor-critic learns from: dreams, with and without a gradient, and replayed steps."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from wm_tf.core import Nest
+from wm_tf.imagination import lambda_returns
 from wm_tf.models.world_model import WorldModel
 from wm_tf.nests import time_major
 from wm_tf.policies.actor import Actor
@@ -119,6 +120,49 @@ def forward_rollout(
   features, *others = (column.stack() for column in columns)
   features = tf.concat([features, world_model.features(state)[tf.newaxis]], axis=0)
   return Rollout(*time_major((features, *others)), None)
+
+
+class Replayed(NamedTuple):
+  """B replayed windows of T real steps, in arrival alignment.
+
+  Attributes:
+    features: `float32[B, T, F]`, of the posteriors.
+    reward, discount: `float32[B, T]`, those that arrive with each state; a discount is 0 at a
+      terminal state.
+    is_first: `bool[B, T]`, true at the first state of an episode.
+    mask: `bool[B, T]`, which steps are real.
+  """
+
+  features: tf.Tensor
+  reward: tf.Tensor
+  discount: tf.Tensor
+  is_first: tf.Tensor
+  mask: tf.Tensor
+
+  def followed(self) -> tf.Tensor:
+    """Returns `bool[B, T - 1]`, which states are followed by one of the same episode."""
+    return self.mask[:, :-1] & self.mask[:, 1:] & ~self.is_first[:, 1:]
+
+  def targets(
+    self, values: tf.Tensor, reward_scale: tf.Tensor | float, discount: float, lambda_: float
+  ) -> tf.Tensor:
+    """Computes the lambda-returns of the actions that were taken.
+
+    The value bootstraps at the end of a window, and of an episode that was truncated.
+
+    Args:
+      values: the value of each state, `float32[B, T]`, in units of scaled reward.
+      reward_scale: factor on rewards.
+      discount: factor per decision.
+      lambda_: see `lambda_returns`.
+
+    Returns:
+      `float32[B, T - 1]`; they are only defined where `followed` is true.
+    """
+    followed = self.followed()
+    reward = tf.where(followed, reward_scale * self.reward[:, 1:], values[:, :-1])
+    discount = tf.where(followed, discount * self.discount[:, 1:], 0.0)
+    return lambda_returns(reward, discount, values[:, 1:], lambda_)
 
 
 def replayed_starts(states: Nest, mask: tf.Tensor, discount: tf.Tensor) -> tuple[Nest, tf.Tensor]:

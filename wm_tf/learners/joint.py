@@ -13,7 +13,7 @@ import tensorflow as tf
 from wm_tf import rng
 from wm_tf.core import Batch
 from wm_tf.learners.actor_critic import ActorCritic
-from wm_tf.learners.actor_rollouts import replayed_starts
+from wm_tf.learners.actor_rollouts import Replayed, replayed_starts
 from wm_tf.learners.optimizers import apply_if, make_adam
 from wm_tf.models.rssm import RSSM
 from wm_tf.training.adam import FusedAdam
@@ -100,4 +100,8 @@ class JointUpdate:
     finite = tf.math.is_finite(metrics["loss"]) & tf.math.is_finite(metrics["gradient_norm"])
     apply_if(finite, self.optimizer, gradients)
     starts, allowed = replayed_starts(states, batch.mask, batch.discount)
-    return JointMetrics(metrics, self._learner.update(starts, dream_seed, allowed), finite)
+    replayed = Replayed(
+      self._model.features(states), batch.reward, batch.discount, batch.is_first, batch.mask
+    )
+    found = self._learner.update(starts, dream_seed, allowed, replayed)
+    return JointMetrics(metrics, found, finite)

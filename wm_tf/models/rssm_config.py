@@ -30,7 +30,8 @@ class RSSMConfig:
     standardise_vectors: whether vectors are standardised after `symlog`, by the data that the model
       is first fitted to. In online training these are of random actions, and later ones can lie
       many standard deviations from them.
-    vector_scale: standard deviation of the likelihood of vectors, in the units of the network.
+    vector_scale: standard deviation of the likelihood of vectors, in the units of the network. At
+      1, differences that decide an episode, such as of the pole's angle in CartPole, weigh little.
     head_hidden_size: width of the hidden layer in the reward and termination heads; 0 for none.
     reward_limit: the largest absolute reward that symexp two-hot represents.
     dynamics_weight, representation_weight: weights of the KL that trains the prior, and of the KL
@@ -55,7 +56,7 @@ class RSSMConfig:
   image_units: int = 192
   vector_units: tuple[int, ...] = (128, 128)
   standardise_vectors: bool = False
-  vector_scale: float = 1.0
+  vector_scale: float = 0.3
   head_hidden_size: int = 128
   reward_limit: float = 22_025.0
   dynamics_weight: float = 1.0
