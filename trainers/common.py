@@ -31,8 +31,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of all random numbers.", lower_bou
 _ENVIRONMENT = flags.DEFINE_string(
   "environment",
   None,
-  "A registered name (car_racing, car_racing_3d), gym:ID (any gymnasium id, such as "
-  "gym:Pendulum-v1), or package.module:Factory. The default is car_racing.",
+  "A registered name (car_racing, car_racing_3d), gym:ID (such as gym:Pendulum-v1), "
+  "dmc:cartpole_swingup, or package.module:Factory. The default is car_racing.",
 )
 _OVERRIDE = flags.DEFINE_multi_string(
   "override",

@@ -220,7 +220,7 @@ def adapt(env: gym.Env, name: str, options: AdapterOptions) -> AdaptedEnv:
       cls, observed = RenderedEnv, _rendered_space(env)
     action_space = spaces.action_space(env.action_space, options, _meanings(env))
     observation = spaces.observation_spec(observed, options)
-  except ValueError as error:
+  except (ValueError, gym.error.DependencyNotInstalled) as error:
     raise ValueError(f"Environment {name!r}: {error}") from None
   limit = _time_limit(env)
   spec = EnvSpec(

@@ -1,4 +1,7 @@
-"""Finds and builds environments by gymnasium id, such as `gym:Pendulum-v1`."""
+"""Finds and builds environments by gymnasium id, such as `gym:Pendulum-v1`.
+
+Names such as `dmc:cartpole_swingup` are short for the ids that `wm_tf.envs.dmc` registers.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from wm_tf.registry import UnknownNameError, nearest
 
 PREFIX = "gym:"
+DMC_PREFIX = "dmc:"
 
 
 class _Provider(NamedTuple):
@@ -112,6 +116,31 @@ def find(gym_id: str) -> GymnasiumFactory:
       f"{PREFIX}package:{bare_id}."
     )
   return GymnasiumFactory(found, module or _registering_module(found))
+
+
+def find_dmc(task: str) -> GymnasiumFactory:
+  """Finds a task of the DeepMind Control Suite.
+
+  Args:
+    task: its domain and name, such as `cartpole_swingup`.
+
+  Returns:
+    The factory.
+
+  Raises:
+    ValueError: if there is no such task, or the suite is not installed.
+  """
+  try:
+    from wm_tf.envs import dmc
+  except ImportError as error:
+    raise ValueError(
+      f"{DMC_PREFIX}{task} needs the DeepMind Control Suite, which cannot be imported ({error}); "
+      "install it: pip install 'wm_tf[dmc]'"
+    ) from error
+  if task not in dmc.task_names():
+    hint = nearest(task, dmc.task_names())
+    raise UnknownNameError(f"Unknown task {task!r} of the DeepMind Control Suite; {hint}")
+  return GymnasiumFactory(gym.registry[f"dmc/{task}"], dmc.__name__)
 
 
 def _registering_module(spec: EnvSpec) -> str | None:

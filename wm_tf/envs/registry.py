@@ -5,6 +5,7 @@ A name is one of
     car_racing                   a registered name (`register_env`)
     gym:Pendulum-v1              a gymnasium id
     gym:my_package:Maze-v0       a gymnasium id, and the module that registers it
+    dmc:cartpole_swingup         a task of the DeepMind Control Suite
     my_package.module:Factory    a callable that takes options and returns a gymnasium.Env
 
 An environment that is not yet an `AdaptedEnv` is adapted (`wm_tf.envs.building`). It then takes the
@@ -29,6 +30,7 @@ from wm_tf.envs import building, gymnasium_ids
 from wm_tf.envs.adapter import AdaptedEnv
 from wm_tf.registry import Registry, UnknownNameError, load
 
+_GYMNASIUM_PREFIXES = (gymnasium_ids.PREFIX, gymnasium_ids.DMC_PREFIX)
 _registry = Registry("environment")
 _registry.register("car_racing", "wm_tf.envs.car_racing:CarRacing")
 _registry.register("car_racing_3d", "wm_tf.envs.car_racing:CarRacing3D")
@@ -73,7 +75,7 @@ def resolve(name: str) -> str | Callable:
     ValueError: if there is no such environment, or its factory cannot be sent to a worker.
   """
   target = _entry(name)
-  if isinstance(target, str) and target.startswith(gymnasium_ids.PREFIX):
+  if isinstance(target, str) and target.startswith(_GYMNASIUM_PREFIXES):
     target = factory_of(target)
   _check_sendable(name, target)
   return target
@@ -123,6 +125,8 @@ def factory_of(target: str | Callable) -> Callable:
   if isinstance(factory, str):
     if factory.startswith(gymnasium_ids.PREFIX):
       return gymnasium_ids.find(factory.removeprefix(gymnasium_ids.PREFIX))
+    if factory.startswith(gymnasium_ids.DMC_PREFIX):
+      return gymnasium_ids.find_dmc(factory.removeprefix(gymnasium_ids.DMC_PREFIX))
     factory = load(factory)
   if not callable(factory):
     raise ValueError(f"Environment {target!r} is {factory!r}, not something to be called.")

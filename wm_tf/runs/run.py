@@ -49,7 +49,8 @@ class Run(LearnedRun):
 
     Args:
       workdir: the folder of the run.
-      environment: a registered name, `gym:ID` or `package.module:Factory`; by default car_racing.
+      environment: a registered name, `gym:ID`, `dmc:TASK` or `package.module:Factory`; by default
+        car_racing.
       preset: name of the configuration to start from.
       seed: seed of all random numbers.
       overrides: changes of single fields, such as `"dynamics.num_mixtures=8"`.
