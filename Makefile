@@ -111,6 +111,9 @@ $(PEERS_STAMP): requirements-bench.txt
 	$(PEERS)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements-bench.txt
 	cp requirements-bench.txt $(PEERS_STAMP)
 
+learning: setup ## train on several environments and seeds, one table (LEARNING_ARGS="--help")
+	$(PY) -m benchmarks.learning $(LEARNING_ARGS)
+
 compare: setup ## ES, REINFORCE, PPO and imagination in a run's dream (WORKDIR=, COMPARE_ARGS=)
 	$(PY) -m trainers.compare --workdir="$(WORKDIR)" --seed=$(SEED) $(COMPARE_ARGS)
 
