@@ -14,7 +14,7 @@ SECONDS ?= 30
 COMPARE_ARGS ?=
 SOAK_SECONDS ?= 900
 LOAD_ARGS ?=
-BENCH ?= $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))))
+BENCH ?= $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_% benchmarks/learning.py,$(wildcard benchmarks/*.py))))
 BENCH_RESULTS ?= build/bench
 
 VENV := .venv
@@ -29,7 +29,7 @@ PEERS_STAMP := $(PEERS)/requirements.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYGAME_HIDE_SUPPORT_PROMPT ?= 1
 
-.PHONY: help setup quickstart quickstart-dreamer serve test test-slow lint format bench bench-setup compare loadtest conformance fuzz faults soak bazel-test clean
+.PHONY: help setup quickstart quickstart-dreamer serve test test-slow lint format bench bench-setup learning compare loadtest conformance fuzz faults soak bazel-test clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 28

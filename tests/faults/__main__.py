@@ -23,7 +23,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from tests.faults import damage, disks, fuzz, kills, memory, troubles
+from tests.faults import damage, disks, fuzz, kills, memory, online, troubles
 from tests.faults.pool import Outcome, Pool
 from tests.faults.suite import Task, make_reference
 
@@ -33,6 +33,7 @@ _PARTS = {
   "disks": disks.TASKS,
   "troubles": troubles.TASKS,
   "memory": memory.TASKS,
+  "online": online.TASKS,
   "fuzz": fuzz.TASKS,
 }
 _TASKS = {f"{part}/{name}": task for part, tasks in _PARTS.items() for name, task in tasks.items()}

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from tests.faults.suite import Suite, Task
+from tests.faults.suite import Stage, Suite, Task
 from tests.trainers.workdirs import contents, differences, is_log
 from wm_tf import files
 from wm_tf.runs import integrity
@@ -169,7 +169,7 @@ def _mend(suite: Suite) -> None:
     suite.count("mended files", len(names))
 
 
-class _Half(NamedTuple):
+class Half(NamedTuple):
   """Where a command is killed, so that there is something half done, and what is damaged then."""
 
   before: str  # The write.
@@ -178,21 +178,32 @@ class _Half(NamedTuple):
 
 
 _UNFINISHED = {
-  "collect": _Half("rename data/000/shard", r"^(run\.json|data/000/)", 2),
-  "train_vae": _Half("rename vae/000/fit.json", r"^vae/000/", 3),
-  "train_dynamics": _Half("rename dynamics/000/fit.json", r"^(dynamics/000|latents/000/000)/", 1),
-  "train_controller": _Half("rename controller/000/controller.npz", r"^controller/000/", 2),
-  "export": _Half("rename export/planner/1", r"^export/", 1),
-  "quickstart": _Half("rename results.json", r"^(results|seconds)\.json", 3),
+  "collect": Half("rename data/000/shard", r"^(run\.json|data/000/)", 2),
+  "train_vae": Half("rename vae/000/fit.json", r"^vae/000/", 3),
+  "train_dynamics": Half("rename dynamics/000/fit.json", r"^(dynamics/000|latents/000/000)/", 1),
+  "train_controller": Half("rename controller/000/controller.npz", r"^controller/000/", 2),
+  "export": Half("rename export/planner/1", r"^export/", 1),
+  "quickstart": Half("rename results.json", r"^(results|seconds)\.json", 3),
 }
 
 
-def _walk_unfinished(suite: Suite, name: str) -> None:
-  stage = suite.stage(name)
-  where = _UNFINISHED[name]
+def _walk_stage(suite: Suite, name: str) -> None:
+  walk_unfinished(suite, suite.stage(name), _UNFINISHED[name])
+
+
+def walk_unfinished(suite: Suite, stage: Stage, where: Half, *flags: str) -> None:
+  """Damages every file of a command that was killed, one after another, and goes on.
+
+  Args:
+    suite: the suite.
+    stage: the command when it was left alone, with its writes.
+    where: the moment of the kill, and the files.
+    *flags: of the command.
+  """
+  name = stage.name
   kill_at = [line for line in stage.writes if line.startswith(where.before)][-1]
   half = suite.copy(stage.before, "half")
-  suite.run(name, half, kill_at=kill_at, expected=-9)
+  suite.run(name, half, *flags, kill_at=kill_at, expected=-9)
   named = ended = 0
   names = [n for n in _names(half) if re.search(where.files, n)]
   for file in names:
@@ -202,7 +213,7 @@ def _walk_unfinished(suite: Suite, name: str) -> None:
       damage(path, suite)
       suite.count("damaged files")
       what = f"{damage.__name__} of {file}, half way through {name}"
-      trainer = suite.start(name, workdir)
+      trainer = suite.start(name, workdir, *flags)
       if trainer.wait():
         if suite.is_clear(trainer.output, [str(path), str(path.parent)]):
           named += 1
@@ -223,5 +234,5 @@ def _walk_unfinished(suite: Suite, name: str) -> None:
 TASKS = {
   "finished": Task(_walk_finished, 35),
   "mended": Task(_mend, 50),
-  **{f"half_{n}": Task(functools.partial(_walk_unfinished, name=n), 50) for n in _UNFINISHED},
+  **{f"half_{n}": Task(functools.partial(_walk_stage, name=n), 50) for n in _UNFINISHED},
 }

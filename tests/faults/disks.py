@@ -4,25 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import operator
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from tests.faults.suite import Suite, Task, is_root
+from tests.faults.suite import Stage, Suite, Task, is_root
 
 _SIZE = 256 << 20
 
 
-def _run(suite: Suite, name: str) -> None:
-  """Fills the disk under a command at a random place, then makes room; and read-only."""
+def run(suite: Suite, make_stage: Callable[[Suite], Stage], *flags: str) -> None:
+  """Fills the disk under a command at a random place, then makes room; and read-only.
+
+  Args:
+    suite: the suite.
+    make_stage: makes the command when it was left alone.
+    *flags: of the command.
+  """
   if not is_root():
     suite.count("skipped")
     suite.say("SKIPPED: mounting a file system takes root")
     return
+  stage = make_stage(suite)
   with _mounted(suite) as disk:
-    _fill(suite, disk, name)
-    _lock_writes(suite, disk, name)
+    _fill(suite, disk, stage, flags)
+    _lock_writes(suite, disk, stage, flags)
 
 
 @contextlib.contextmanager
@@ -39,8 +47,8 @@ def _mounted(suite: Suite) -> Iterator[Path]:
     subprocess.run(["umount", disk], check=True)
 
 
-def _fill(suite: Suite, disk: Path, name: str) -> None:
-  stage = suite.stage(name)
+def _fill(suite: Suite, disk: Path, stage: Stage, flags: tuple[str, ...]) -> None:
+  name = stage.name
   workdir, ballast = disk / "run", disk / "ballast"
   grows = _size(stage.after) - (_size(stage.before) if stage.before else 0)
   shutil.rmtree(workdir, ignore_errors=True)
@@ -57,7 +65,7 @@ def _fill(suite: Suite, disk: Path, name: str) -> None:
       free = shutil.disk_usage(disk).free
       if free < 4096:
         break
-  trainer = suite.start(name, workdir)
+  trainer = suite.start(name, workdir, *flags)
   code = trainer.wait()
   ballast.unlink()
   what = f"{name} with room for {room >> 10} of {grows >> 10} KB"
@@ -67,13 +75,13 @@ def _fill(suite: Suite, disk: Path, name: str) -> None:
     "No space left" in trainer.output and suite.is_clear(trainer.output, ["Make room"]),
     f"{what}: {trainer.output[-3000:]}",
   )
-  suite.run(name, workdir)
+  suite.run(name, workdir, *flags)
   if suite.same(workdir, stage.contents, f"{what}, then room for all"):
     suite.say(f"{what}: an error; with room for all it ends the same")
 
 
-def _lock_writes(suite: Suite, disk: Path, name: str) -> None:
-  stage = suite.stage(name)
+def _lock_writes(suite: Suite, disk: Path, stage: Stage, flags: tuple[str, ...]) -> None:
+  name = stage.name
   workdir = disk / "run"
   shutil.rmtree(workdir, ignore_errors=True)
   if stage.before:
@@ -84,7 +92,7 @@ def _lock_writes(suite: Suite, disk: Path, name: str) -> None:
 
   remount("ro")
   try:
-    trainer = suite.start(name, workdir)
+    trainer = suite.start(name, workdir, *flags)
     code = trainer.wait()
   finally:
     remount("rw")
@@ -98,6 +106,6 @@ def _size(folder: Path) -> int:
 
 
 TASKS = {
-  name: Task(functools.partial(_run, name=name), 8)
+  name: Task(functools.partial(run, make_stage=operator.methodcaller("stage", name)), 8)
   for name in ("collect", "train_vae", "train_dynamics", "train_controller", "export")
 }

@@ -15,7 +15,6 @@ import numpy as np
 import tensorflow as tf
 
 from tests.faults.suite import STAGES, Stage, Suite, Task
-from wm_tf import config
 from wm_tf.data import rollouts
 from wm_tf.runs import integrity
 
@@ -24,9 +23,9 @@ _KILLS_A_RUN = 5
 _BUSY = 1.5
 
 
-def _kill(suite: Suite, name: str, number: int, flags: tuple[str, ...] = ()) -> None:
+def kill(suite: Suite, name: str, number: int, flags: tuple[str, ...] = ()) -> None:
   """Kills a command of the undisturbed run, or another one that goes on from it, so many times."""
-  stage = suite.stage(name) if name in STAGES and not flags else _another(suite, name, flags)
+  stage = suite.stage(name) if name in STAGES and not flags else another(suite, name, flags)
   seconds = _BUSY * stage.seconds
   done = attempts = 0
   while done < number and attempts < 4 * number:
@@ -66,7 +65,7 @@ def _is_sound(suite: Suite, workdir: Path, what: str) -> None:
   suite.expect(not found, f"{what}: {found}")
 
 
-def _another(suite: Suite, name: str, flags: tuple[str, ...]) -> Stage:
+def another(suite: Suite, name: str, flags: tuple[str, ...]) -> Stage:
   """A stage with flags of its own, or one that the undisturbed run does not have."""
   before = None
   if name != "train_agent":  # It begins with an empty workdir.
@@ -136,7 +135,7 @@ def _kill_evaluations(suite: Suite, number: int) -> None:
 
 
 def _task(name: str, number: int, seconds: float, *flags: str) -> Task:
-  return Task(functools.partial(_kill, name=name, number=number, flags=flags), seconds)
+  return Task(functools.partial(kill, name=name, number=number, flags=flags), seconds)
 
 
 # Of the preset's, it would spend most of the time driving.
@@ -148,29 +147,7 @@ _SHORT_FINISH = (
 )
 _METHOD = "--override=controller.method="
 
-_ONLINE = tuple(
-  f"--override={text}"
-  for text in (
-    "environment=gym:CartPole-v1",
-    "family=rssm",
-    *config.presets.DREAMER_LEARNER,
-    "controller.actor_critic.batch_size=8",
-    "controller.actor_critic.horizon=4",
-    "environment_options.max_steps=60",
-    "online.num_steps=1200",
-    "online.prefill=100",
-    "online.pretrain_updates=10",
-    "online.train_ratio=0.5",
-    "online.batch_size=2",
-    "online.sequence_length=8",
-    "online.evaluate_every=300",
-    "online.evaluate_episodes=2",
-    "online.checkpoint_every=40",
-  )
-)
-
 TASKS = {
-  "online": _task("train_agent", 20, 400, *_ONLINE),
   "collect": _task("collect", 10, 30),
   "train_vae": _task("train_vae", 8, 25),
   "train_dynamics": _task("train_dynamics", 8, 40),

@@ -121,13 +121,20 @@ def test_a_killed_call_ends_with_the_same_numbers(finished, tmp_path, monkeypatc
       np.testing.assert_array_equal(found[name][key], value, err_msg=key)
 
 
-def test_lost_episodes_are_refused(finished, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+  ("lost", "message"),
+  [
+    ("data/000", "has fewer episodes than the checkpoint was"),
+    ("online/best", "the best agent so far, is missing or damaged"),
+  ],
+)
+def test_what_was_lost_is_named(finished, tmp_path, monkeypatch, lost, message):
   run = _run(tmp_path / "run")
   with monkeypatch.context() as patch, pytest.raises(_KilledError):
     patch.setattr(checkpoints, "save_weights", _raise)
     run.train()
-  shutil.rmtree(run.path("data", 0))
-  with pytest.raises(WorkdirError, match=r"has fewer episodes than the checkpoint was"):
+  shutil.rmtree(run.workdir / lost)
+  with pytest.raises(WorkdirError, match=message):
     _run(tmp_path / "run").train()
 
 

@@ -7,7 +7,7 @@ killed call continues and ends with the same numbers.
 
 Files in the workdir:
   data/000         the episodes that ended, in the order in which they ended
-  online           metrics, checkpoints, and the best agent so far
+  online           metrics; until training ends, also checkpoints and the best agent so far
   rssm/000, controller/000    the best agent, as an iteration of a run has it
 
 References:
@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import time
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
@@ -44,10 +45,11 @@ from wm_tf.runs.fitting import seal
 from wm_tf.runs.online_data import OnlineData
 from wm_tf.runs.online_films import dream_film
 from wm_tf.runs.playing import environment_factory, episode_seeds
-from wm_tf.runs.workdir import say
+from wm_tf.runs.workdir import WorkdirError, say
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import make_loggers, read_history, read_jsonl, restore_history
 from wm_tf.training.loop import NonFiniteLossError
+from wm_tf.training.means import Means
 
 if TYPE_CHECKING:
   from wm_tf.runs.run import Run
@@ -70,6 +72,7 @@ def train_online(run: Run) -> None:
   """
   if (run.path("controller", 0) / "controller.npz").exists():
     say("train online: done before.")
+    _clear(run)
     return
   factory = environment_factory(run.config, **environment_options(run.config.collect))
   with (
@@ -138,7 +141,7 @@ class _Training:
     controller = AgentActor(Agent(run.spec, self.acting_model, self.acting.policy), explore=True)
     self.data = OnlineData(run, pool, writer, controller)
     self.evaluated = AgentActor(Agent(run.spec, self.model, self.learner.policy))
-    self.progress, self.sums = _Progress(), _Means()
+    self.progress, self.sums = _Progress(), Means()
     self.folder = run.workdir / "online"
     self.checkpoints = checkpoints.Checkpoints(self.folder / "checkpoints")
     # Two are kept: the last checkpoint refers to the older one until the next one is written.
@@ -343,14 +346,27 @@ class _Training:
     restore_history(self.folder / "metrics.jsonl", progress.history)
     self.saved_at, self.seconds_before = progress.updates, progress.seconds
     self.best.rewind(max(0, progress.best_step))
+    if progress.best is not None:
+      self._best_agent()  # Training could not end without it.
     self.logger.rewind(progress.steps or -1)
     return rest
+
+  def _best_agent(self) -> dict[str, Any]:
+    """Loads the best agent so far."""
+    path = self.best.path(self.progress.best_step)
+    try:
+      return checkpoints.load_nest(path, self._agent_state())
+    except (FileNotFoundError, checkpoints.CorruptCheckpointError) as error:
+      raise WorkdirError(
+        f"{path}, the best agent so far, is missing or damaged. Restore it, or remove "
+        f"{self.folder} to start over."
+      ) from error
 
   def _finish(self) -> None:
     """Writes the best agent in the folders of iteration 0."""
     run = self.run
     self.data.flush()
-    best = checkpoints.load_nest(self.best.path(self.progress.best_step), self._agent_state())
+    best = self._best_agent()
     checkpoints.assign(checkpoints.name_variables(self.model.weights), best["model"])
     self.learner.restore_policy(best["policy"])
     weights, controller = run.family.model_weights(0), run.path("controller", 0)
@@ -370,22 +386,10 @@ class _Training:
     seal(weights.parent, weights.name, "metrics.jsonl", "quality.json")
     checkpoints.save_nest(controller / "controller.npz", self.learner.policy_state())
     seal(controller, "controller.npz", "metrics.jsonl")
-    self.checkpoints.clear()
+    _clear(run)
 
 
-class _Means:
-  """Means of metrics over updates and episodes."""
-
-  def __init__(self):
-    self._values: dict[str, list[float]] = {}
-
-  def add(self, metrics: dict[str, Any]) -> None:
-    """Adds a value of each metric."""
-    for name, value in metrics.items():
-      self._values.setdefault(name, []).append(float(value))
-
-  def take(self) -> dict[str, float]:
-    """Returns the means since the last call."""
-    means = {name: float(np.mean(values)) for name, values in self._values.items()}
-    self._values = {}
-    return means
+def _clear(run: Run) -> None:
+  """Removes what only an unfinished training needs."""
+  for name in ("checkpoints", "best"):
+    shutil.rmtree(run.workdir / "online" / name, ignore_errors=True)
