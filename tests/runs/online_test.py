@@ -90,15 +90,13 @@ def test_learns_and_writes_what_a_run_of_iterations_has(finished):
   assert _results(finished)["rows"] == rows
 
 
-@pytest.mark.parametrize("moment", ["update 9", "flush 2", "finish"])
+@pytest.mark.parametrize("moment", ["update 9", "finish"])
 def test_a_killed_call_ends_with_the_same_numbers(finished, tmp_path, monkeypatch, moment):
   """A kill is an exception at a moment, after which only files remain."""
   run = _run(tmp_path / "run")
   name, _, number = moment.partition(" ")
   owner, method = {
     "update": (online.JointUpdate, "__call__"),
-    "save": (online._Training, "_save"),
-    "flush": (rollouts.ShardWriter, "flush"),
     "finish": (checkpoints, "save_weights"),
   }[name]
   original, calls = getattr(owner, method), []
