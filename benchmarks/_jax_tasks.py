@@ -6,6 +6,7 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
+from benchmarks import _jax_dreamer as dreamer_tasks
 from benchmarks import _problems as problems
 from benchmarks._worker import Task
 
@@ -152,4 +153,9 @@ def matrix_product(size: int) -> Task:
   return Task(lambda: float(product(a, b)[0, 0]), {})
 
 
-TASKS = {"dream": dream, "generation": generation, "matrix_product": matrix_product}
+TASKS = {
+  "dream": dream,
+  "generation": generation,
+  "matrix_product": matrix_product,
+  **dreamer_tasks.TASKS,
+}

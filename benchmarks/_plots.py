@@ -24,6 +24,9 @@ def _races(results: dict[str, Any]) -> dict[str, dict[str, Any]]:
   for size in ("batch 1", "batch 64", "64 x 16"):
     if size in results.get("dream", {}):
       races[f"Dreaming, {size}"] = results["dream"][size]
+  for name in ("vectors", "pixels"):
+    if name in results.get("dreamer", {}):
+      races[f"Dreamer's world model, {name}"] = results["dreamer"][name]
   if "generation" in results:
     races["A generation of evolution"] = results["generation"]
   if "collection" in results:

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from benchmarks import _problems as problems
+from benchmarks import _tensorflow_dreamer as dreamer_tasks
 from benchmarks._worker import Task
 from wm_tf import rng
 from wm_tf.core import Batch, Embedded
@@ -206,4 +207,5 @@ TASKS = {
   "dream": dream,
   "generation": generation,
   "matrix_product": matrix_product,
+  **dreamer_tasks.TASKS,
 }

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from benchmarks import _problems as problems
+from benchmarks import _torch_dreamer as dreamer_tasks
 from benchmarks._worker import Task
 
 
@@ -347,4 +348,5 @@ TASKS = {
   "dream": dream,
   "generation": generation,
   "matrix_product": matrix_product,
+  **dreamer_tasks.TASKS,
 }
