@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from benchmarks import _dreamer_problem as dreamer_problem
 from benchmarks import _problems as problems
+from benchmarks._torch_losses import two_hot
 from benchmarks._worker import Task
 
 
@@ -158,7 +159,7 @@ class WorldModel(nn.Module):
     loss = (
       error / scale
       + self._balanced_kl(posterior, self.prior(self.prior_hidden(deter)))
-      - (self._two_hot(batch["reward"]) * F.log_softmax(reward, -1)).sum(-1)
+      - (two_hot(batch["reward"], self.bins) * F.log_softmax(reward, -1)).sum(-1)
       + F.binary_cross_entropy_with_logits(termination, 1.0 - batch["discount"], reduction="none")
     )
     mask = batch["mask"].float()
@@ -197,18 +198,6 @@ class WorldModel(nn.Module):
     return dreamer_problem.DYNAMICS_WEIGHT * dynamics.clamp(min=free) + (
       dreamer_problem.REPRESENTATION_WEIGHT * representation.clamp(min=free)
     )
-
-  def _two_hot(self, reward):
-    reward = reward.clamp(self.bins[0], self.bins[-1])
-    above = torch.searchsorted(self.bins, reward.contiguous(), right=True)
-    above = above.clamp(1, len(self.bins) - 1)
-    low, high = self.bins[above - 1], self.bins[above]
-    weight = ((reward - low) / (high - low))[..., None]
-
-    def hot(index):
-      return F.one_hot(index, len(self.bins)).float()
-
-    return (1.0 - weight) * hot(above - 1) + weight * hot(above)
 
 
 def _compile(model: WorldModel, compiled: str) -> None:

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from benchmarks import _problems as problems
 from benchmarks import _torch_dreamer as dreamer_tasks
+from benchmarks._torch_losses import two_hot
 from benchmarks._worker import Task
 
 
@@ -136,7 +137,7 @@ class MDNRNN(nn.Module):
     log_prob = log_prob - 0.5 * math.log(2 * math.pi)
     nll = -torch.logsumexp(F.log_softmax(logits, -1) + log_prob, -1).sum(-1)
     reward_loss = -(
-      self._two_hot(batch["reward"][:, 1:]) * F.log_softmax(self.reward_logits(h), -1)
+      two_hot(batch["reward"][:, 1:], self.bins) * F.log_softmax(self.reward_logits(h), -1)
     )
     termination_loss = F.binary_cross_entropy_with_logits(
       self.termination_logit(h),
@@ -150,18 +151,6 @@ class MDNRNN(nn.Module):
       return (x * mask).sum() / mask.sum().clamp(min=1.0)
 
     return mean(nll) / self.size.latent + mean(reward_loss.sum(-1)) + mean(termination_loss)
-
-  def _two_hot(self, reward):
-    reward = reward.clamp(self.bins[0], self.bins[-1])
-    above = torch.searchsorted(self.bins, reward.contiguous(), right=True)
-    above = above.clamp(1, len(self.bins) - 1)
-    low, high = self.bins[above - 1], self.bins[above]
-    weight = ((reward - low) / (high - low))[..., None]
-
-    def hot(index):
-      return F.one_hot(index, len(self.bins)).float()
-
-    return (1 - weight) * hot(above - 1) + weight * hot(above)
 
   def draw_noise(self, batch):
     return torch.randn(*batch["observation"].shape[:2], self.size.latent)

@@ -13,6 +13,10 @@ from wm_tf.registry import UnknownNameError
 pytest.importorskip("dm_control", reason='not installed: pip install "wm_tf[dmc]"')
 
 
+def _run(code: str) -> subprocess.CompletedProcess:
+  return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
 @pytest.mark.parametrize(
   ("task", "observed", "actions"),
   [
@@ -74,7 +78,7 @@ def test_frames_are_observed_or_the_remedy_is_named():
     "frame, _ = env.reset(seed=0)\n"
     "print(frame.shape, frame.dtype, frame.std() > 10)"
   )
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  done = _run(code)
   if done.returncode:
     assert "Install EGL (libegl1) or OSMesa" in done.stderr.splitlines()[-1]
   else:
@@ -89,7 +93,7 @@ def test_without_a_renderer_there_are_vectors_but_no_frames(monkeypatch):
     "print(env.reset(seed=0)[0].shape)\n"
     "envs.make_env('dmc:cartpole_swingup', observation='render')"
   )
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  done = _run(code)
   assert done.stdout == "(5,)\n" and done.returncode
   last = done.stderr.strip().splitlines()[-1]
   assert "MuJoCo cannot render with MUJOCO_GL='disabled'" in last and "Install EGL" in last
@@ -113,6 +117,6 @@ def test_a_missing_package_is_named():
     "from wm_tf import envs\n"
     "envs.make_env('dmc:cartpole_swingup')"
   )
-  done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+  done = _run(code)
   last = done.stderr.strip().splitlines()[-1]
   assert "needs the DeepMind Control Suite" in last and "pip install 'wm_tf[dmc]'" in last

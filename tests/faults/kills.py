@@ -71,10 +71,11 @@ def another(suite: Suite, name: str, flags: tuple[str, ...]) -> Stage:
   if name != "train_agent":  # It begins with an empty workdir.
     before = suite.copy(suite.stage(name).before if name in STAGES else suite.finished, "before")
     suite.describe(before, *flags)
-  after = suite.copy(before, "after")
+  after, writes = suite.copy(before, "after"), suite.folder / "writes"
   started = time.monotonic()
-  suite.run(name, after, *flags)
-  return Stage(name, before, after, time.monotonic() - started)
+  suite.run(name, after, *flags, writes=writes)
+  seconds = time.monotonic() - started
+  return Stage(name, before, after, seconds, tuple(writes.read_text().splitlines()))
 
 
 def _answers_alike(suite: Suite, workdir: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 from tests.faults import damage, disks, kills
 from tests.faults.suite import Stage, Suite, Task, numbers_after
 from wm_tf import config
@@ -32,12 +30,7 @@ _STEPS, _TIMES, _ROOM = 3_000, 10, 1.10
 
 
 def _undisturbed(suite: Suite) -> Stage:
-  """The training when it was left alone, with its writes."""
-  after, writes = suite.copy(None, "after"), suite.folder / "writes"
-  started = time.monotonic()
-  suite.run("train_agent", after, *_FLAGS, writes=writes)
-  seconds = time.monotonic() - started
-  return Stage("train_agent", None, after, seconds, tuple(writes.read_text().splitlines()))
+  return kills.another(suite, "train_agent", _FLAGS)
 
 
 def _kill(suite: Suite) -> None:

@@ -143,6 +143,10 @@ def find_dmc(task: str) -> GymnasiumFactory:
   return GymnasiumFactory(gym.registry[f"dmc/{task}"], dmc.__name__)
 
 
+# What finds the environment that a name's prefix is followed by.
+FINDERS = {PREFIX: find, DMC_PREFIX: find_dmc}
+
+
 def _registering_module(spec: EnvSpec) -> str | None:
   """Returns the module of `_PROVIDERS` that registers an id, found by its environment's package."""
   package = re.split("[.:]", str(spec.entry_point))[0]

@@ -30,7 +30,6 @@ from wm_tf.envs import building, gymnasium_ids
 from wm_tf.envs.adapter import AdaptedEnv
 from wm_tf.registry import Registry, UnknownNameError, load
 
-_GYMNASIUM_PREFIXES = (gymnasium_ids.PREFIX, gymnasium_ids.DMC_PREFIX)
 _registry = Registry("environment")
 _registry.register("car_racing", "wm_tf.envs.car_racing:CarRacing")
 _registry.register("car_racing_3d", "wm_tf.envs.car_racing:CarRacing3D")
@@ -75,7 +74,7 @@ def resolve(name: str) -> str | Callable:
     ValueError: if there is no such environment, or its factory cannot be sent to a worker.
   """
   target = _entry(name)
-  if isinstance(target, str) and target.startswith(_GYMNASIUM_PREFIXES):
+  if isinstance(target, str) and target.startswith(tuple(gymnasium_ids.FINDERS)):
     target = factory_of(target)
   _check_sendable(name, target)
   return target
@@ -123,10 +122,9 @@ def factory_of(target: str | Callable) -> Callable:
   """
   factory = target if callable(target) else _entry(target)
   if isinstance(factory, str):
-    if factory.startswith(gymnasium_ids.PREFIX):
-      return gymnasium_ids.find(factory.removeprefix(gymnasium_ids.PREFIX))
-    if factory.startswith(gymnasium_ids.DMC_PREFIX):
-      return gymnasium_ids.find_dmc(factory.removeprefix(gymnasium_ids.DMC_PREFIX))
+    for prefix, find in gymnasium_ids.FINDERS.items():
+      if factory.startswith(prefix):
+        return find(factory.removeprefix(prefix))
     factory = load(factory)
   if not callable(factory):
     raise ValueError(f"Environment {target!r} is {factory!r}, not something to be called.")

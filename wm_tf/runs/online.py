@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import shutil
 import time
 from concurrent import futures
 from typing import TYPE_CHECKING, Any
@@ -392,4 +391,4 @@ class _Training:
 def _clear(run: Run) -> None:
   """Removes what only an unfinished training needs."""
   for name in ("checkpoints", "best"):
-    shutil.rmtree(run.workdir / "online" / name, ignore_errors=True)
+    checkpoints.Checkpoints(run.workdir / "online" / name).clear()
