@@ -93,3 +93,11 @@ def test_windows_of_several_streams():
   np.testing.assert_array_equal(every, [*range(12), 100, 101, *range(210, 230)])
   single = _draws(replay, 4, num=1).observation["x"]
   assert single.shape == (1, 4, 1) and single[0, 0, 0] == 8
+
+
+def test_without_the_newest_all_windows_are_as_likely():
+  replay = Replay(60, newest=False)
+  replay.add(align(_episode(0, 12)))
+  x = _draws(replay, 4, num=20_000).observation["x"][:, 0, 0]
+  _, counts = np.unique(x, return_counts=True)
+  assert len(counts) == 9 and np.abs(counts - 20_000 / 9).max() < 5 * np.sqrt(20_000 / 9)

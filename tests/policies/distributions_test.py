@@ -1,6 +1,7 @@
 """Distributions of actions against NumPy, and actors that use them."""
 
 import math
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -10,7 +11,13 @@ from tests.nonlinear_world import NonlinearWorld
 from tests.worlds import AdditiveWorld, state_at
 from wm_tf import rng
 from wm_tf.policies.actor import Actor, Critic, TwoHotCritic
-from wm_tf.policies.distributions import OneHot, TanhNormal, TruncatedNormal, make_distribution
+from wm_tf.policies.distributions import (
+  ClippedNormal,
+  OneHot,
+  TanhNormal,
+  TruncatedNormal,
+  make_distribution,
+)
 from wm_tf.policies.networks import LayersPolicy, Network, become
 from wm_tf.policies.planner import Planner, PlannerConfig
 
@@ -48,17 +55,51 @@ def test_truncated_normal(outputs):
   np.testing.assert_allclose(distribution.mode(outputs), [[_GRID[np.argmax(density)]]], atol=2e-5)
 
 
-def test_samples_of_a_truncated_normal_are_actions():
-  distribution = TruncatedNormal(2)
-  outputs = tf.constant(np.random.default_rng(0).normal(size=(500, 4)) * 20.0, tf.float32)
-  noise = np.random.default_rng(1).choice([0.0, 1e-7, 0.5, 1.0 - 6e-8], size=(500, 2))
+def test_the_policy_gradient_of_a_clipped_normal():
+  """E[f(a) d log p(a)] against finite differences of E[f(a)], with a third of actions clipped."""
+  distribution, outputs = ClippedNormal(1), [0.9, -2.0]
+  quantiles = [NormalDist().inv_cdf((index + 0.5) / 50_000) for index in range(50_000)]
+  noise = tf.constant(quantiles, tf.float32)[:, tf.newaxis]
+
+  def value(outputs):
+    action = distribution.sample(tf.constant([outputs], tf.float32), noise)
+    return action, (action[:, 0] - 0.3) ** 2
+
+  variable = tf.constant([outputs])
+  action, found = value(outputs)
+  assert 0.2 < np.mean(action >= 1.0) < 0.5
   with tf.GradientTape() as tape:
-    tape.watch(outputs)
-    sample = distribution.sample(outputs, tf.constant(noise, tf.float32))
-    total = tf.reduce_sum(sample) + tf.reduce_sum(distribution.log_prob(outputs, sample))
-    total += tf.reduce_sum(distribution.entropy(outputs))
+    tape.watch(variable)
+    mean = tf.reduce_mean(distribution.log_prob(variable, action) * found)
+  for index, gradient in enumerate(tape.gradient(mean, variable)[0].numpy()):
+    ends = []
+    for sign in (1, -1):
+      changed = list(outputs)
+      changed[index] += sign * 1e-2
+      ends.append(np.mean(value(changed)[1], dtype=np.float64))
+    np.testing.assert_allclose(gradient, (ends[0] - ends[1]) / 2e-2, rtol=1e-2)
+
+
+@pytest.mark.parametrize("bounded", [TruncatedNormal, ClippedNormal])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_samples_of_a_bounded_normal_are_actions(bounded, jit_compile):
+  distribution = bounded(2)
+  outputs = tf.constant(np.random.default_rng(0).normal(size=(500, 4)) * 20.0, tf.float32)
+  extremes = {TruncatedNormal: [0.0, 1e-7, 0.5, 1.0 - 6e-8], ClippedNormal: [-5.0, 1e-7, 0.7, 5.0]}
+  noise = np.random.default_rng(1).choice(extremes[bounded], size=(500, 2))
+
+  @tf.function(jit_compile=jit_compile, autograph=False)
+  def total_and_gradient(outputs, noise):
+    with tf.GradientTape() as tape:
+      tape.watch(outputs)
+      sample = distribution.sample(outputs, noise)
+      total = tf.reduce_sum(sample) + tf.reduce_sum(distribution.log_prob(outputs, sample))
+      total += tf.reduce_sum(distribution.entropy(outputs))
+    return sample, total, tape.gradient(total, outputs)
+
+  sample, total, gradient = total_and_gradient(outputs, tf.constant(noise, tf.float32))
   assert np.all(np.abs(sample) <= 1.0)
-  assert np.all(np.isfinite(total)) and np.all(np.isfinite(tape.gradient(total, outputs)))
+  assert np.all(np.isfinite(total)) and np.all(np.isfinite(gradient))
 
 
 def test_the_gradient_of_a_sample_is_that_of_its_mean():
@@ -100,6 +141,7 @@ def test_the_distribution_of_a_world_model():
   assert isinstance(make_distribution(NonlinearWorld(True), "truncated_normal"), OneHot)
   assert isinstance(make_distribution(NonlinearWorld()), TanhNormal)
   assert isinstance(make_distribution(NonlinearWorld(), "truncated_normal"), TruncatedNormal)
+  assert isinstance(make_distribution(NonlinearWorld(), "clipped_normal"), ClippedNormal)
 
 
 def _truncated_actor(world):

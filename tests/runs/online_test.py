@@ -37,7 +37,10 @@ _LEARNER = tuple(
 )
 
 
-def _run(folder, environment="gym:CartPole-v1", *overrides, **options) -> Run:
+_ENVIRONMENT = "gym:CartPole-v1"
+
+
+def _run(folder, environment=_ENVIRONMENT, *overrides, **options) -> Run:
   overrides = (*_LEARNER, *_SMALL, *overrides)
   return Run(folder, environment=environment, preset="debug", overrides=overrides, **options)
 
@@ -93,7 +96,13 @@ def test_learns_and_writes_what_a_run_of_iterations_has(finished):
 @pytest.mark.parametrize("moment", ["update 9", "finish"])
 def test_a_killed_call_ends_with_the_same_numbers(finished, tmp_path, monkeypatch, moment):
   """A kill is an exception at a moment, after which only files remain."""
+  _train_until(_run(tmp_path / "run"), moment, monkeypatch)
   run = _run(tmp_path / "run")
+  run.train()
+  _check_same(run, finished)
+
+
+def _train_until(run, moment, monkeypatch):
   name, _, number = moment.partition(" ")
   owner, method = {
     "update": (online.JointUpdate, "__call__"),
@@ -110,8 +119,10 @@ def test_a_killed_call_ends_with_the_same_numbers(finished, tmp_path, monkeypatc
   with monkeypatch.context() as patch, pytest.raises(_KilledError):
     patch.setattr(owner, method, killed)
     run.train()
-  _run(tmp_path / "run").train()
-  found, expected = _results(run), _results(finished)
+
+
+def _check_same(run, other):
+  found, expected = _results(run), _results(other)
   for name in ("rows", "seeds", "returns"):
     assert found[name] == expected[name]
   for name in ("weights", "controller"):
@@ -140,6 +151,57 @@ def test_other_data_are_not_collected(tmp_path):
   run = _run(tmp_path / "run")
   with run, pytest.raises(config_lib.ConfigError, match="online training collects its own data"):
     run.collect(0)
+
+
+def test_recorded_episodes_are_enough(finished, tmp_path, monkeypatch):
+  """Nothing is played; the number of updates is as stated; a killed call ends the same."""
+  monkeypatch.setattr(online, "EnvPool", _raise)
+  runs = []
+  for name in ("run", "killed"):
+    run = _run(tmp_path / name, _ENVIRONMENT, "online.collect=False")
+    shutil.copytree(finished.path("data", 0), run.path("data", 0))
+    runs.append(run)
+  runs[0].train()
+  _train_until(runs[1], "update 15", monkeypatch)
+  run = _run(tmp_path / "killed", _ENVIRONMENT, "online.collect=False")
+  run.train()
+  _check_same(run, runs[0])
+  found = _results(run)
+  assert found["seeds"] == _results(finished)["seeds"]
+  updates = [row["train/updates"] for row in found["rows"] if "train/updates" in row]
+  assert abs(updates[-1] - (3 + 0.1 * 200)) <= 2  # The last round may be longer.
+  initial = _run(tmp_path / "new", _ENVIRONMENT).family.new_model().weights
+  learned = run.world_model(0).weights
+  assert any(np.any(a.numpy() != b.numpy()) for a, b in zip(initial, learned, strict=True))
+  assert np.isfinite(run.validations()[0]["controller_in_environment"]["mean"])
+
+
+@pytest.mark.parametrize(
+  ("environment", "overrides", "message"),
+  [
+    ("gym:CartPole-v1", (), "learns from recorded episodes, and .*000 has none. Copy the data"),
+    ("gym:Pendulum-v1", (), "actions of size 2 and .*Pendulum-v1 has actions of size 1"),
+    (
+      "gym:CartPole-v1",
+      ("collect.held_out=0.999",),
+      "0 steps to learn from, fewer than online.seq",
+    ),
+  ],
+)
+def test_recorded_episodes_that_do_not_fit(finished, tmp_path, environment, overrides, message):
+  run = _run(tmp_path / "run", environment, "online.collect=False", *overrides)
+  if "has none" not in message:
+    shutil.copytree(finished.path("data", 0), run.path("data", 0))
+  with pytest.raises(WorkdirError, match=message):
+    run.train()
+
+
+def test_episodes_to_learn_from_can_be_collected_first(tmp_path):
+  run = _run(tmp_path / "run", _ENVIRONMENT, "online.collect=False", "collect.num_episodes=12")
+  with run:
+    run.collect(0)
+  (validation,) = run.train()
+  assert np.isfinite(validation["controller_in_environment"]["mean"])
 
 
 def _raise(*_):

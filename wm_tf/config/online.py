@@ -15,6 +15,9 @@ class OnlineConfig:
 
   Attributes:
     num_steps: number of steps to collect; 0 for training by iterations instead.
+    collect: whether steps are collected. Otherwise training uses only the episodes that are
+      recorded in the run's folder, and `num_steps` determines the number of updates:
+      `pretrain_updates + train_ratio * num_steps`.
     prefill: number of first steps, which the exploration policies of `collect` take. No update is
       made before them.
     pretrain_updates: number of updates on these steps before the controller acts.
@@ -40,6 +43,7 @@ class OnlineConfig:
   """
 
   num_steps: int = 0
+  collect: bool = True
   prefill: int = 1000
   pretrain_updates: int = 100
   train_ratio: float | None = None

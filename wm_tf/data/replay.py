@@ -18,15 +18,16 @@ class Replay:
     capacity: largest number of steps of each stream.
   """
 
-  def __init__(self, capacity: int, num_streams: int = 1):
+  def __init__(self, capacity: int, num_streams: int = 1, newest: bool = True):
     """Makes an empty buffer.
 
     Args:
       capacity: largest number of steps in all; older ones are overwritten.
       num_streams: number of streams, which have equal shares of the capacity.
+      newest: whether `draw` always returns the newest window of each stream.
     """
     self.capacity = capacity // num_streams
-    self._num_streams = num_streams
+    self._num_streams, self._newest = num_streams, newest
     self._steps: Batch | None = None  # Stream after stream.
     self._counts = np.zeros(num_streams, np.int64)  # Steps that were ever added.
 
@@ -55,7 +56,7 @@ class Replay:
     self._counts[stream] += num
 
   def draw(self, generator: np.random.Generator, batch_size: int, length: int) -> Batch:
-    """Draws windows uniformly; the first rows are the newest window of each stream.
+    """Draws windows uniformly; with `newest`, the first rows are the newest of each stream.
 
     The newest steps are thereby learned from at once (Hafner et al. 2023, arXiv:2301.04104,
     appendix "Replay buffer").
@@ -77,8 +78,9 @@ class Replay:
     if not ends[-1]:
       raise ValueError(f"The streams hold {held.tolist()} steps, and a window has {length}.")
     window = generator.integers(0, ends[-1], batch_size)
-    newest = (ends - 1)[num_windows > 0][:batch_size]
-    window[: len(newest)] = newest
+    if self._newest:
+      newest = (ends - 1)[num_windows > 0][:batch_size]
+      window[: len(newest)] = newest
     stream = np.searchsorted(ends, window, side="right")
     # A window's number within its stream, then the position of its first step in the stream.
     first = window - (ends - num_windows)[stream] + (self._counts - held)[stream]

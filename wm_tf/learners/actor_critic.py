@@ -79,7 +79,7 @@ class ActorCriticConfig(GradientConfig):
     check_shares(self, "lambda_", "uniform_share")
     check_at_least(0, self, "warmup_updates", "replay_scale")
     check_choice(self, "actor_gradient", ACTOR_GRADIENTS)
-    check_choice(self, "action_distribution", DISTRIBUTIONS)
+    check_choice(self, "action_distribution", tuple(DISTRIBUTIONS))
     check_choice(self, "critic", tuple(CRITICS))
     check_choice(self, "slow_critic", SLOW_CRITICS)
     check_choice(self, "return_normalisation", RETURN_NORMALISATIONS)
@@ -360,5 +360,5 @@ def _check_density(config: ActorCriticConfig, world_model: WorldModel) -> None:
   if config.action_distribution == "tanh_normal":
     raise ConfigError(
       "controller.actor_critic.actor_gradient=reinforce needs the density of continuous actions. "
-      "Set controller.actor_critic.action_distribution=truncated_normal."
+      "Set controller.actor_critic.action_distribution=clipped_normal."
     )

@@ -6,11 +6,11 @@ import math
 from typing import Protocol
 
 import tensorflow as tf
+import tensorflow_probability as tfp
 
 from wm_tf import actions, rng
 from wm_tf.models.world_model import WorldModel
 
-DISTRIBUTIONS = ("tanh_normal", "truncated_normal")
 # Probabilities are kept this far from 0 and 1, where the quantile function is infinite.
 _TINY = 1e-6
 
@@ -113,15 +113,12 @@ class TanhNormal:
     return actions.greedy(outputs)
 
 
-class TruncatedNormal:
-  """A normal variable restricted to [-1, 1], whose loc and scale are learned.
+class _BoundedNormal:
+  """A normal variable whose loc is in [-1, 1] and whose scale is learned.
 
   The outputs are `(m, s)`; `loc = tanh(m)` and
-  `scale = min_scale + (max_scale - min_scale) * sigmoid(s + 2)`.
-
-  References:
-    Hafner et al. 2021 (DreamerV2), arXiv:2010.02193, appendix (truncated normal); the bounds of
-    the scale are those of DreamerV3, arXiv:2301.04104.
+  `scale = min_scale + (max_scale - min_scale) * sigmoid(s + 2)`, as in DreamerV3 (Hafner et al.
+  2023, arXiv:2301.04104). A subclass keeps actions in [-1, 1].
   """
 
   learned = True
@@ -147,6 +144,61 @@ class TruncatedNormal:
     scale = self._min_scale + (self._max_scale - self._min_scale) * tf.sigmoid(s + 2.0)
     return tf.tanh(m), scale
 
+  def mode(self, outputs):
+    """Returns the loc, which is in [-1, 1]. See `ActionDistribution.mode`."""
+    return tf.tanh(tf.split(outputs, 2, axis=-1)[0])
+
+
+class ClippedNormal(_BoundedNormal):
+  """A normal variable that is clipped to [-1, 1].
+
+  The bounds themselves have positive probability, so that an actor can take the largest action
+  while it explores. The density of an action on a bound is the probability of all that is clipped
+  to it, which has the same expected policy gradient as the density of the unclipped variable, and
+  a smaller variance.
+
+  References:
+    Fujita and Maeda 2018, "Clipped Action Policy Gradient", arXiv:1802.07564, equation 4.
+    Hafner et al. 2023 (DreamerV3), arXiv:2301.04104 (normal actions, clipped by the environment).
+  """
+
+  def draw_noise(self, shape, seed, scale=1.0):
+    """Draws standard normal noise. See `ActionDistribution.draw_noise`."""
+    return rng.normal(shape, seed)
+
+  def sample(self, outputs, noise):
+    """Returns the clipped variable. See `ActionDistribution.sample`.
+
+    The gradient of an action on a bound is that of the variable, scaled to the bound. With the
+    gradient of the clipping, an actor could not leave the bounds.
+    """
+    loc, scale = self.parameters(outputs)
+    action = loc + scale * noise
+    return action / tf.stop_gradient(tf.maximum(1.0, tf.abs(action)))
+
+  def log_prob(self, outputs, action):
+    """Returns the log-density, or on a bound the log-probability.
+
+    See `ActionDistribution.log_prob`.
+    """
+    normal = tfp.distributions.Normal(*self.parameters(outputs))
+    inside = tf.abs(action) < 1.0 - _TINY
+    tail = tf.where(action > 0.0, normal.log_survival_function(1.0), normal.log_cdf(-1.0))
+    return tf.reduce_sum(tf.where(inside, normal.log_prob(action), tail), axis=-1)
+
+  def entropy(self, outputs):
+    """Returns the differential entropy before clipping. See `ActionDistribution.entropy`."""
+    _, scale = self.parameters(outputs)
+    return tf.reduce_sum(0.5 * math.log(2.0 * math.pi * math.e) + tf.math.log(scale), axis=-1)
+
+
+class TruncatedNormal(_BoundedNormal):
+  """A normal variable restricted to [-1, 1].
+
+  References:
+    Hafner et al. 2021 (DreamerV2), arXiv:2010.02193, appendix (truncated normal).
+  """
+
   def draw_noise(self, shape, seed, scale=1.0):
     """Draws uniform noise. See `ActionDistribution.draw_noise`."""
     return rng.uniform(shape, seed)
@@ -157,10 +209,6 @@ class TruncatedNormal:
     low, high = _normal_cdf((-1.0 - loc) / scale), _normal_cdf((1.0 - loc) / scale)
     share = tf.clip_by_value(low + noise * (high - low), _TINY, 1.0 - _TINY)
     return tf.clip_by_value(loc + scale * tf.math.ndtri(share), -1.0, 1.0)
-
-  def mode(self, outputs):
-    """Returns the loc, which is in [-1, 1]. See `ActionDistribution.mode`."""
-    return tf.tanh(tf.split(outputs, 2, axis=-1)[0])
 
   def log_prob(self, outputs, action):
     """Returns the log-density. See `ActionDistribution.log_prob`."""
@@ -177,6 +225,14 @@ class TruncatedNormal:
     excess = (low * _normal_density(low) - high * _normal_density(high)) / (2.0 * mass)
     constant = 0.5 * math.log(2.0 * math.pi * math.e)
     return tf.reduce_sum(constant + tf.math.log(scale * mass) + excess, axis=-1)
+
+
+# Of continuous actions, by name.
+DISTRIBUTIONS: dict[str, type[ActionDistribution]] = {
+  "tanh_normal": TanhNormal,
+  "truncated_normal": TruncatedNormal,
+  "clipped_normal": ClippedNormal,
+}
 
 
 class OneHot:
@@ -236,9 +292,7 @@ def make_distribution(
   """
   if world_model.num_choices:
     return OneHot(world_model.num_choices, uniform_share)
-  if continuous == "truncated_normal":
-    return TruncatedNormal(world_model.action_size)
-  return TanhNormal(world_model.action_size)
+  return DISTRIBUTIONS[continuous](world_model.action_size)
 
 
 def _normal_cdf(x: tf.Tensor) -> tf.Tensor:

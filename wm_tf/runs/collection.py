@@ -54,7 +54,7 @@ def collect_iteration(run: LearnedRun, iteration: int) -> None:
     ConfigError: if the run trains online, which collects by itself.
   """
   settings = run.config.collect
-  if run.config.online.num_steps:
+  if run.config.online.num_steps and run.config.online.collect:
     raise ConfigError(
       f"online.num_steps={run.config.online.num_steps}: online training collects its own data; run "
       "trainers.iterate, or set online.num_steps=0."

@@ -6,7 +6,8 @@ weights that play are those from before these updates, so that results do not de
 killed call continues and ends with the same numbers.
 
 Files in the workdir:
-  data/000         the episodes that ended, in the order in which they ended
+  data/000         the episodes that ended, in the order in which they ended; or, with
+                   online.collect=False, the recorded episodes to learn from
   online           metrics; until training ends, also checkpoints and the best agent so far
   rssm/000, controller/000    the best agent, as an iteration of a run has it
 
@@ -17,7 +18,9 @@ References:
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import json
 import time
 from concurrent import futures
@@ -43,7 +46,9 @@ from wm_tf.runs.collection import environment_options
 from wm_tf.runs.fitting import seal
 from wm_tf.runs.online_data import OnlineData
 from wm_tf.runs.online_films import dream_film
+from wm_tf.runs.online_progress import Progress
 from wm_tf.runs.playing import environment_factory, episode_seeds
+from wm_tf.runs.recorded_data import RecordedData
 from wm_tf.runs.workdir import WorkdirError, say
 from wm_tf.training import checkpoints
 from wm_tf.training.loggers import make_loggers, read_history, read_jsonl, restore_history
@@ -73,53 +78,33 @@ def train_online(run: Run) -> None:
     say("train online: done before.")
     _clear(run)
     return
+  with contextlib.ExitStack() as stack:
+    thread = stack.enter_context(futures.ThreadPoolExecutor(1))
+    make_data = _collector(run, stack) if run.config.online.collect else _recorded(run)
+    _Training(run, make_data, thread).train()
+
+
+def _collector(run: Run, stack: contextlib.ExitStack):
+  """Returns a function that makes the data that an `AgentActor` collects."""
   factory = environment_factory(run.config, **environment_options(run.config.collect))
-  with (
-    EnvPool(factory, run.online_settings.num_environments) as pool,
-    rollouts.ShardWriter(
-      run.path("data", 0),
-      new_manifest(pool.spec, getattr(factory, "keywords", {})),
-      episodes_per_shard=2**31,  # A shard ends at a checkpoint.
-    ) as writer,
-    futures.ThreadPoolExecutor(1) as thread,
-  ):
-    _Training(run, pool, writer, thread).train()
+  pool = stack.enter_context(EnvPool(factory, run.online_settings.num_environments))
+  writer = rollouts.ShardWriter(
+    run.path("data", 0),
+    new_manifest(pool.spec, getattr(factory, "keywords", {})),
+    episodes_per_shard=2**31,  # A shard ends at a checkpoint.
+  )
+  return functools.partial(OnlineData, run, pool, stack.enter_context(writer))
 
 
-@dataclasses.dataclass
-class _Progress:
-  """What a checkpoint holds beside weights.
-
-  Attributes:
-    steps: number of decisions that were learned from.
-    episodes: number of episodes that ended in them.
-    updates: number of updates.
-    budget: number of updates that are due; a fraction may remain.
-    best, best_step: mean return of the best evaluation, and its step.
-    evaluations: number of evaluations.
-    since_best: number of evaluations since the best one.
-    rows: number of rows of metrics.
-    seconds: time spent.
-    history: the metrics so far.
-  """
-
-  steps: int = 0
-  episodes: int = 0
-  updates: int = 0
-  budget: float = 0.0
-  best: float | None = None
-  best_step: int = -1
-  evaluations: int = 0
-  since_best: int = 0
-  rows: int = 0
-  seconds: float = 0.0
-  history: str = ""
+def _recorded(run: Run):
+  """Returns a function that makes the data of recorded episodes."""
+  return lambda controller: RecordedData(run)
 
 
 class _Training:
   """One call of `train_online`: the models, the replay buffer and the progress."""
 
-  def __init__(self, run: Run, pool: EnvPool, writer: rollouts.ShardWriter, thread):
+  def __init__(self, run: Run, make_data, thread: futures.Executor):
     self.run, self.thread = run, thread
     self.settings = settings = run.online_settings
     keras.utils.set_random_seed(run.seed)  # A repeated call starts from the same weights.
@@ -137,10 +122,10 @@ class _Training:
     # A copy of the agent acts while this one is updated.
     self.acting_model = run.family.new_model()
     self.acting = make_learner(self.acting_model, run.config.controller, run.seed)
-    controller = AgentActor(Agent(run.spec, self.acting_model, self.acting.policy), explore=True)
-    self.data = OnlineData(run, pool, writer, controller)
+    acting = Agent(run.spec, self.acting_model, self.acting.policy)
+    self.data = make_data(AgentActor(acting, explore=True))
     self.evaluated = AgentActor(Agent(run.spec, self.model, self.learner.policy))
-    self.progress, self.sums = _Progress(), Means()
+    self.progress, self.sums = Progress(), Means()
     self.folder = run.workdir / "online"
     self.checkpoints = checkpoints.Checkpoints(self.folder / "checkpoints")
     # Two are kept: the last checkpoint refers to the older one until the next one is written.
@@ -160,7 +145,7 @@ class _Training:
       over = ""
       while not over:
         self._learn_from(pending)
-        over = self._reason_to_end()
+        over = self.progress.end(self.settings, self._seconds())
         following = None
         if not over:
           self._copy_weights()
@@ -178,7 +163,6 @@ class _Training:
 
   def _begin(self) -> Played:
     """Plays the first steps, makes the first updates on them, and plays the first round."""
-    say(f"train online: {self.settings.prefill} steps of exploration.")
     self._learn_from(self.data.prefill())
     self.progress.budget = float(max(1, self.settings.pretrain_updates))
     try:
@@ -200,27 +184,10 @@ class _Training:
     self.logger.write(progress.steps, self.sums.take() | self._counts())
     if over or progress.steps // settings.evaluate_every > progress.evaluations:
       self._evaluate()
-      over = over or self._out_of_patience()
+      over = over or progress.out_of_patience(settings)
     if progress.updates - self.saved_at >= settings.checkpoint_every and not over:
       self._save()
     return over
-
-  def _reason_to_end(self) -> str:
-    """Returns why training ends; empty if it goes on."""
-    settings, progress = self.settings, self.progress
-    if progress.steps >= settings.num_steps:
-      return f"{progress.steps} steps are done"
-    if settings.max_updates is not None and progress.updates >= settings.max_updates:
-      return f"{progress.updates} updates are done"
-    if settings.max_minutes is not None and self._seconds() >= 60 * settings.max_minutes:
-      return f"{settings.max_minutes:g} minutes are over"
-    return ""
-
-  def _out_of_patience(self) -> str:
-    patience = self.settings.patience
-    if patience is None or self.progress.since_best < patience:
-      return ""
-    return f"{patience} evaluations in a row were not better"
 
   def _seconds(self) -> float:
     return self.seconds_before + time.monotonic() - self.started

@@ -19,7 +19,7 @@ from wm_tf.data.rollouts import EpisodeInfo
 from wm_tf.data.rows import align
 from wm_tf.data.stream import EnvStream, Piece, Played, RememberingActor
 from wm_tf.runs.playing import episode_seeds, explorers
-from wm_tf.runs.workdir import WorkdirError
+from wm_tf.runs.workdir import WorkdirError, say
 
 if TYPE_CHECKING:
   from wm_tf.runs.run import Run
@@ -61,6 +61,7 @@ class OnlineData:
 
   def prefill(self) -> Played:
     """Plays or reads the first episodes, by the exploration policies."""
+    say(f"train online: {self._settings.prefill} steps of exploration.")
     actor, folder = explorers(self._run.config), self._run.path("data", 0)
     recorded = {}
     if self._recorded:

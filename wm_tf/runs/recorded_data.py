@@ -1,0 +1,125 @@
+"""The data of training on recorded episodes only: the replay buffer, filled once."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from wm_tf.core import Batch
+from wm_tf.data import rollouts
+from wm_tf.data.datasets import held_out_seeds
+from wm_tf.data.recording import array_specs
+from wm_tf.data.replay import Replay
+from wm_tf.data.rows import align
+from wm_tf.data.stream import Piece, Played
+from wm_tf.runs.workdir import WorkdirError, say
+
+if TYPE_CHECKING:
+  from wm_tf.runs.run import Run
+
+
+class RecordedData:
+  """The recorded episodes of a run, in the place of `OnlineData`: nothing is played.
+
+  A round counts as many steps as it would collect, so that `online.num_steps` and
+  `online.train_ratio` determine the number of updates.
+
+  Attributes:
+    replay: the buffer of the steps to learn from.
+  """
+
+  def __init__(self, run: Run):
+    """Makes the data of a run.
+
+    Args:
+      run: the run.
+    """
+    self._run, self._settings = run, run.online_settings
+    self.replay = Replay(self._settings.capacity, newest=False)
+
+  def prefill(self) -> Played:
+    """Reads the recorded episodes.
+
+    Returns:
+      All of them; those that the buffer has no room for drop out of it in `learn_from`.
+
+    Raises:
+      WorkdirError: if there are none, or they are of an environment with other spaces.
+      CorruptShardError: if a shard is damaged.
+    """
+    run, played = self._run, Played([], [])
+    folder = run.path("data", 0)
+    if not (folder / rollouts.MANIFEST).exists():
+      raise WorkdirError(
+        f"online.collect=False learns from recorded episodes, and {folder} has none. Copy the data "
+        "folder of another run there, or run trainers.collect with the same flags."
+      )
+    for folder in run.data_folders(0):
+      manifest = rollouts.load_manifest(folder)
+      found = manifest.action_size, manifest.arrays
+      expected = run.spec.action_size, array_specs(run.spec)
+      if found != expected:
+        raise WorkdirError(
+          f"{folder} has actions of size {found[0]} and observations {found[1]}, but "
+          f"{run.spec.name} has actions of size {expected[0]} and observations {expected[1]}."
+        )
+      for episode, info in rollouts.read_episodes(folder):
+        played.episodes.append((episode, info))
+        played.pieces.append(Piece(0, info.seed, align(episode)))
+    return played
+
+  def play(self) -> Played:
+    """Returns nothing, because nothing is played."""
+    return Played([], [])
+
+  def learn_from(self, played: Played) -> int:
+    """Adds recorded episodes to the replay buffer, except held-out ones.
+
+    Args:
+      played: the result of `prefill` or `play`.
+
+    Returns:
+      The number of decisions that the round stands for; 0 for recorded episodes.
+
+    Raises:
+      WorkdirError: if the episodes have too few steps for a sequence.
+    """
+    settings = self._settings
+    if not played.pieces:
+      return settings.decisions_per_round * settings.num_environments
+    for _, seed, steps in played.pieces:
+      self._replay(seed, steps)
+    if len(self.replay) < settings.sequence_length:
+      raise WorkdirError(
+        f"{self._run.path('data', 0)} has {len(self.replay)} steps to learn from, fewer than "
+        f"online.sequence_length={settings.sequence_length}. Record more, or lower "
+        "collect.held_out."
+      )
+    decisions = sum(int(np.sum(~steps.is_first)) for _, _, steps in played.pieces)
+    say(f"train online: {decisions} recorded steps of {len(played.episodes)} episodes.")
+    return 0
+
+  def flush(self) -> None:
+    """Does nothing: nothing is recorded."""
+
+  def state(self) -> dict[str, Any]:
+    """Returns nothing: `restore` reads the episodes again."""
+    return {}
+
+  def restore(self, state: dict[str, Any]) -> Played:
+    """Fills the replay buffer again.
+
+    Args:
+      state: a result of `state`.
+
+    Returns:
+      What was played and not learned from, which is nothing.
+    """
+    del state
+    self.learn_from(self.prefill())
+    return self.play()
+
+  def _replay(self, seed: int, steps: Batch) -> None:
+    if not held_out_seeds([seed], self._run.config.collect.held_out):
+      self.replay.add(steps)
