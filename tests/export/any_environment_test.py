@@ -12,11 +12,10 @@ from serving.aio_client import AsyncPlannerClient
 from serving.client import CallError, GrpcActor, PlannerClient
 from serving.deploy.servers import probe
 from serving.embedded import EmbeddedServer
-from tests.export.any_world import ENVIRONMENTS, Reference, export_all, short_name, stacked
+from tests.export.any_world import ENVIRONMENTS, Reference, Seen, export_all, short_name
 from tests.export.gate import assert_close, run_gate
 from wm_tf import export
-from wm_tf.core import ObservationSpec
-from wm_tf.envs import env_spec, make_env
+from wm_tf.envs import env_spec
 
 NAMES = tuple(short_name(name) for name in ENVIRONMENTS)
 
@@ -36,47 +35,6 @@ def target(exported):
   """A server of all of them: that it starts proves that the warmup requests are right."""
   with EmbeddedServer() as server:
     yield server.start({path.name: str(path) for path in exported.path.iterdir()})
-
-
-class Seen:
-  """Two episodes side by side: what the environment shows, and what the agent sees of it."""
-
-  def __init__(self, environment: str, steps: int = 4):
-    options = ENVIRONMENTS[environment]
-    self.native, self.agent = [], []
-    envs = [make_env(environment, **options) for _ in range(2)]
-    shown = [_shown(env) for env in envs]
-    observations = [env.reset(seed=seed)[0] for seed, env in enumerate(envs)]
-    generator = np.random.default_rng(0)
-    for _ in range(steps):
-      self.agent.append(stacked(observations))
-      self.native.append(_batch(envs[0].spec_.observation, [x[-1] for x in shown]))
-      size = envs[0].spec_.action_size
-      action = generator.uniform(-1, 1, size).astype(np.float32)
-      observations = [env.step(action)[0] for env in envs]
-
-
-def _shown(env) -> list:
-  """What an adapted environment's `native` returns, noted whenever it is asked."""
-  noted, native = [], env.native
-
-  def note(observation):
-    noted.append(native(observation))
-    return noted[-1]
-
-  env.native = note
-  return noted
-
-
-def _batch(spec: ObservationSpec, shown: list):
-  """A batch of native observations, as a client gives it."""
-  values = []
-  for part in spec.parts:
-    found = shown
-    for key in part.path:
-      found = [x[key] for x in found]
-    values.append(np.stack([np.asarray(x, part.native_dtype) for x in found]))
-  return spec.pack(values)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from wm_tf import export
 from wm_tf.agent import Agent
-from wm_tf.core import EnvSpec, Nest, Prediction
+from wm_tf.core import EnvSpec, Nest, ObservationSpec, Prediction
+from wm_tf.envs import make_env
 from wm_tf.models.world_model import WorldModel
 
 # Each kind of observation and of action, and a limited, a renamed and a rendered environment.
@@ -141,7 +142,7 @@ class Reference:
   def begin(self, rows: int) -> None:
     self.state = self.agent.initial_state(rows)
 
-  def act(self, observation: Nest, is_first) -> tuple[np.ndarray, np.ndarray]:
+  def act(self, observation: Nest, is_first, seed=(0, 0)) -> tuple[np.ndarray, np.ndarray]:
     """`(agent's actions float32[B, A], the environment's actions [B, ...])`."""
     space = self.agent.spec.action_space
     fresh = self.agent.initial_state(len(is_first))
@@ -151,7 +152,7 @@ class Reference:
 
     state = tf.nest.map_structure(restarted, fresh, self.state)
     observation = tf.nest.map_structure(tf.constant, observation)
-    action, self.state = self.agent.act(observation, state, tf.constant([0, 0]))
+    action, self.state = self.agent.act(observation, state, tf.constant(seed))
     canonical = space.canonical(action.numpy())
     if space.is_categorical:
       self.state = self.state._replace(prev_action=tf.constant(canonical))
@@ -161,3 +162,44 @@ class Reference:
 def stacked(observations: list[Nest]) -> Nest:
   """A batch of single observations."""
   return tf.nest.map_structure(lambda *values: np.stack(values), *observations)
+
+
+class Seen:
+  """Two episodes side by side: what the environment shows, and what the agent sees of it."""
+
+  def __init__(self, environment: str, steps: int = 4):
+    options = ENVIRONMENTS[environment]
+    self.native, self.agent = [], []
+    envs = [make_env(environment, **options) for _ in range(2)]
+    shown = [_shown(env) for env in envs]
+    observations = [env.reset(seed=seed)[0] for seed, env in enumerate(envs)]
+    generator = np.random.default_rng(0)
+    for _ in range(steps):
+      self.agent.append(stacked(observations))
+      self.native.append(_batch(envs[0].spec_.observation, [x[-1] for x in shown]))
+      size = envs[0].spec_.action_size
+      action = generator.uniform(-1, 1, size).astype(np.float32)
+      observations = [env.step(action)[0] for env in envs]
+
+
+def _shown(env) -> list:
+  """What an adapted environment's `native` returns, noted whenever it is asked."""
+  noted, native = [], env.native
+
+  def note(observation):
+    noted.append(native(observation))
+    return noted[-1]
+
+  env.native = note
+  return noted
+
+
+def _batch(spec: ObservationSpec, shown: list):
+  """A batch of native observations, as a client gives it."""
+  values = []
+  for part in spec.parts:
+    found = shown
+    for key in part.path:
+      found = [x[key] for x in found]
+    values.append(np.stack([np.asarray(x, part.native_dtype) for x in found]))
+  return spec.pack(values)
