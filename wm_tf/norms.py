@@ -27,5 +27,18 @@ class RMSNorm(keras.layers.Layer):
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
     """Normalises `float32[..., size]`. See `keras.Layer.call`."""
-    mean_square = tf.reduce_mean(tf.square(x), axis=-1, keepdims=True)
-    return x * tf.math.rsqrt(mean_square + _EPSILON) * self.gain
+    return rms_norm(x, self.gain)
+
+
+def rms_norm(x: tf.Tensor, gain: tf.Tensor) -> tf.Tensor:
+  """Computes what `RMSNorm` does.
+
+  Args:
+    x: `float32[..., size]`.
+    gain: `float32[size]`.
+
+  Returns:
+    `float32[..., size]`.
+  """
+  mean_square = tf.reduce_mean(tf.square(x), axis=-1, keepdims=True)
+  return x * tf.math.rsqrt(mean_square + _EPSILON) * gain

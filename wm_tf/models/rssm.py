@@ -28,6 +28,7 @@ from wm_tf.core import Batch, Embedded, Nest, ObservationSpec, Prediction
 from wm_tf.models import encoders
 from wm_tf.models.gru import GRU, BlockGRU, NormDense, RMSNorm, make_tapped
 from wm_tf.models.heads import SymexpRewardHead, TerminationHead
+from wm_tf.models.kernels.fused import fusing
 from wm_tf.models.kernels.loop import recurrent_loop
 from wm_tf.models.observations import ObservationNetworks
 from wm_tf.models.rssm_config import RSSMConfig as RSSMConfig
@@ -331,7 +332,8 @@ class RSSM(ObservationNetworks, WorldModel):
     Args:
       batch: sequences in arrival alignment, of observations or `Embedded`.
       seed: `int32[2]` for the posterior samples.
-      compile_loop: whether XLA compiles the loop over time; see `recurrent_loop`.
+      compile_loop: whether XLA compiles the loop over time, and what lies between convolutions;
+        see `recurrent_loop` and `kernels.fused`.
 
     Returns:
       The scalar loss; scalar metrics: `sse` (squared error summed over images), `vector_mse` (mean
@@ -339,7 +341,8 @@ class RSSM(ObservationNetworks, WorldModel):
       (nats per step, without free nats); and the states, of `[B, T, ...]`.
     """
     config, mask = self.config, tf.cast(batch.mask, tf.float32)
-    embedding, parts = self._embedded(batch.observation)
+    with fusing(compile_loop):
+      embedding, parts = self._embedded(batch.observation)
     sizes = tf.unstack(tf.shape(batch.mask))
     sizes = [known or size for known, size in zip(batch.mask.shape, sizes, strict=True)]
     noise = self.draw_noise(*sizes, seed)
@@ -365,7 +368,8 @@ class RSSM(ObservationNetworks, WorldModel):
       representation_weight=config.representation_weight,
       free_nats=config.free_nats,
     )
-    sse, vector_error = self._errors(parts, features)
+    with fusing(compile_loop):
+      sse, vector_error = self._errors(parts, features)
     reward = mean(self.reward.loss(self.reward.network(features), batch.reward))
     termination = mean(self.termination.loss(self.termination.network(features), batch.discount))
     loss = (
@@ -387,9 +391,10 @@ class RSSM(ObservationNetworks, WorldModel):
 
   def _errors(self, parts: list[tf.Tensor], features: tf.Tensor) -> tuple[Any, Any]:
     """Returns the squared errors of the decoder, summed over images and over vectors, `[B, T]`."""
-    means = self.decoded_means(tf.reshape(features, [-1, self.feature_size]))
-    sums = dict.fromkeys(("image", "vector"), tf.zeros(tf.shape(features)[:-1]))
-    for part, real, mean in zip(self.observation.parts, parts, means, strict=True):
-      error = tf.square(tf.reshape(mean, tf.shape(real)) - real)
-      sums[part.kind] += tf.reduce_sum(error, axis=list(range(-len(part.shape), 0)))
+    specs, lead = self.observation.parts, tf.shape(features)[:-1]
+    rows = [tf.reshape(x, [-1, *spec.shape]) for spec, x in zip(specs, parts, strict=True)]
+    errors = self.decoder.errors(tf.reshape(features, [-1, self.feature_size]), rows)
+    sums = dict.fromkeys(("image", "vector"), tf.zeros(lead))
+    for spec, error in zip(specs, errors, strict=True):
+      sums[spec.kind] += tf.reshape(error, lead)
     return sums["image"], sums["vector"]

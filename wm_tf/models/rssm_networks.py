@@ -20,9 +20,10 @@ import tensorflow as tf
 from wm_tf.core import ObservationSpec
 from wm_tf.models.encoders import num_halvings
 from wm_tf.models.gru import NormDense
+from wm_tf.models.kernels.fused import fused
 from wm_tf.models.kernels.patches import PatchDecoding, PatchEncoding
 from wm_tf.models.kernels.stacked import fan_in, make_dense
-from wm_tf.norms import RMSNorm
+from wm_tf.norms import RMSNorm, rms_norm
 
 PATCH = 4  # Pixels a side.
 _KERNEL = 4
@@ -34,6 +35,7 @@ class _Geometry:
 
   Attributes:
     padded: height and width of the image in whole patches.
+    aligned: whether the image consists of whole patches.
     sizes: height and width of each map, the largest first.
     filters: number of features of each map.
   """
@@ -47,6 +49,20 @@ class _Geometry:
       [length // (PATCH * _STRIDE**i) for length in self.padded] for i in range(num + 1)
     ]
     self.filters = [filters * _STRIDE**i for i in range(num + 1)]
+
+    self.aligned = self.padded == list(shape[:2])
+    self._size = shape[:2]
+
+  def pad(self, images: tf.Tensor) -> tf.Tensor:
+    """Pads `[B, H, W, C]` by zeros to whole patches."""
+    if self.aligned:
+      return images
+    excess = [[0, wanted - found] for wanted, found in zip(self.padded, self._size, strict=True)]
+    return tf.pad(images, [[0, 0], *excess, [0, 0]])
+
+  def crop(self, images: tf.Tensor) -> tf.Tensor:
+    """Removes what `pad` adds."""
+    return images if self.aligned else images[:, : self._size[0], : self._size[1]]
 
   @property
   def flat_size(self) -> int:
@@ -66,7 +82,7 @@ class ImageEncoder(keras.layers.Layer):
       units: width of the output.
     """
     super().__init__()
-    self._shape, self._geometry = tuple(shape), _Geometry(shape, filters)
+    self._geometry = _Geometry(shape, filters)
     counts = self._geometry.filters
     self.patches = PatchEncoding(PATCH, shape[2], filters)
     self.convolutions = [
@@ -90,12 +106,9 @@ class ImageEncoder(keras.layers.Layer):
     Returns:
       `float32[B, units]`.
     """
-    excess = [
-      [0, wanted - found] for wanted, found in zip(self._geometry.padded, self._shape, strict=False)
-    ]
-    x = tf.pad(images - 0.5, [[0, 0], *excess, [0, 0]])
+    x = self._geometry.pad(images - 0.5)
     for layer, norm in zip((self.patches, *self.convolutions), self.norms, strict=True):
-      x = tf.nn.silu(norm(layer(x)))
+      x = _activate(layer(x), norm)
     return self.output_layer(tf.reshape(x, [-1, self._geometry.flat_size]))
 
 
@@ -111,7 +124,7 @@ class ImageDecoder(keras.layers.Layer):
       input_size: width of the input.
     """
     super().__init__()
-    self._shape, self._geometry = tuple(shape), _Geometry(shape, filters)
+    self._geometry = _Geometry(shape, filters)
     counts = self._geometry.filters
     self.input_layer = NormDense(self._geometry.flat_size, input_size)
     self.convolutions, self.norms = [], []
@@ -140,11 +153,27 @@ class ImageDecoder(keras.layers.Layer):
     Returns:
       `float32[B, H, W, C]`, which real images in [0, 1] are compared with.
     """
+    return self._geometry.crop(self.patches(self._features(x))) + 0.5
+
+  def errors(self, x: tf.Tensor, images: tf.Tensor) -> tf.Tensor:
+    """Computes the squared errors of decoded images, without making the images.
+
+    Args:
+      x: `float32[B, input_size]`.
+      images: the real ones, `float32[B, H, W, C]` in [0, 1].
+
+    Returns:
+      `float32[B]`, summed over the pixels.
+    """
+    geometry = self._geometry
+    inside = None if geometry.aligned else geometry.pad(tf.ones_like(images[:1]))
+    return self.patches.errors(self._features(x), geometry.pad(images - 0.5), inside)
+
+  def _features(self, x: tf.Tensor) -> tf.Tensor:
     x = tf.reshape(self.input_layer(x), [-1, *self._geometry.sizes[-1], self._geometry.filters[-1]])
     for layer, norm in zip(self.convolutions, self.norms, strict=True):
-      x = tf.nn.silu(norm(layer(x)))
-    height, width, _ = self._shape
-    return self.patches(x)[:, :height, :width] + 0.5
+      x = _activate(layer(x), norm)
+    return x
 
 
 class Encoder(keras.layers.Layer):
@@ -240,6 +269,32 @@ class Decoder(keras.layers.Layer):
         x = layer(x)
       means.append(x)
     return means
+
+  def errors(self, features: tf.Tensor, parts: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """Computes the squared errors of the decoded parts.
+
+    Args:
+      features: `float32[B, input_size]`.
+      parts: the real ones, one `float32[B, *part.shape]` for each part, in network units.
+
+    Returns:
+      One `float32[B]` for each part, summed over its numbers.
+    """
+    found = []
+    for (*layers, last), real in zip(self.networks, parts, strict=True):
+      x = features
+      for layer in layers:
+        x = layer(x)
+      if isinstance(last, ImageDecoder):
+        found.append(last.errors(x, real))
+      else:
+        found.append(tf.reduce_sum(tf.square(last(x) - real), axis=-1))
+    return found
+
+
+def _activate(x: tf.Tensor, norm: RMSNorm) -> tf.Tensor:
+  """Returns the SiLU of the normalised maps `float32[B, h, w, C]`."""
+  return fused(lambda x, gain: tf.nn.silu(rms_norm(x, gain)), x, norm.gain.value)
 
 
 def _norm_layers(units: Sequence[int], input_size: int) -> list[NormDense]:

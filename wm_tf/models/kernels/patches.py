@@ -9,6 +9,7 @@ from __future__ import annotations
 import keras
 import tensorflow as tf
 
+from wm_tf.models.kernels.fused import fused
 from wm_tf.models.kernels.stacked import fan_in, make_dense
 
 
@@ -66,3 +67,27 @@ class PatchDecoding(keras.layers.Layer):
       `float32[B, size h, size w, C]`.
     """
     return tf.nn.depth_to_space(self.dense(features), self._size)
+
+  def errors(
+    self, features: tf.Tensor, images: tf.Tensor, inside: tf.Tensor | None = None
+  ) -> tf.Tensor:
+    """Computes the squared errors of the decoded patches, without putting them together.
+
+    Args:
+      features: `float32[B, h, w, filters]`.
+      images: the real ones, `float32[B, size h, size w, C]`; no gradient flows to them.
+      inside: weights of the pixels, `float32[1, size h, size w, C]`; None for 1.
+
+    Returns:
+      `float32[B]`, summed over the pixels.
+    """
+    kernel, bias = self.dense.kernel.value, self.dense.bias.value
+
+    def sums(features, kernel, bias, *images):
+      patches, *weights = (tf.nn.space_to_depth(x, self._size) for x in images)
+      rows = tf.matmul(tf.reshape(features, [-1, kernel.shape[0]]), kernel) + bias
+      error = tf.square(tf.reshape(rows, tf.shape(patches)) - patches)
+      return tf.reduce_sum(error * weights[0] if weights else error, axis=[1, 2, 3])
+
+    constants = [images] if inside is None else [images, inside]
+    return fused(sums, features, kernel, bias, constants=constants)
