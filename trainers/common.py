@@ -14,7 +14,7 @@ from absl import logging as absl_logging
 from trainers.errors import one_line_errors
 from wm_tf import config as config_lib
 from wm_tf.files import user_path
-from wm_tf.runs.folder import Description, no_run, read_description, set_aside
+from wm_tf.runs.folder import Description, no_run, read_description
 from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError
 
@@ -95,9 +95,16 @@ def open_run(create: bool = True) -> Run:
   """Returns the run that the flags describe, a context manager.
 
   Args:
-    create: whether the workdir may be created.
+    create: whether the workdir may be created; if not, a run's own settings are the defaults.
   """
-  return Run(_WORKDIR.value, config=config(), seed=seed(), force=_FORCE.value, create=create)
+  there = None if create or _is_described() else read_description(workdir() / "run.json")
+  mine = there or Description(config(), seed())
+  chosen = seed() if _SEED.present else mine.seed
+  return Run(_WORKDIR.value, config=mine.config, seed=chosen, force=_FORCE.value, create=create)
+
+
+def _is_described() -> bool:
+  return any(flag.present for flag in _DESCRIBING)
 
 
 def read_run() -> Run:
@@ -109,21 +116,14 @@ def read_run() -> Run:
     WorkdirError: if there is no run, or the flags describe another configuration.
   """
   folder = workdir()
-  there = read_description(folder / "run.json")
-  if there is None:
+  if (there := read_description(folder / "run.json")) is None:
     raise no_run(folder)
-  described = any(flags.FLAGS[flag.name].present for flag in _DESCRIBING)
-  if described and config() != there.config:
+  if _is_described() and config() != there.config:
     raise WorkdirError(
       f"{folder} holds a run of another configuration. Leave out --preset, --config, --family, "
       "--environment, --method and --override: they are taken from the run."
     )
   return Run(folder, config=there.config, seed=there.seed)
-
-
-def set_aside_other_seed() -> None:
-  """Moves a run of another seed to a folder of its own; see `runs.folder.set_aside`."""
-  set_aside(workdir(), Description(config(), seed()))
 
 
 def run(main: Callable[[], None]) -> None:

@@ -4,8 +4,8 @@
 of an exported SavedModel, or a served model as `grpc://host:port/model`.
 
     python -m trainers.evaluate --agent=heuristic --episodes=16
-    python -m trainers.evaluate --agent=controller --preset=quickstart --workdir=runs/quickstart
-    python -m trainers.evaluate --finished --preset=quickstart --workdir=runs/quickstart
+    python -m trainers.evaluate --agent=controller --workdir=runs/quickstart
+    python -m trainers.evaluate --finished --workdir=runs/quickstart
     python -m trainers.evaluate --agent=runs/quickstart/export/planner --episodes=4
     python -m trainers.evaluate --agent=grpc://localhost:8500/planner --render=drive.gif
 """
@@ -52,10 +52,10 @@ _OUTPUT = flags.DEFINE_string("output", None, "JSON file for the results.")
 
 
 def main() -> None:
-  name, config = _AGENT.value, common.config()
-  results = {}
+  name, seed, results = _AGENT.value, common.seed(), {}
   if name in ("controller", "planner"):
     with common.open_run(create=False) as run:
+      config, seed = run.config, run.seed
       iteration = run.best_iteration()
       agent = run.agent(name, iteration, _FINISHED.value)
       name = f"finished_{name}" if _FINISHED.value else name
@@ -63,15 +63,15 @@ def main() -> None:
         results[f"{name}_in_model"] = run.evaluate_in_model(agent, _EPISODES.value, iteration)
     actor = AgentActor(agent)
   elif name in ("random", "heuristic"):
+    config = common.config()
     actor = scripted_actor(name, config)
   else:
+    config = common.config()
     try:
       actor = foreign_actor(name, config)
     except config_lib.ConfigError as error:
       raise FlagError(f"--{error}") from error
-  seeds = [int(seed) for seed in _SEEDS.value] or episode_seeds(
-    "evaluation", common.seed(), _EPISODES.value
-  )
+  seeds = [int(seed) for seed in _SEEDS.value] or episode_seeds("evaluation", seed, _EPISODES.value)
   model = Path(name).parent if Path(name).name.isdigit() else Path(name)  # A version folder.
   label = name if name in ("random", "heuristic") else f"{model.name}_in_environment"
   results[label] = evaluate(config, actor, seeds, name)

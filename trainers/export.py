@@ -3,8 +3,8 @@
 They are written to `export/{controller,planner,world_model}/VERSION` in the workdir, with warmup
 requests, for TensorFlow Serving or `make serve`.
 
-    python -m trainers.export --preset=quickstart --workdir=runs/quickstart
-    python -m trainers.export --preset=quickstart --workdir=runs/quickstart --finished --version=2
+    python -m trainers.export --workdir=runs/quickstart
+    python -m trainers.export --workdir=runs/quickstart --finished --version=2
 """
 
 from __future__ import annotations

@@ -16,11 +16,12 @@ import sys
 
 from trainers import common
 from wm_tf import report
+from wm_tf.runs.folder import Description, set_aside
 from wm_tf.runs.results import run_evaluations
 
 
 def main() -> None:
-  common.set_aside_other_seed()
+  set_aside(common.workdir(), Description(common.config(), common.seed()))
   with common.open_run() as run:
     run.train()
     results = run_evaluations(
