@@ -34,7 +34,7 @@ ACTOR_CRITIC_CONFIG = ActorCriticConfig(
   num_further_updates=150,
   batch_size=128,
   horizon=15,
-  entropy_scale=3e-4,
+  entropy_scale=1e-3,
   reward_scale=1.0,
   actor_learning_rate=3e-4,
   critic_learning_rate=3e-4,
@@ -44,12 +44,13 @@ ACTOR_CRITIC_CONFIG = ActorCriticConfig(
   critic_hidden_sizes=(96, 96),
   lambda_=0.95,
   actor_gradient="reinforce",
-  action_distribution="truncated_normal",
+  action_distribution="clipped_normal",
   uniform_share=0.01,
   critic="symexp_twohot",
   slow_critic="regulariser",
   return_normalisation="percentiles",
   warmup_updates=200,
+  cooldown=0.5,
   normalised_layers=True,
   replay_scale=0.3,
 )
@@ -125,7 +126,6 @@ def _make_update(model: RSSM, learner: Any) -> JointUpdate:
     learner,
     learning_rate=dreamer_problem.LEARNING_RATE,
     clip_norm=dreamer_problem.CLIP_NORM,
-    warmup_updates=0,
     seed=_SEED,
   )
 

@@ -20,7 +20,7 @@ from wm_tf.learners.actor_rollouts import (
   forward_rollout,
   replayed_starts,
 )
-from wm_tf.learners.optimizers import Warmup
+from wm_tf.learners.optimizers import Schedule
 from wm_tf.learners.returns import range_scale
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.networks import Network
@@ -376,7 +376,7 @@ def test_the_critic_fits_the_returns_of_replayed_steps():
 
 def test_warmup():
   """The first step of Adam is the learning rate, in each weight with a gradient."""
-  schedule = Warmup(3e-4, 4)
+  schedule = Schedule(3e-4, 4)
   found = [float(schedule(tf.constant(step))) for step in range(6)]
   np.testing.assert_allclose(found, 3e-4 * np.array([0.25, 0.5, 0.75, 1.0, 1.0, 1.0]), rtol=1e-6)
   learner = _learner(AdditiveWorld(), warmup_updates=10, actor_learning_rate=1e-2)
@@ -384,6 +384,26 @@ def test_warmup():
   before = weight.numpy()
   learner.update(state_at([[1.0, 0.0]]), _SEED)
   np.testing.assert_allclose(np.abs(weight.numpy() - before)[:2], 1e-3, rtol=1e-2)
+
+
+def test_cooldown():
+  """Learning rates and the weight of the entropy fall over the last half, to a twentieth."""
+  schedule = Schedule(3e-4, 2, 20, cooldown=0.5)
+  found = [float(schedule(tf.constant(step))) for step in (0, 1, 10, 15, 19, 25)]
+  np.testing.assert_allclose(found, 3e-4 * np.array([0.5, 1.0, 1.0, 0.5, 0.1, 0.05]), rtol=1e-5)
+  learner = _learner(
+    AdditiveWorld(), warmup_updates=1, cooldown=0.5, actor_learning_rate=1e-2, entropy_scale=0.3
+  )
+  learner.anneal_over(4)
+  weight, steps, weights = learner.policy.network.weights[-1], [], []
+  for _ in range(4):
+    before = weight.numpy()
+    weights.append(float(learner.entropy_scale()))
+    learner.update(state_at([[1.0, 0.0]]), _SEED)
+    steps.append(float(np.abs(weight.numpy() - before)[0]))
+  np.testing.assert_allclose(weights, [0.3, 0.3, 0.3, 0.15], rtol=1e-5)
+  np.testing.assert_allclose(steps[0], 1e-2, rtol=1e-2)
+  assert steps[3] < 0.7 * steps[2]
 
 
 @pytest.mark.parametrize("actor_gradient", ["dynamics", "reinforce"])
@@ -442,9 +462,9 @@ def test_defaults_add_nothing_to_a_checkpoint():
 def test_reinforce_needs_a_density():
   override = "controller.actor_critic.actor_gradient=reinforce"
   settings = make_config("debug", ["controller.method=actor_critic", override]).controller
-  with pytest.raises(ConfigError, match="action_distribution=truncated_normal"):
+  with pytest.raises(ConfigError, match="action_distribution=clipped_normal"):
     ActorCritic.check(settings, AdditiveWorld())
-  with pytest.raises(ConfigError, match="action_distribution=truncated_normal"):
+  with pytest.raises(ConfigError, match="action_distribution=clipped_normal"):
     ActorCritic(AdditiveWorld(), settings.actor_critic)
   ActorCritic.check(settings, NonlinearWorld(categorical=True))
 
@@ -459,6 +479,8 @@ def test_reinforce_needs_a_density():
     {"return_normalisation": "std"},
     {"uniform_share": 1.5},
     {"warmup_updates": -1},
+    {"cooldown": 1.5},
+    {"cooldown": 0.5, "warmup_updates": 0},
   ],
   ids=str,
 )

@@ -91,3 +91,8 @@ class OnlineConfig:
       train_ratio=train_ratio if self.train_ratio is None else self.train_ratio,
       evaluate_every=self.evaluate_every or max(1, self.num_steps // 8),
     )
+
+  def num_updates(self) -> int:
+    """Returns the number of updates of a whole training, of settings without None."""
+    num = self.pretrain_updates + round(self.train_ratio * max(0, self.num_steps - self.prefill))
+    return max(1, min(num, self.max_updates or num))

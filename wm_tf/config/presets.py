@@ -19,14 +19,14 @@ DREAMER_LEARNER: tuple[str, ...] = (
     f"controller.actor_critic.{setting}"
     for setting in (
       "actor_gradient=reinforce",
-      "action_distribution=truncated_normal",
+      "action_distribution=clipped_normal",
       "uniform_share=0.01",
       "critic=symexp_twohot",
       "slow_critic=regulariser",
       "target_rate=0.02",
       "return_normalisation=percentiles",
       "reward_scale=1.0",
-      "entropy_scale=3e-4",
+      "entropy_scale=1e-3",
       "lambda_=0.95",
       "batch_size=128",
       "horizon=15",
@@ -34,6 +34,7 @@ DREAMER_LEARNER: tuple[str, ...] = (
       "critic_learning_rate=3e-4",
       "clip_norm=100.0",
       "warmup_updates=200",
+      "cooldown=0.5",
       "normalised_layers=True",
       "replay_scale=0.3",
     )
@@ -122,6 +123,7 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "collect.heuristic=0.0",
       "collect.held_out=0.05",
       "online.num_steps=20000",
+      "online.learning_rate=8e-4",
       "planner.num_candidates=16",
       "planner.num_particles=2",
       *DREAMER_LEARNER,
@@ -140,6 +142,7 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
         f"controller.actor_critic.{setting}"
         for setting in (
           "actor_gradient=dynamics",
+          "action_distribution=truncated_normal",
           "critic=mse",
           "slow_critic=target",
           "return_normalisation=scale",

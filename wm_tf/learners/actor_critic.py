@@ -36,7 +36,7 @@ RETURN_NORMALISATIONS = ("scale", "percentiles")
 class ActorCriticConfig(GradientConfig):
   """Settings of an `ActorCritic`: a `GradientConfig`, and options of Dreamer V1 to V3.
 
-  `entropy_scale` applies to categorical actions and to `truncated_normal`. `action_noise` and
+  `entropy_scale` applies to categorical actions and those with a learned scale. `action_noise` and
   `final_action_noise` apply to `tanh_normal`. `wm_tf.config.presets.DREAMER_LEARNER` has the values
   of Dreamer V3.
 
@@ -45,7 +45,7 @@ class ActorCriticConfig(GradientConfig):
     actor_gradient: `dynamics` for the gradient of the returns through the world model, or
       `reinforce` for the score function estimator, which treats the world model as a black box.
     action_distribution: the distribution of continuous actions. `tanh_normal` has a scheduled
-      scale; `truncated_normal` has a learned one, and `reinforce` needs it.
+      scale; `clipped_normal` and `truncated_normal` have a learned one, which `reinforce` needs.
     uniform_share: weight of a uniform distribution that is mixed with categorical actions, so that
       the actor never stops exploring ("unimix").
     critic: `mse` for a regression of the return, or `symexp_twohot` for a categorical distribution
@@ -57,6 +57,9 @@ class ActorCriticConfig(GradientConfig):
       actor's returns are also divided by the moving average of the range from their 5th to their
       95th percentile, or by 1 if that is larger.
     warmup_updates: updates in which the learning rates increase linearly from 0.
+    cooldown: share of the updates, at the end, in which the learning rates and `entropy_scale`
+      decrease linearly to a twentieth; needs `warmup_updates`. Online training does the same with
+      the learning rate of the world model.
     normalised_layers: whether the hidden layers of the actor and the critic have an `RMSNorm`.
     replay_scale: weight of the critic's loss on the returns of the real steps that dreams start
       from; used in online training, where these are replayed with the steps that follow them.
@@ -71,18 +74,21 @@ class ActorCriticConfig(GradientConfig):
   slow_critic: str = "target"
   return_normalisation: str = "scale"
   warmup_updates: int = 0
+  cooldown: float = 0.0
   normalised_layers: bool = False
   replay_scale: float = 0.0
 
   def __post_init__(self):
     super().__post_init__()
-    check_shares(self, "lambda_", "uniform_share")
+    check_shares(self, "lambda_", "uniform_share", "cooldown")
     check_at_least(0, self, "warmup_updates", "replay_scale")
     check_choice(self, "actor_gradient", ACTOR_GRADIENTS)
     check_choice(self, "action_distribution", tuple(DISTRIBUTIONS))
     check_choice(self, "critic", tuple(CRITICS))
     check_choice(self, "slow_critic", SLOW_CRITICS)
     check_choice(self, "return_normalisation", RETURN_NORMALISATIONS)
+    if self.cooldown and not self.warmup_updates:
+      raise ValueError(f"cooldown={self.cooldown} needs warmup_updates, at least 1.")
 
 
 class Update(NamedTuple):
@@ -166,6 +172,7 @@ class ActorCritic(GradientLearner):
       distribution=make_distribution(world_model, config.action_distribution, config.uniform_share),
       critic_class=CRITICS[config.critic],
       warmup_updates=config.warmup_updates,
+      cooldown=config.cooldown,
       normalised=config.normalised_layers,
     )
     self._normalises = config.return_normalisation == "percentiles"
@@ -221,7 +228,6 @@ class ActorCritic(GradientLearner):
 
   def _dream(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor, replayed=None):
     """Computes the gradients of the actor and the critic through the dynamics, and an `Update`."""
-    config = self._config
     with tf.GradientTape(persistent=True) as tape:
       rollout = self._roll_out(differentiable_rollout, state, seed, noise_scale)
       alive = rollout.alive()
@@ -229,7 +235,7 @@ class ActorCritic(GradientLearner):
       return_range, scale = self._normalise(target)
       actor_loss = -tf.reduce_mean(alive * (target if scale is None else target / scale))
       if rollout.entropy is not None:
-        actor_loss -= config.entropy_scale * tf.reduce_mean(alive * rollout.entropy)
+        actor_loss -= self.entropy_scale() * tf.reduce_mean(alive * rollout.entropy)
       critic_loss = self._critic_loss(rollout, target, alive)
       replay_loss, total_loss = self._with_replay(critic_loss, replayed)
     actor_gradients, critic_gradients = (
@@ -245,7 +251,7 @@ class ActorCritic(GradientLearner):
 
   def _reinforce(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor, replayed=None):
     """Computes the same as `_dream` with the score function gradient of the actor."""
-    config, distribution = self._config, self.policy.distribution
+    distribution = self.policy.distribution
     rollout = self._roll_out(forward_rollout, state, seed, noise_scale)
     alive = rollout.alive()
     values = self._values(rollout.features)
@@ -258,7 +264,7 @@ class ActorCritic(GradientLearner):
       outputs = self.policy.network(rollout.features[:, :-1])
       entropy = distribution.entropy(outputs)
       objective = distribution.log_prob(outputs, rollout.action) * advantage
-      actor_loss = -tf.reduce_mean(alive * (objective + config.entropy_scale * entropy))
+      actor_loss = -tf.reduce_mean(alive * (objective + self.entropy_scale() * entropy))
     weights = [weight.value for weight in self.policy.network.weights]
     actor_gradients = tape.gradient(actor_loss, weights)
     with tf.GradientTape() as tape:

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from wm_tf.checks import check_at_least, check_counts, check_positive, check_shares
 from wm_tf.core import Nest
-from wm_tf.learners.optimizers import apply_if, make_adam, numbered
+from wm_tf.learners.optimizers import Schedule, apply_if, cooled, make_adam, numbered
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.actor import Actor, Critic, FeatureNetwork
 from wm_tf.policies.distributions import ActionDistribution
@@ -36,7 +36,7 @@ class GradientConfig:
       sampled without such noise.
     final_action_noise: the same at the last update; the noise changes linearly between the two.
     entropy_scale: weight of the entropy of the actions in the actor's objective, in units of
-      scaled return; of categorical actions, and of those of a `truncated_normal`.
+      scaled return; of categorical actions, and of those with a learned scale.
     reward_scale: factor on rewards that brings returns to the order of one. None for the inverse
       standard deviation of the discounted returns of the real episodes; targets are then also
       clipped to `return_bounds`.
@@ -167,6 +167,7 @@ class GradientLearner:
     distribution: ActionDistribution | None = None,
     critic_class: type[Critic] = Critic,
     warmup_updates: int = 0,
+    cooldown: float = 0.0,
     normalised: bool = False,
   ):
     """Makes networks and their optimisers.
@@ -178,6 +179,7 @@ class GradientLearner:
       distribution: the distribution of the actions; None for that of `Actor`.
       critic_class: `Critic`, or a subclass.
       warmup_updates: updates in which the learning rates increase from 0.
+      cooldown: share of the updates in which they decrease at the end; needs `warmup_updates`.
       normalised: whether hidden layers are normalised; see `FeatureNetwork`.
     """
     self._world_model, self._config = world_model, config
@@ -195,14 +197,21 @@ class GradientLearner:
     self._slow_critic = FeatureNetwork(
       world_model.feature_size, sizes, size, 0, "slow_critic", normalised
     )
+    self._num_updates = tf.Variable(float(config.num_updates), trainable=False)
+    self._cooldown = cooldown
+
+    def schedule(rate):
+      if not warmup_updates:
+        return rate
+      return Schedule(rate, warmup_updates, self._num_updates, cooldown)
+
     self._actor_optimizer, self._critic_optimizer = (
-      make_adam(network.weights, rate, config.clip_norm, warmup_updates)
+      make_adam(network.weights, schedule(rate), config.clip_norm)
       for network, rate in (
         (self.policy.network, config.actor_learning_rate),
         (self.critic.network, config.critic_learning_rate),
       )
     )
-    self._num_updates = tf.Variable(float(config.num_updates), trainable=False)
     # Bounds of the slow critic's values; not used with an explicit reward scale.
     self._bounds = tf.Variable([-np.inf, np.inf], dtype=tf.float32, trainable=False)
     self._initial = self.policy_state()
@@ -238,7 +247,7 @@ class GradientLearner:
     return num_updates
 
   def anneal_over(self, num_steps):
-    """Sets the number of updates over which the action noise decays. See `Learner.anneal_over`."""
+    """Sets the number of updates for action noise and cooldown. See `Learner.anneal_over`."""
     self._num_updates.assign(num_steps)
 
   def state(self):
@@ -352,6 +361,11 @@ class GradientLearner:
     """Returns the standard deviation of the noise on continuous actions, `float32[]`."""
     first, last = self._config.action_noise, self._config.final_action_noise
     return first + tf.minimum(self.num_done() / self._num_updates, 1.0) * (last - first)
+
+  def entropy_scale(self) -> tf.Tensor:
+    """Returns the weight of the entropy, which decreases in the cooldown, `float32[]`."""
+    scale = self._config.entropy_scale
+    return scale * cooled(self.num_done(), self._num_updates, self._cooldown)
 
   def apply_gradients(
     self, actor_gradients: Sequence[tf.Tensor], critic_gradients: Sequence[tf.Tensor]

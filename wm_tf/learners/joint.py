@@ -14,7 +14,7 @@ from wm_tf import rng
 from wm_tf.core import Batch
 from wm_tf.learners.actor_critic import ActorCritic
 from wm_tf.learners.actor_rollouts import Replayed, replayed_starts
-from wm_tf.learners.optimizers import apply_if, make_adam
+from wm_tf.learners.optimizers import Schedule, apply_if, make_adam
 from wm_tf.models.rssm import RSSM
 from wm_tf.training.adam import FusedAdam
 
@@ -48,9 +48,8 @@ class JointUpdate:
     model: RSSM,
     learner: ActorCritic,
     *,
-    learning_rate: float,
+    learning_rate: float | Schedule,
     clip_norm: float,
-    warmup_updates: int,
     seed: int,
   ):
     """Makes an update.
@@ -58,16 +57,13 @@ class JointUpdate:
     Args:
       model: the world model.
       learner: learns in its dreams.
-      learning_rate: learning rate of the world model.
+      learning_rate: learning rate of the world model, or a `Schedule`.
       clip_norm: bound on the norm of the world model's gradient.
-      warmup_updates: updates in which the learning rate increases from 0.
       seed: seed of all random numbers; those of an update also depend on its number.
     """
     self._model, self._learner = model, learner
     self._seed = rng.make_seed(seed)
-    self.optimizer = make_adam(
-      model.trainable_variables, learning_rate, clip_norm, warmup_updates, FusedAdam
-    )
+    self.optimizer = make_adam(model.trainable_variables, learning_rate, clip_norm, FusedAdam)
     # XLA makes loops over small products several times as fast, and convolutions slower.
     self._has_images = bool(model.observation.images)
     self._gradients = tf.function(self._observe, jit_compile=not self._has_images, autograph=False)

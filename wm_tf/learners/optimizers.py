@@ -7,52 +7,88 @@ from collections.abc import Sequence
 import keras
 import tensorflow as tf
 
+# Learning rates fall to this share of what they were.
+_FINAL_SHARE = 0.05
 
-class Warmup(keras.optimizers.schedules.LearningRateSchedule):
-  """A learning rate that increases linearly and then stays constant.
 
-  The rate of step i = 0, 1, ... is `rate * min(1, (i + 1) / num_steps)`.
+def cooled(step: tf.Tensor, num_steps: tf.Tensor | float, cooldown: float) -> tf.Tensor:
+  """Computes the factor of a cooldown: 1, and at the end a linear decrease to 0.05.
+
+  Args:
+    step: number of steps that were taken, `float32[]`.
+    num_steps: number of all steps.
+    cooldown: share of the steps in which the factor decreases; 0 for a constant 1.
+
+  Returns:
+    `float32[]`.
+
+  References:
+    Hägele et al. 2024, arXiv:2405.18392 (a constant learning rate with cooldown).
+  """
+  if not cooldown:
+    return tf.ones([])
+  return tf.clip_by_value((1.0 - step / num_steps) / cooldown, _FINAL_SHARE, 1.0)
+
+
+class Schedule(keras.optimizers.schedules.LearningRateSchedule):
+  """A learning rate that increases linearly, stays constant, and may decrease at the end.
+
+  The rate of step i = 0, 1, ... is `rate * min(1, (i + 1) / warmup) * cooled(i, ...)`.
   """
 
-  def __init__(self, rate: float, num_steps: int):
+  def __init__(
+    self,
+    rate: float,
+    warmup: int,
+    num_steps: tf.Variable | float = 1.0,
+    cooldown: float = 0.0,
+  ):
     """Makes a schedule.
 
     Args:
-      rate: the final learning rate.
-      num_steps: number of steps until the final rate, at least 1.
+      rate: the learning rate between warmup and cooldown.
+      warmup: number of steps until then, at least 1.
+      num_steps: number of all steps, for the cooldown.
+      cooldown: share of the steps in which the rate decreases; see `cooled`.
     """
-    self._rate, self._num_steps = rate, num_steps
+    self._rate, self._warmup = rate, warmup
+    self._num_steps, self._cooldown = num_steps, cooldown
 
   def __call__(self, step):
     """Returns the rate `float32[]` of a step. See `LearningRateSchedule.__call__`."""
-    return self._rate * tf.minimum(1.0, (tf.cast(step, tf.float32) + 1.0) / self._num_steps)
+    step = tf.cast(step, tf.float32)
+    rate = self._rate * tf.minimum(1.0, (step + 1.0) / self._warmup)
+    return rate * cooled(step, tf.cast(self._num_steps, tf.float32), self._cooldown)
 
   def get_config(self):
     """Returns the arguments. See `LearningRateSchedule.get_config`."""
-    return {"rate": self._rate, "num_steps": self._num_steps}
+    num_steps = float(tf.cast(self._num_steps, tf.float32))
+    return {
+      "rate": self._rate,
+      "warmup": self._warmup,
+      "num_steps": num_steps,
+      "cooldown": self._cooldown,
+    }
 
 
 def make_adam(
   weights: Sequence[keras.Variable],
-  rate: float,
+  rate: float | keras.optimizers.schedules.LearningRateSchedule,
   clip_norm: float,
-  warmup_updates: int = 0,
   adam_class: type[keras.optimizers.Adam] = keras.optimizers.Adam,
 ) -> keras.optimizers.Adam:
   """Makes Adam for the weights of a network.
 
   Args:
     weights: the weights.
-    rate: the learning rate.
+    rate: the learning rate, or a `Schedule`.
     clip_norm: bound on the norm of the gradient.
-    warmup_updates: updates in which the learning rate increases from 0; 0 for a constant rate.
     adam_class: `Adam`, or a subclass.
 
   Returns:
     The optimiser, built.
   """
-  schedule = Warmup(rate, warmup_updates) if warmup_updates else rate
-  optimizer = adam_class(schedule, global_clipnorm=clip_norm)
+  optimizer = adam_class(rate, global_clipnorm=clip_norm)
   optimizer.build(weights)
   return optimizer
 

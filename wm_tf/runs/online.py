@@ -40,7 +40,7 @@ from wm_tf.data.stream import Played
 from wm_tf.files import write_json
 from wm_tf.learners.joint import JointUpdate
 from wm_tf.learners.learner import make_learner
-from wm_tf.learners.optimizers import numbered
+from wm_tf.learners.optimizers import Schedule, numbered
 from wm_tf.models.heads import RewardRangeError
 from wm_tf.runs.collection import environment_options
 from wm_tf.runs.fitting import seal
@@ -110,13 +110,15 @@ class _Training:
     keras.utils.set_random_seed(run.seed)  # A repeated call starts from the same weights.
     self.model = run.family.new_model()
     self.learner = make_learner(self.model, run.config.controller, run.seed)
-    self.learner.anneal_over(round(settings.train_ratio * settings.num_steps))
+    num_updates = settings.num_updates()
+    self.learner.anneal_over(num_updates)
+    cooldown = run.config.controller.actor_critic.cooldown
+    rate = Schedule(settings.learning_rate, settings.warmup_updates or 1, num_updates, cooldown)
     self.update = JointUpdate(
       self.model,
       self.learner,
-      learning_rate=settings.learning_rate,
+      learning_rate=rate,
       clip_norm=settings.clip_norm,
-      warmup_updates=settings.warmup_updates,
       seed=episode_seeds("dream", run.seed, 1)[0],
     )
     # A copy of the agent acts while this one is updated.

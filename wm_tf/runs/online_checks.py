@@ -41,7 +41,7 @@ def check_online(run: Run) -> None:
   if distribution == "tanh_normal" and not run.spec.action_space.num_choices:
     raise ConfigError(
       f"{wanted} needs a controller that explores by itself. Set "
-      "controller.actor_critic.action_distribution=truncated_normal, whose scale is learned."
+      "controller.actor_critic.action_distribution=clipped_normal, whose scale is learned."
     )
   shares = settings.num_environments
   if min(settings.prefill, settings.capacity) < 2 * shares * settings.sequence_length:
