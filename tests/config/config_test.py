@@ -196,3 +196,12 @@ def test_presets_hold_together(preset):
   # Some held-out episode, on any seeds.
   assert config.collect.num_episodes >= 2
   assert isinstance(config.vae_fit.first, FitConfig)
+
+
+def test_the_number_of_updates_of_online_training():
+  """The first ones, and `train_ratio` for each step after the exploration."""
+  settings = config_lib.OnlineConfig(num_steps=3000, prefill=1000, pretrain_updates=100)
+  assert settings.derived(has_images=False).num_updates() == 100 + 2000
+  assert settings.derived(has_images=True).num_updates() == 100 + 800
+  short = dataclasses.replace(settings.derived(has_images=True), max_updates=300)
+  assert short.num_updates() == 300
