@@ -205,3 +205,5 @@ def test_the_number_of_updates_of_online_training():
   assert settings.derived(has_images=True).num_updates() == 100 + 800
   short = dataclasses.replace(settings.derived(has_images=True), max_updates=300)
   assert short.num_updates() == 300
+  recorded = dataclasses.replace(settings.derived(has_images=False), collect=False)
+  assert recorded.num_updates() == 100 + 3000

@@ -94,5 +94,6 @@ class OnlineConfig:
 
   def num_updates(self) -> int:
     """Returns the number of updates of a whole training, of settings without None."""
-    num = self.pretrain_updates + round(self.train_ratio * max(0, self.num_steps - self.prefill))
+    first = self.prefill if self.collect else 0  # Steps that no update is made for.
+    num = self.pretrain_updates + round(self.train_ratio * max(0, self.num_steps - first))
     return max(1, min(num, self.max_updates or num))
