@@ -58,6 +58,10 @@ class Played(NamedTuple):
   pieces: list[Piece]
   episodes: list[tuple[Episode, EpisodeInfo]]
 
+  def num_decisions(self) -> int:
+    """Returns the number of decisions in the pieces."""
+    return sum(int(np.sum(~piece.steps.is_first)) for piece in self.pieces)
+
 
 class EnvStream:
   """Plays episodes one after another in every row of a pool, some decisions at a time.

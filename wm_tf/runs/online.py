@@ -80,7 +80,8 @@ def train_online(run: Run) -> None:
     return
   with contextlib.ExitStack() as stack:
     thread = stack.enter_context(futures.ThreadPoolExecutor(1))
-    make_data = _collector(run, stack) if run.config.online.collect else _recorded(run)
+    collects = run.config.online.collect
+    make_data = _collector(run, stack) if collects else lambda _: RecordedData(run)
     _Training(run, make_data, thread).train()
 
 
@@ -94,11 +95,6 @@ def _collector(run: Run, stack: contextlib.ExitStack):
     episodes_per_shard=2**31,  # A shard ends at a checkpoint.
   )
   return functools.partial(OnlineData, run, pool, stack.enter_context(writer))
-
-
-def _recorded(run: Run):
-  """Returns a function that makes the data of recorded episodes."""
-  return lambda controller: RecordedData(run)
 
 
 class _Training:

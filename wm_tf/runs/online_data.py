@@ -103,7 +103,7 @@ class OnlineData:
       self._learned[row] += len(steps.reward)
       self._replay(row, seed, steps)
     self._num_episodes += len(played.episodes)
-    return sum(int(np.sum(~steps.is_first)) for _, _, steps in played.pieces)
+    return played.num_decisions()
 
   def flush(self) -> None:
     """Completes the shard of the episodes that were recorded so far."""

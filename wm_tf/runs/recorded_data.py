@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from wm_tf.core import Batch
 from wm_tf.data import rollouts
 from wm_tf.data.datasets import held_out_seeds
@@ -96,8 +94,8 @@ class RecordedData:
         f"online.sequence_length={settings.sequence_length}. Record more, or lower "
         "collect.held_out."
       )
-    decisions = sum(int(np.sum(~steps.is_first)) for _, _, steps in played.pieces)
-    say(f"train online: {decisions} recorded steps of {len(played.episodes)} episodes.")
+    num, episodes = played.num_decisions(), len(played.episodes)
+    say(f"train online: {num} recorded steps of {episodes} episodes.")
     return 0
 
   def flush(self) -> None:
