@@ -135,10 +135,9 @@ def _repeated(update: JointUpdate, batch: Batch, steps: int) -> Callable[[], Non
 
   def run():
     nonlocal count
-    for _ in range(steps):
-      metrics = update(batch, count)
-      count += 1
+    for metrics in update.run([batch] * steps, count):
       float(metrics.model["loss"])
+    count += steps
 
   return run
 
@@ -176,7 +175,7 @@ def world_model(steps: int, pixels: bool, **sizes: int) -> Task:
 
 
 def whole_update(steps: int, pixels: bool, **sizes: int) -> Task:
-  """`JointUpdate` with the actor and the critic; see `world_model`."""
+  """`JointUpdate.run` with the actor and the critic; see `world_model`."""
   size = dreamer_problem.make_size(pixels, **sizes)
   model = make_model(size)
   load(model, dreamer_problem.weights(size))

@@ -105,16 +105,26 @@ def test_a_killed_call_ends_with_the_same_numbers(finished, tmp_path, monkeypatc
 def _train_until(run, moment, monkeypatch):
   name, _, number = moment.partition(" ")
   owner, method = {
-    "update": (online.JointUpdate, "__call__"),
+    "update": (online.JointUpdate, "run"),
     "finish": (checkpoints, "save_weights"),
   }[name]
   original, calls = getattr(owner, method), []
 
-  def killed(*args, **kwargs):
+  def count():
     calls.append(1)
     if len(calls) > int(number or 0):
       raise _KilledError
+
+  def killed(*args, **kwargs):
+    if name == "update":
+      return killed_between(original(*args, **kwargs))
+    count()
     return original(*args, **kwargs)
+
+  def killed_between(updates):
+    for found in updates:
+      count()
+      yield found
 
   with monkeypatch.context() as patch, pytest.raises(_KilledError):
     patch.setattr(owner, method, killed)

@@ -211,11 +211,11 @@ class _Training:
   def _run_updates(self) -> None:
     """Makes the updates that are due."""
     settings, progress = self.settings, self.progress
-    num = int(progress.budget)
-    for _ in range(num):
-      generator = np.random.default_rng([self.run.seed, progress.updates])
-      batch = self.data.replay.draw(generator, settings.batch_size, settings.sequence_length)
-      found = self.update(batch, progress.updates)
+    num, first = int(progress.budget), progress.updates
+    generators = (np.random.default_rng([self.run.seed, first + i]) for i in range(num))
+    sizes = settings.batch_size, settings.sequence_length
+    batches = (self.data.replay.draw(generator, *sizes) for generator in generators)
+    for found in self.update.run(batches, first):
       self._check_finite(found)
       for group, metrics in (("train", found.model), ("dream", found.learner._asdict())):
         self.sums.add({f"{group}/{k}": v for k, v in metrics.items() if v is not None})
