@@ -93,10 +93,24 @@ def test_learns_and_writes_what_a_run_of_iterations_has(finished):
   assert _results(finished)["rows"] == rows
 
 
+@pytest.fixture(scope="module")
+def unfinished(tmp_path_factory) -> Run:
+  """A run that was killed when all updates were made and nothing was written yet."""
+  run = _run(tmp_path_factory.mktemp("online") / "unfinished")
+  with pytest.MonkeyPatch.context() as monkeypatch:
+    _train_until(run, "finish", monkeypatch)
+  return run
+
+
 @pytest.mark.parametrize("moment", ["update 9", "finish"])
-def test_a_killed_call_ends_with_the_same_numbers(finished, tmp_path, monkeypatch, moment):
+def test_a_killed_call_ends_with_the_same_numbers(
+  finished, unfinished, tmp_path, monkeypatch, moment
+):
   """A kill is an exception at a moment, after which only files remain."""
-  _train_until(_run(tmp_path / "run"), moment, monkeypatch)
+  if moment == "finish":
+    shutil.copytree(unfinished.workdir, tmp_path / "run")
+  else:
+    _train_until(_run(tmp_path / "run"), moment, monkeypatch)
   run = _run(tmp_path / "run")
   run.train()
   _check_same(run, finished)
@@ -147,12 +161,9 @@ def _check_same(run, other):
     ("online/best", "the best agent so far, is missing or damaged"),
   ],
 )
-def test_what_was_lost_is_named(finished, tmp_path, monkeypatch, lost, message):
-  run = _run(tmp_path / "run")
-  with monkeypatch.context() as patch, pytest.raises(_KilledError):
-    patch.setattr(checkpoints, "save_weights", _raise)
-    run.train()
-  shutil.rmtree(run.workdir / lost)
+def test_what_was_lost_is_named(unfinished, tmp_path, lost, message):
+  shutil.copytree(unfinished.workdir, tmp_path / "run")
+  shutil.rmtree(tmp_path / "run" / lost)
   with pytest.raises(WorkdirError, match=message):
     _run(tmp_path / "run").train()
 

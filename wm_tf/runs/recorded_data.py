@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from wm_tf.core import Batch
 from wm_tf.data import rollouts
 from wm_tf.data.datasets import held_out_seeds
 from wm_tf.data.recording import array_specs
@@ -37,10 +36,10 @@ class RecordedData:
     self.replay = Replay(self._settings.capacity, newest=False)
 
   def prefill(self) -> Played:
-    """Reads the recorded episodes.
+    """Reads the recorded episodes into the buffer; the last ones, if not all of them fit.
 
     Returns:
-      All of them; those that the buffer has no room for drop out of it in `learn_from`.
+      All of them without observations, for which the memory may not suffice.
 
     Raises:
       WorkdirError: if there are none, or they are of an environment with other spaces.
@@ -63,8 +62,11 @@ class RecordedData:
           f"{run.spec.name} has actions of size {expected[0]} and observations {expected[1]}."
         )
       for episode, info in rollouts.read_episodes(folder):
-        played.episodes.append((episode, info))
-        played.pieces.append(Piece(0, info.seed, align(episode)))
+        steps = align(episode)
+        if not held_out_seeds([info.seed], run.config.collect.held_out):
+          self.replay.add(steps)
+        played.episodes.append((episode._replace(observation=()), info))
+        played.pieces.append(Piece(0, info.seed, steps._replace(observation=())))
     return played
 
   def play(self) -> Played:
@@ -72,10 +74,10 @@ class RecordedData:
     return Played([], [])
 
   def learn_from(self, played: Played) -> int:
-    """Adds recorded episodes to the replay buffer, except held-out ones.
+    """Counts the steps of a round.
 
     Args:
-      played: the result of `prefill` or `play`.
+      played: the result of `prefill`, whose steps are in the buffer already, or of `play`.
 
     Returns:
       The number of decisions that the round stands for; 0 for recorded episodes.
@@ -86,8 +88,6 @@ class RecordedData:
     settings = self._settings
     if not played.pieces:
       return settings.decisions_per_round * settings.num_environments
-    for _, seed, steps in played.pieces:
-      self._replay(seed, steps)
     if len(self.replay) < settings.sequence_length:
       raise WorkdirError(
         f"{self._run.path('data', 0)} has {len(self.replay)} steps to learn from, fewer than "
@@ -117,7 +117,3 @@ class RecordedData:
     del state
     self.learn_from(self.prefill())
     return self.play()
-
-  def _replay(self, seed: int, steps: Batch) -> None:
-    if not held_out_seeds([seed], self._run.config.collect.held_out):
-      self.replay.add(steps)
