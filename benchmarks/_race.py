@@ -120,6 +120,17 @@ class Workers:
     return Contender(label, worker, key, made["check"], made["compile_seconds"])
 
 
+def peak_memory(framework: str, task: str, **options: Any) -> int | None:
+  """Runs a task twice in a process of its own; returns its largest resident set in bytes.
+
+  The imports and the compiler are part of it, as in a program that does nothing else. None if the
+  framework is not installed.
+  """
+  with Workers() as workers:
+    contender = workers.make(task, framework, task, **options)
+    return contender and contender.worker.ask(do="memory")["bytes"]
+
+
 def _peer_interpreter(framework: str) -> str | None:
   for interpreter in (_PEERS, sys.executable):
     if Path(interpreter).exists():

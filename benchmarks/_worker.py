@@ -3,9 +3,10 @@
     python -m benchmarks._worker MODULE FD
 
 Reads a command a line from stdin as JSON, and answers each with a line of JSON to the file
-descriptor FD: `make` (a task by name, with options), `run` (one repetition), `forget`. MODULE has
-`TASKS`, a dictionary of functions that take options and return a `Task`. Imports nothing but the
-standard library, since each framework has an environment of its own.
+descriptor FD: `make` (a task by name, with options), `run` (one repetition), `forget`, `memory`
+(the largest resident set of the process so far, in bytes). MODULE has `TASKS`, a dictionary of
+functions that take options and return a `Task`. Imports nothing but the standard library, since
+each framework has an environment of its own.
 """
 
 from __future__ import annotations
@@ -47,6 +48,11 @@ def _handle(command: dict[str, Any], tasks: dict[str, Task], makers) -> dict[str
   if command["do"] == "forget":
     del tasks[command["key"]]
     return {}
+  if command["do"] == "memory":
+    # Not getrusage, whose figure includes the memory of the process that started this one.
+    with open("/proc/self/status") as status:
+      (kibibytes,) = (line.split()[1] for line in status if line.startswith("VmHWM:"))
+    return {"bytes": 1024 * int(kibibytes)}
   raise ValueError(f"Unknown command {command['do']!r}.")
 
 

@@ -12,6 +12,9 @@ takes many minutes. All compute in float32, from the same weights. The losses of
 on given noise, the gradient norm and the parameter count must agree before anyone runs; compilation
 times include that check, which ours and JAX compile apart.
 
+The memory is the largest resident set of a process that makes such updates and nothing else, with
+its imports and its compiler.
+
 Ours alone runs whole updates, with the actor and the critic in dreams, and decisions of a single
 agent, as an evaluation does.
 """
@@ -33,6 +36,26 @@ def _compiled(make, label: str, **kind) -> race_lib.Contender | None:
     reason = str(error).strip().splitlines()[-1]
     print(f"{label} does not run, since the compiler failed: {reason}")
     return None
+
+
+def _memory(steps: int, pixels: bool) -> dict[str, int]:
+  """Measures and prints the peak memory of each framework in bytes."""
+  found = {}
+  for label, framework, kind in (
+    ("ours", "tensorflow", {}),
+    ("JAX", "jax", {}),
+    ("PyTorch, eager", "torch", {}),
+    ("PyTorch, compiled", "torch", {"compiled": "parts"}),
+  ):
+    kind |= {"steps": steps, "pixels": pixels}
+    try:
+      size = race_lib.peak_memory(framework, "dreamer_world_model", **kind)
+    except race_lib.BenchmarkError:
+      continue  # As in the race, whose message says why.
+    if size is not None:
+      found[label] = size
+      print(f"  {label:34} {size / 2**20:>12,.0f} MiB at most", flush=True)
+  return found
 
 
 def main() -> None:
@@ -75,6 +98,7 @@ def main() -> None:
       found["milliseconds"] = race_lib.quartiles(milliseconds)
       print(f"  {found['milliseconds']['median']:.3g} ms a decision")
       results[f"{name}, decisions"] = found
+      results[f"{name}, memory"] = _memory(steps, name == "pixels")
   race_lib.write(options.output, "python -m benchmarks.dreamer", results)
 
 

@@ -58,6 +58,22 @@ def test_a_contender_that_dies_says_why():
   worker.close()
 
 
+def test_memory_is_that_of_a_process_of_its_own(monkeypatch):
+  workers = []
+
+  def get(self, framework):
+    workers.append(race_lib.Worker(sys.executable, "tests.benchmarks.slow_tasks"))
+    return workers[-1]
+
+  monkeypatch.setattr(race_lib.Workers, "get", get)
+  large, small = (race_lib.peak_memory("any", "hold", size=size) for size in (2**28, 1))
+  assert 2**28 - 2**24 < large - small < 2**28 + 2**24
+  for worker in workers:
+    worker.close()
+  monkeypatch.setattr(race_lib.Workers, "get", lambda self, framework: None)
+  assert race_lib.peak_memory("any", "hold", size=1) is None
+
+
 def test_ours_alone_has_no_ratio():
   contender = race_lib.Contender("ours", None, "", {}, 1.0, [0.5, 0.5])
   found = race_lib.standings([contender], 10)

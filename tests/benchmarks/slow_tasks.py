@@ -13,8 +13,12 @@ def sleep(seconds: float, loss: float) -> Task:
   return Task(run, {"loss": loss})
 
 
+def hold(size: int) -> Task:
+  return Task(lambda: len(bytearray(b"1") * size), {})
+
+
 def broken() -> Task:
   raise RuntimeError("out of order")
 
 
-TASKS = {"sleep": sleep, "broken": broken}
+TASKS = {"sleep": sleep, "hold": hold, "broken": broken}
