@@ -5,7 +5,7 @@
 
 Each row is a run of `trainers.train_agent` in a folder of its own, and `trainers.evaluate` of its
 controller on seeds that training never used. A killed call is repeated: finished rows are kept, and
-the interrupted run goes on. Rows of another commit are refused.
+the interrupted run goes on, without minutes in the table. Rows of another commit are refused.
 """
 
 from __future__ import annotations
@@ -94,6 +94,7 @@ def measure(
   steps = [f"online.num_steps={_STEPS[environment]}"] if environment in _STEPS else []
   flags = [f"--environment={environment}", f"--preset={preset}", f"--seed={seed}"]
   flags += [f"--override={text}" for text in (*steps, *overrides)]
+  resumed = folder.exists()  # What an earlier call took is not known.
   begun, used = time.monotonic(), _cpu_seconds()
   _call("trainers.train_agent", *flags, f"--workdir={folder}")
   minutes, cpu_minutes = (time.monotonic() - begun) / 60, (_cpu_seconds() - used) / 60
@@ -111,13 +112,17 @@ def measure(
     "seed": seed,
     "steps": steps_done,
     "frames": steps_done * env_spec(environment, **options).action_repeat,
-    "minutes": round(minutes, 1),
-    "cpu_minutes": round(cpu_minutes, 1),
+    "minutes": None if resumed else round(minutes, 1),
+    "cpu_minutes": None if resumed else round(cpu_minutes, 1),
     **{key: scores[key] for key in ("mean", "std", "n", "returns", "seeds")},
   }
   if environment == "gym:Pendulum-v1":
     row["optimum"] = pendulum_returns(scores["seeds"])
   return row
+
+
+def _minutes(number: float | None) -> str:
+  return "resumed" if number is None else f"{number:.0f}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -140,7 +145,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
       lines.append(
         f"| {environment} | {row['seed']} | {row['steps']:,} | {row['frames']:,} "
         f"| {row['mean']:.0f} ± {row['std']:.0f}{best} | {row['n']} "
-        f"| {row['minutes']:.0f} | {row['cpu_minutes']:.0f} |"
+        f"| {_minutes(row['minutes'])} | {_minutes(row['cpu_minutes'])} |"
       )
     if len(mine) > 1:
       means = [row["mean"] for row in mine]

@@ -15,12 +15,13 @@ _ROW = {"seed": 0, "steps": 3008, "frames": 6016, "std": 4.0, "n": 20, "minutes"
 def test_the_table_has_every_run_and_the_spread_over_seeds():
   rows = [
     {**_ROW, "environment": "gym:A-v0", "mean": 100.0, "cpu_minutes": 3.6},
-    {**_ROW, "environment": "gym:A-v0", "mean": 200.0, "cpu_minutes": 3.6, "seed": 1},
+    {**_ROW, "environment": "gym:A-v0", "mean": 200.0, "cpu_minutes": None, "seed": 1},
     {**_ROW, "environment": "B", "mean": -1.0, "cpu_minutes": 1.0, "optimum": [-2.0, 1.0]},
   ]
   lines = learning.table(rows).splitlines()
   assert len({line.count("|") for line in lines}) == 1
   assert lines[2] == "| gym:A-v0 | 0 | 3,008 | 6,016 | 100 ± 4 | 20 | 2 | 4 |"
+  assert lines[3].endswith("| 2 | resumed |")
   assert lines[4] == "| **gym:A-v0** | 2 seeds | | | **150 ± 50** over seeds | | | |"
   assert "-1 ± 4 (optimum -0)" in lines[5]
 
