@@ -16,62 +16,65 @@ from wm_tf.training import checkpoints
 _NUM_UPDATES = 4
 
 
+class _Trained:
+  """An update with its model and learner, all of whose variables can be set back."""
+
+  def __init__(self, preset, kind):
+    config = make_config(preset).controller.actor_critic
+    config = dataclasses.replace(config, batch_size=4, horizon=3, warmup_updates=2)
+    model = small_rssm(observation=OBSERVATIONS[kind])
+    learner = ActorCritic(model, config)
+    self.update = JointUpdate(model, learner, learning_rate=0.01, clip_norm=100.0, seed=3)
+    self._variables = {
+      "model": checkpoints.name_variables(model.weights),
+      "optimizer": numbered(self.update.optimizer),
+      **learner.variables(),
+    }
+    self._kind, self.first = kind, self.values()
+
+  def values(self):
+    return checkpoints.values(self._variables)
+
+  def run(self, seeds):
+    """Runs updates from the first values on; returns their metrics."""
+    checkpoints.assign(self._variables, self.first)
+    return [*self.update.run(map(self.batch, seeds), 5)]
+
+  def run_in_turn(self, seeds):
+    checkpoints.assign(self._variables, self.first)
+    return [self.update(self.batch(seed), 5 + i) for i, seed in enumerate(seeds)]
+
+  def batch(self, seed):
+    observation = random_observation(OBSERVATIONS[self._kind], 4, 5, seed=seed)
+    return make_batch(observation, seed=seed)
+
+
 @pytest.fixture(
   scope="module", params=[("dreamer", "vector"), ("dreamer_v1", "image")], ids="-".join
 )
-def preset_and_kind(request):
-  return request.param
+def trained(request):
+  return _Trained(*request.param)
 
 
-def _make(preset, kind):
-  config = make_config(preset).controller.actor_critic
-  config = dataclasses.replace(config, batch_size=4, horizon=3, warmup_updates=2)
-  model = small_rssm(observation=OBSERVATIONS[kind])
-  learner = ActorCritic(model, config)
-  update = JointUpdate(model, learner, learning_rate=0.01, clip_norm=100.0, seed=3)
-  return update, model, learner
-
-
-def _batch(kind, seed):
-  return make_batch(random_observation(OBSERVATIONS[kind], 4, 5, seed=seed), seed=seed)
-
-
-def _values(update, model, learner):
-  groups = {
-    "model": checkpoints.name_variables(model.weights),
-    "optimizer": numbered(update.optimizer),
-    **learner.variables(),
-  }
-  return checkpoints.values(groups)
-
-
-def test_updates_side_by_side_are_those_in_turn(preset_and_kind):
-  preset, kind = preset_and_kind
-  batches = [_batch(kind, i) for i in range(_NUM_UPDATES)]
-  ours, other = _make(preset, kind), _make(preset, kind)
-  before = _values(*ours)
-  found = [*ours[0].run(batches, 5)]
-  expected = [other[0](batch, 5 + i) for i, batch in enumerate(batches)]
+def test_updates_side_by_side_are_those_in_turn(trained):
+  seeds = range(_NUM_UPDATES)
+  expected, values = trained.run_in_turn(seeds), trained.values()
+  found = trained.run(seeds)
   tf.nest.map_structure(np.testing.assert_array_equal, found, expected)
-  after = _values(*ours)
-  tf.nest.map_structure(np.testing.assert_array_equal, after, _values(*other))
+  tf.nest.map_structure(np.testing.assert_array_equal, trained.values(), values)
   for group in ("model", "actor", "critic"):
-    assert any(np.any(after[group][name] != before[group][name]) for name in after[group])
+    first = trained.first[group]
+    assert any(np.any(values[group][name] != first[name]) for name in first)
 
 
-def test_no_updates():
-  update, *_ = _make("dreamer", "vector")
-  assert [*update.run([], 0)] == []
+def test_no_updates(trained):
+  assert trained.run([]) == []
 
 
-def test_dreams_use_the_world_model_of_their_own_update():
-  """The next update of the world model runs at the same time, and must not be seen."""
-  batches = [_batch("vector", i) for i in range(2)]
-  other = _batch("vector", 9)
-  returns = []
-  for last in (batches[1], other):
-    update, *_ = _make("dreamer", "vector")
-    found = [*update.run([batches[0], last], 0)]
-    returns.append([float(metrics.learner.return_mean) for metrics in found])
+def test_dreams_do_not_see_the_next_update_of_the_world_model(trained):
+  returns = [
+    [float(metrics.learner.return_mean) for metrics in trained.run(seeds)]
+    for seeds in ((0, 1), (0, 9))
+  ]
   assert returns[0][0] == returns[1][0]
   assert returns[0][1] != returns[1][1]
