@@ -10,6 +10,7 @@ import tensorflow as tf
 from tests.nonlinear_world import NonlinearWorld
 from tests.worlds import AdditiveWorld, state_at
 from wm_tf import rng
+from wm_tf.checks import ConfigError
 from wm_tf.policies.actor import Actor, Critic, TwoHotCritic
 from wm_tf.policies.distributions import (
   ClippedNormal,
@@ -52,7 +53,18 @@ def test_truncated_normal(outputs):
   sample = distribution.sample(outputs, noise).numpy()
   cumulative = np.cumsum(density) * (_GRID[1] - _GRID[0])
   np.testing.assert_allclose(np.interp(sample, _GRID, cumulative), noise, atol=2e-3)
-  np.testing.assert_allclose(distribution.mode(outputs), [[_GRID[np.argmax(density)]]], atol=2e-5)
+  most_likely = [[_GRID[np.argmax(density)]]]
+  np.testing.assert_allclose(distribution.deterministic(outputs), most_likely, atol=2e-5)
+
+
+@pytest.mark.parametrize("outputs", [*_OUTPUTS, [40.0, -9.0], [0.9, 9.0]], ids=str)
+def test_a_clipped_normal_acts_by_its_mean(outputs):
+  distribution = ClippedNormal(1)
+  loc, scale = (float(x[0]) for x in distribution.parameters(tf.constant(outputs)))
+  normal = NormalDist(loc, scale)
+  quantiles = [normal.inv_cdf((index + 0.5) / 20_000) for index in range(20_000)]
+  mean = distribution.deterministic(tf.constant([outputs]))
+  np.testing.assert_allclose(mean, [[np.clip(quantiles, -1.0, 1.0).mean()]], atol=1e-4)
 
 
 def test_the_policy_gradient_of_a_clipped_normal():
@@ -156,8 +168,8 @@ def test_an_actor_with_a_learned_scale_samples_to_explore():
   world = AdditiveWorld()
   actor, state = _truncated_actor(world), state_at(np.tile([[0.3, -0.2]], (4000, 1)))
   outputs = actor.network(world.features(state))
-  mode, _ = actor.act(state, ())
-  np.testing.assert_allclose(mode, tf.tanh(outputs[:, :2]), atol=1e-6)
+  usual, _ = actor.act(state, ())
+  np.testing.assert_allclose(usual, tf.tanh(outputs[:, :2]), atol=1e-6)
   explored, _ = actor.act(state, (), _SEED, explore=True)
   assert np.all(np.std(explored, axis=0) > 0.05)
   log_prob = actor.distribution.log_prob(outputs, explored)
@@ -170,7 +182,7 @@ def test_an_actor_with_a_learned_scale_samples_to_explore():
 
 
 def test_an_actor_with_a_learned_scale_as_layers():
-  """The layers compute the mode; layers that are assigned to an actor keep its scale."""
+  """The layers compute its actions; layers that are assigned to an actor keep its scale."""
   world = AdditiveWorld()
   actor = _truncated_actor(world)
   state = state_at(np.random.default_rng(1).normal(size=(9, 2)))
@@ -184,6 +196,18 @@ def test_an_actor_with_a_learned_scale_as_layers():
   after = other.network.layers[-1].kernel.numpy()
   np.testing.assert_allclose(after[:, :2], 2.0 * before[:, :2])
   np.testing.assert_array_equal(after[:, 2:], before[:, 2:])
+
+
+@pytest.mark.parametrize(
+  ("options", "message"),
+  [
+    ({"distribution": ClippedNormal(2)}, "clipped_normal actions cannot be varied; set contr"),
+    ({"normalised": True}, "normalised layers cannot be varied; set controller"),
+  ],
+)
+def test_an_actor_of_which_layers_do_not_tell_the_actions(options, message):
+  with pytest.raises(ConfigError, match=message):
+    Network.of(Actor(AdditiveWorld(), (6,), **options))
 
 
 def test_the_values_of_a_two_hot_critic():

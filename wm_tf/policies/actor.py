@@ -97,10 +97,10 @@ class FeatureNetwork(tf.Module):
 class Actor(tf.Module):
   """A policy that acts on a world model's features.
 
-  It takes the mode of the distribution whose parameters the network computes. By default that is
-  `tanh(network(features))` for continuous actions, and the most likely choice of each group for
-  categorical ones, of which the network computes the logits. If `explore` is true, an actor with a
-  learned distribution samples instead.
+  It takes the deterministic action of the distribution whose parameters the network computes. By
+  default that is `tanh(network(features))` for continuous actions, and the most likely choice of
+  each group for categorical ones, of which the network computes the logits. If `explore` is true,
+  an actor with a learned distribution samples instead.
 
   Attributes:
     network: maps features to the parameters of the distribution.
@@ -149,7 +149,7 @@ class Actor(tf.Module):
       state: the world model's state of B rows.
       memory: `()`.
       seed: `int32[2]` or `int32[B, 2]`; used only to sample; None otherwise.
-      explore: whether to sample instead of taking the mode, if the distribution is learned.
+      explore: whether to sample instead of acting deterministically; needs a learned distribution.
 
     Returns:
       `(action float32[B, A], memory)`.
@@ -158,7 +158,7 @@ class Actor(tf.Module):
     if explore and self.distribution.learned:
       shape = [tf.shape(outputs)[0], self.action_size]
       return self.distribution.sample(outputs, self.distribution.draw_noise(shape, seed)), memory
-    return self.distribution.mode(outputs), memory
+    return self.distribution.deterministic(outputs), memory
 
 
 class Critic(tf.Module):

@@ -18,7 +18,7 @@ _TINY = 1e-6
 class ActionDistribution(Protocol):
   """A distribution of actions of size A.
 
-  The first A outputs of the network determine the mode.
+  The first A outputs of the network determine its location.
 
   Attributes:
     output_size: number of outputs of the network.
@@ -52,8 +52,8 @@ class ActionDistribution(Protocol):
       `float32[..., A]`.
     """
 
-  def mode(self, outputs: tf.Tensor) -> tf.Tensor:
-    """Returns the most likely actions.
+  def deterministic(self, outputs: tf.Tensor) -> tf.Tensor:
+    """Returns the actions of an actor that does not explore: the most likely or the mean ones.
 
     Args:
       outputs: `float32[..., output_size]`.
@@ -108,8 +108,8 @@ class TanhNormal:
     """Returns `tanh(outputs + noise)`. See `ActionDistribution.sample`."""
     return tf.tanh(outputs + noise)
 
-  def mode(self, outputs):
-    """Returns `tanh(outputs)`. See `ActionDistribution.mode`."""
+  def deterministic(self, outputs):
+    """Returns `tanh(outputs)`. See `ActionDistribution.deterministic`."""
     return actions.greedy(outputs)
 
 
@@ -144,8 +144,8 @@ class _BoundedNormal:
     scale = self._min_scale + (self._max_scale - self._min_scale) * tf.sigmoid(s + 2.0)
     return tf.tanh(m), scale
 
-  def mode(self, outputs):
-    """Returns the loc, which is in [-1, 1]. See `ActionDistribution.mode`."""
+  def deterministic(self, outputs):
+    """Returns the loc, which is in [-1, 1]. See `ActionDistribution.deterministic`."""
     return tf.tanh(tf.split(outputs, 2, axis=-1)[0])
 
 
@@ -175,6 +175,19 @@ class ClippedNormal(_BoundedNormal):
     loc, scale = self.parameters(outputs)
     action = loc + scale * noise
     return action / tf.stop_gradient(tf.maximum(1.0, tf.abs(action)))
+
+  def deterministic(self, outputs):
+    """Returns the mean of the clipped variable. See `ActionDistribution.deterministic`.
+
+    Its loc alone is a much larger action than those that were learned from, where much of the
+    distribution is clipped.
+    """
+    loc, scale = self.parameters(outputs)
+    low, high = (-1.0 - loc) / scale, (1.0 - loc) / scale
+    below, above = _normal_cdf(low), _normal_cdf(-high)
+    inside = loc * (1.0 - below - above)
+    mean = above - below + inside + scale * (_normal_density(low) - _normal_density(high))
+    return tf.clip_by_value(mean, -1.0, 1.0)
 
   def log_prob(self, outputs, action):
     """Returns the log-density, or on a bound the log-probability.
@@ -264,8 +277,8 @@ class OneHot:
     """Samples one-hot groups. See `ActionDistribution.sample`."""
     return actions.straight_through(self._logits(outputs), noise, self._num_choices)
 
-  def mode(self, outputs):
-    """Returns the most likely choices. See `ActionDistribution.mode`."""
+  def deterministic(self, outputs):
+    """Returns the most likely choices. See `ActionDistribution.deterministic`."""
     return actions.greedy(outputs, self._num_choices)
 
   def log_prob(self, outputs, action):

@@ -13,6 +13,7 @@ from wm_tf.checks import ConfigError
 from wm_tf.core import Policy
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.actor import Actor
+from wm_tf.policies.distributions import ClippedNormal
 from wm_tf.policies.linear import LinearController
 
 # The layers of a `Network` whose first layer takes the features themselves.
@@ -45,7 +46,8 @@ class Network(NamedTuple):
       The network.
 
     Raises:
-      ConfigError: for an actor whose layers are normalised.
+      ConfigError: for an actor whose layers are normalised, or whose actions are not the tanh of
+        its outputs.
       ValueError: for any other policy.
     """
     if isinstance(policy, LinearController):
@@ -58,8 +60,13 @@ class Network(NamedTuple):
           "An actor with normalised layers cannot be varied; set "
           "controller.actor_critic.normalised_layers=False."
         )
+      if isinstance(policy.distribution, ClippedNormal):
+        raise ConfigError(
+          "An actor of clipped_normal actions cannot be varied; set "
+          "controller.actor_critic.action_distribution=truncated_normal."
+        )
       layers = [np.vstack([layer.kernel.numpy(), layer.bias.numpy()]) for layer in net.layers]
-      # Other outputs determine the scale of the distribution, and not its mode.
+      # Other outputs determine the scale of the distribution, and not its deterministic action.
       layers[-1] = layers[-1][:, : policy.action_size]
       return cls(net.loc.numpy(), np.diag(1.0 / net.scale.numpy()), tuple(layers))
     raise ValueError(
