@@ -12,7 +12,7 @@ from wm_tf.config import make_config
 def test_the_sizes_are_those_of_the_preset():
   config = make_config("dreamer")
   assert config.rssm == ours.RSSM_CONFIG
-  assert config.controller.actor_critic == ours.ACTOR_CRITIC_CONFIG
+  assert config.controller.derived(500).actor_critic == ours.ACTOR_CRITIC_CONFIG
   assert config.online.learning_rate == dreamer_problem.LEARNING_RATE
   assert config.online.clip_norm == dreamer_problem.CLIP_NORM
   for pixels in (False, True):

@@ -40,7 +40,7 @@ _BASE = dict(
 )
 _SIZES = dict(actor_hidden_sizes=(8, 6), critic_hidden_sizes=(7, 5))
 _V3 = dataclasses.replace(
-  make_config("default", DREAMER_LEARNER).controller.actor_critic,
+  make_config("default", DREAMER_LEARNER).controller.derived(500).actor_critic,
   **{name: _BASE[name] for name in ("batch_size", "actor_hidden_sizes", "critic_hidden_sizes")},
   horizon=2,
 )

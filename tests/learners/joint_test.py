@@ -20,7 +20,7 @@ class _Trained:
   """An update with its model and learner, all of whose variables can be set back."""
 
   def __init__(self, preset, kind):
-    config = make_config(preset).controller.actor_critic
+    config = make_config(preset).controller.derived(500).actor_critic
     config = dataclasses.replace(config, batch_size=4, horizon=3, warmup_updates=2)
     model = small_rssm(observation=OBSERVATIONS[kind])
     learner = ActorCritic(model, config)

@@ -4,8 +4,25 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from wm_tf.config import override
 from wm_tf.imagination import lambda_returns
-from wm_tf.learners.returns import follow_range, quantiles, range_scale
+from wm_tf.learners.config import ControllerConfig
+from wm_tf.learners.returns import derive_discount, follow_range, quantiles, range_scale
+
+
+@pytest.mark.parametrize(
+  ("num_decisions", "discount"), [(1, 0.95), (100, 0.95), (250, 0.98), (500, 0.99), (10_000, 0.99)]
+)
+def test_the_discount_of_episodes_of_some_length(num_decisions, discount):
+  assert derive_discount(num_decisions) == pytest.approx(discount)
+
+
+def test_only_a_discount_of_none_is_derived():
+  settings = override(ControllerConfig(), ["actor_critic.discount=None", "ppo.discount=0.9"])
+  found = settings.derived(250)
+  assert found.actor_critic.discount == pytest.approx(0.98)
+  assert found.ppo == settings.ppo and found.reinforce == settings.reinforce
+  assert found.derived(500) == found
 
 
 @pytest.mark.parametrize("jit_compile", [False, True])

@@ -30,6 +30,7 @@ DREAMER_LEARNER: tuple[str, ...] = (
       "lambda_=0.95",
       "batch_size=128",
       "horizon=15",
+      "discount=None",
       "actor_learning_rate=3e-4",
       "critic_learning_rate=3e-4",
       "clip_norm=100.0",

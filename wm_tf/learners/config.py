@@ -9,6 +9,7 @@ from wm_tf.learners.actor_critic import ActorCriticConfig
 from wm_tf.learners.dream_es import DreamESConfig
 from wm_tf.learners.learner import LEARNERS
 from wm_tf.learners.policy_gradients.methods import PolicyGradientConfig, PPOConfig
+from wm_tf.learners.returns import derive_discount
 from wm_tf.registry import unknown
 from wm_tf.search.named import check_search, search_names
 
@@ -64,3 +65,16 @@ class ControllerConfig:
     check_at_least(1, self, "num_generations", "num_starts")
     check_at_least(0, self, "initial_scale", "start_window", "start_anywhere")
     check_at_least(-1, self, "hidden_components")
+
+  def derived(self, num_decisions: int) -> ControllerConfig:
+    """Returns the settings with the discounts that None stands for.
+
+    Args:
+      num_decisions: decisions in the longest episode.
+    """
+    changed = {}
+    for name in ("actor_critic", "ppo", "reinforce"):
+      group = getattr(self, name)
+      if group.discount is None:
+        changed[name] = dataclasses.replace(group, discount=derive_discount(num_decisions))
+    return dataclasses.replace(self, **changed)

@@ -30,7 +30,8 @@ class GradientConfig:
     batch_size: dreams per update.
     horizon: decisions per dream; the critic estimates the return after them.
     temperature: temperature of the dream.
-    discount: factor per decision, multiplied with the model's own discount.
+    discount: factor per decision, multiplied with the model's own discount; None for the value
+      that `returns.derive_discount` computes from the length of the episodes.
     action_noise: standard deviation of the noise on the actor's output, before its tanh, at the
       first update. Large noise helps the actor to leave saturated regions. Categorical actions are
       sampled without such noise.
@@ -54,7 +55,7 @@ class GradientConfig:
   batch_size: int = 128
   horizon: int = 15
   temperature: float = 1.0
-  discount: float = 0.99
+  discount: float | None = 0.99
   action_noise: float = 0.6
   final_action_noise: float = 0.2
   entropy_scale: float = 3e-3
@@ -72,7 +73,7 @@ class GradientConfig:
     check_at_least(0, self, "num_further_updates", "disagreement_penalty", "entropy_scale")
     check_at_least(0, self, "action_noise", "final_action_noise")
     check_positive(self, "clip_norm")
-    check_shares(self, "discount", "target_rate")
+    check_shares(self, "target_rate", *(["discount"] if self.discount is not None else []))
     if self.reward_scale is not None:
       check_positive(self, "reward_scale")
 

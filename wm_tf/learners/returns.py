@@ -1,7 +1,8 @@
-"""Normalisation of returns by their percentiles.
+"""Discounts, and the normalisation of returns by their percentiles.
 
 References:
-  Hafner et al. 2023 (DreamerV3), arXiv:2301.04104, section "Actor learning".
+  Hafner et al. 2023 (DreamerV3), arXiv:2301.04104, section "Actor learning" (percentiles).
+  Hansen et al. 2024 (TD-MPC2), arXiv:2310.16828, appendix (discount by the length of episodes).
 """
 
 from __future__ import annotations
@@ -13,6 +14,21 @@ import tensorflow as tf
 # The range is that of these shares of the returns, and follows them at this rate.
 SHARES = (0.05, 0.95)
 RATE = 0.01
+
+
+def derive_discount(num_decisions: int) -> float:
+  """Computes a discount whose horizon is a fifth of an episode.
+
+  The horizon is `1 / (1 - discount)`. Values of a much longer one are mostly bootstrapped, and a
+  critic that has learned from few episodes overestimates them.
+
+  Args:
+    num_decisions: decisions in the longest episode.
+
+  Returns:
+    `1 - 5 / num_decisions`, within [0.95, 0.99].
+  """
+  return min(max(1.0 - 5.0 / num_decisions, 0.95), 0.99)
 
 
 def quantiles(x: tf.Tensor, shares: Sequence[float]) -> tf.Tensor:

@@ -53,7 +53,7 @@ class Contestant:
 
   def __init__(self, method: str, source: Run, data: DreamData, folder: Path, seed: int):
     self.method, self.folder = method, folder
-    settings = dataclasses.replace(source.config.controller, method=method)
+    settings = dataclasses.replace(source.controller_settings, method=method)
     self._source, self._data, self._seed = source, data, seed
     self._learner = make_learner(data.world_model, settings, seed)
     self._saved = checkpoints.Checkpoints(folder / "checkpoints")

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from wm_tf import config as config_lib
 from wm_tf import evaluation
 from wm_tf.agent import Agent, AgentActor
 from wm_tf.core import EnvSpec, Episode, Nest
@@ -78,6 +79,11 @@ class LearnedRun(RunFolder):
       return data
     return folders
 
+  @property
+  def controller_settings(self) -> config_lib.ControllerConfig:
+    """The settings of the controller, as derived for the environment's episodes."""
+    return self.config.controller.derived(self.spec.max_decisions)
+
   # --- Models and agents --------------------------------------------------------------------
 
   def world_model(self, iteration: int) -> WorldModel:
@@ -125,7 +131,7 @@ class LearnedRun(RunFolder):
       The world model, and a learner whose policy is the trained one.
     """
     model = self.world_model(iteration)
-    learner = make_learner(model, self.config.controller, self.seed)
+    learner = make_learner(model, self.controller_settings, self.seed)
     learner.restore_policy(self.load_policy(learner, iteration, finished))
     return model, learner
 

@@ -105,7 +105,7 @@ class _Training:
     self.settings = settings = run.online_settings
     keras.utils.set_random_seed(run.seed)  # A repeated call starts from the same weights.
     self.model = run.family.new_model()
-    self.learner = make_learner(self.model, run.config.controller, run.seed)
+    self.learner = make_learner(self.model, run.controller_settings, run.seed)
     num_updates = settings.num_updates()
     self.learner.anneal_over(num_updates)
     cooldown = run.config.controller.actor_critic.cooldown
@@ -119,7 +119,7 @@ class _Training:
     )
     # A copy of the agent acts while this one is updated.
     self.acting_model = run.family.new_model()
-    self.acting = make_learner(self.acting_model, run.config.controller, run.seed)
+    self.acting = make_learner(self.acting_model, run.controller_settings, run.seed)
     acting = Agent(run.spec, self.acting_model, self.acting.policy)
     self.data = make_data(AgentActor(acting, explore=True))
     self.evaluated = AgentActor(Agent(run.spec, self.model, self.learner.policy))

@@ -78,7 +78,7 @@ class Run(LearnedRun):
       ("collect", lambda: explorers(config)),
       ("collect", self._check_amounts),
       ("planner", lambda: config.planner.strategy(spec.action_size, spec.action_space.num_choices)),
-      (config.family, lambda: check_learner(config.controller, self.family.new_model())),
+      (config.family, lambda: check_learner(self.controller_settings, self.family.new_model())),
     ):
       try:
         check()
@@ -233,7 +233,7 @@ class Run(LearnedRun):
   @functools.cached_property
   def compiled_learner(self) -> Learner:
     """The learner that trains controllers in `compiled_model`."""
-    return make_learner(self.compiled_model, self.config.controller, self.seed)
+    return make_learner(self.compiled_model, self.controller_settings, self.seed)
 
 
 def load_run(workdir: str | os.PathLike) -> Run:
