@@ -1,14 +1,9 @@
 """What holds for every test."""
 
-import os
 import sys
 from pathlib import Path
 
 import pytest
-
-# Programs of a few units are compiled faster than they are optimised. Processes that tests start
-# inherit it; `setdefault` leaves a developer's own flags.
-os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 # isort puts `import tensorflow` ahead of `import wm_tf` in the tests; this comes before both.
 import wm_tf  # noqa: F401  (It sets TF_USE_LEGACY_KERAS, which TensorFlow reads once.)
