@@ -59,7 +59,7 @@ def check_positive(config: Any, *names: str) -> None:
 
 
 def check_shares(config: Any, *names: str) -> None:
-  """Checks that fields are in [0, 1]; NaN fails.
+  """Checks that fields are None or in [0, 1]; NaN fails.
 
   Args:
     config: the dataclass.
@@ -69,8 +69,9 @@ def check_shares(config: Any, *names: str) -> None:
     ValueError: if a field is outside.
   """
   for name in names:
-    if not 0.0 <= getattr(config, name) <= 1.0:
-      raise ValueError(f"{name} must be between 0 and 1, got {getattr(config, name)}.")
+    value = getattr(config, name)
+    if value is not None and not 0.0 <= value <= 1.0:
+      raise ValueError(f"{name} must be between 0 and 1, got {value}.")
 
 
 def check_choice(config: Any, name: str, known: Sequence[str], group: str = "") -> None:

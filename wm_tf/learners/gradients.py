@@ -73,7 +73,7 @@ class GradientConfig:
     check_at_least(0, self, "num_further_updates", "disagreement_penalty", "entropy_scale")
     check_at_least(0, self, "action_noise", "final_action_noise")
     check_positive(self, "clip_norm")
-    check_shares(self, "target_rate", *(["discount"] if self.discount is not None else []))
+    check_shares(self, "discount", "target_rate")
     if self.reward_scale is not None:
       check_positive(self, "reward_scale")
 
