@@ -6,6 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.learners.small_actor_critic import (
+  BASE,
+  NO_NOISE,
+  SEED,
+  flat,
+  make_learner,
+  randomise,
+)
 from tests.nonlinear_world import NonlinearWorld
 from tests.worlds import AdditiveWorld, assert_same, small_mdn_rnn, state_at
 from wm_tf import rng
@@ -15,10 +23,8 @@ from wm_tf.config.presets import DREAMER_LEARNER
 from wm_tf.core import Prediction
 from wm_tf.learners.actor_critic import ActorCritic, ActorCriticConfig
 from wm_tf.learners.actor_rollouts import (
-  Replayed,
   differentiable_rollout,
   forward_rollout,
-  replayed_starts,
 )
 from wm_tf.learners.optimizers import Schedule
 from wm_tf.learners.returns import range_scale
@@ -26,41 +32,12 @@ from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.networks import Network
 from wm_tf.training import checkpoints
 
-_SEED = rng.make_seed(3)
-_NO_NOISE = tf.constant(0.0)
-_BASE = dict(
-  batch_size=3,
-  horizon=4,
-  discount=0.9,
-  entropy_scale=0.0,
-  reward_scale=1.0,
-  action_distribution="truncated_normal",
-  actor_hidden_sizes=(8,),
-  critic_hidden_sizes=(8,),
-)
 _SIZES = dict(actor_hidden_sizes=(8, 6), critic_hidden_sizes=(7, 5))
 _V3 = dataclasses.replace(
   make_config("default", DREAMER_LEARNER).controller.derived(500).actor_critic,
-  **{name: _BASE[name] for name in ("batch_size", "actor_hidden_sizes", "critic_hidden_sizes")},
+  **{name: BASE[name] for name in ("batch_size", "actor_hidden_sizes", "critic_hidden_sizes")},
   horizon=2,
 )
-
-
-def _learner(world, seed=0, **options):
-  return ActorCritic(world, ActorCriticConfig(**_BASE | options), seed, jit_compile=False)
-
-
-def _randomise(learner, scale=0.4):
-  """Draws weights of some size, so that every layer matters."""
-  generator = np.random.default_rng(0)
-  for network in (learner.policy.network, learner.critic.network, learner._slow_critic):
-    for weight in network.weights:
-      weight.assign(generator.normal(0.0, scale, weight.shape))
-  return learner
-
-
-def _flat(gradients):
-  return np.concatenate([np.ravel(gradient) for gradient in gradients])
 
 
 class Bandit(WorldModel):
@@ -91,11 +68,11 @@ def test_reinforce_is_the_policy_gradient_of_a_bandit():
   """`d E[r] / d logit_i = p_i (r_i - E[r])`, whatever the baseline."""
   rewards, logits = np.array([1.0, -0.5, 3.0]), np.array([0.3, 0.0, -0.6], np.float32)
   world = Bandit(lambda action: tf.linalg.matvec(action, tf.constant(rewards, tf.float32)), 3, (3,))
-  learner = _learner(world, horizon=1, discount=0.0, actor_gradient="reinforce")
+  learner = make_learner(world, horizon=1, discount=0.0, actor_gradient="reinforce")
   for network, bias in ((learner.policy.network, logits), (learner._slow_critic, [0.7])):
     network.weights[-2].assign(tf.zeros_like(network.weights[-2]))
     network.weights[-1].assign(bias)
-  gradients, _, _ = learner._reinforce(tf.zeros([100_000, 1]), _SEED, _NO_NOISE)
+  gradients, _, _ = learner._reinforce(tf.zeros([100_000, 1]), SEED, NO_NOISE)
   p = np.exp(logits) / np.exp(logits).sum()
   np.testing.assert_allclose(-gradients[-1], p * (rewards - p @ rewards), atol=0.01)
 
@@ -113,11 +90,11 @@ def test_reinforce_is_the_policy_gradient_of_a_continuous_bandit():
     density = np.exp(-0.5 * ((grid - np.tanh(outputs[0])) / scale) ** 2)
     return np.trapezoid(density * (2.0 - (grid - 0.5) ** 2), grid) / np.trapezoid(density, grid)
 
-  learner = _learner(Bandit(reward_fn, 1), horizon=1, discount=0.0, actor_gradient="reinforce")
+  learner = make_learner(Bandit(reward_fn, 1), horizon=1, discount=0.0, actor_gradient="reinforce")
   network = learner.policy.network
   network.weights[-2].assign(tf.zeros_like(network.weights[-2]))
   network.weights[-1].assign(outputs)
-  gradients, _, _ = learner._reinforce(tf.zeros([100_000, 1]), _SEED, _NO_NOISE)
+  gradients, _, _ = learner._reinforce(tf.zeros([100_000, 1]), SEED, NO_NOISE)
   steps = 1e-4 * np.eye(2)
   expected = [(mean_reward(outputs + s) - mean_reward(outputs - s)) / 2e-4 for s in steps]
   np.testing.assert_allclose(-gradients[-1], expected, atol=0.02)
@@ -129,9 +106,9 @@ def test_both_gradients_of_one_step_are_equal_in_expectation():
   starts = state_at(np.linspace(-1.0, 2.0, 200_000)[:, None])
   found = []
   for actor_gradient in ("dynamics", "reinforce"):
-    learner = _randomise(_learner(world, horizon=1, actor_gradient=actor_gradient))
+    learner = randomise(make_learner(world, horizon=1, actor_gradient=actor_gradient))
     dream = learner._reinforce if actor_gradient == "reinforce" else learner._dream
-    found.append(_flat(dream(starts, _SEED, _NO_NOISE)[0]))
+    found.append(flat(dream(starts, SEED, NO_NOISE)[0]))
   assert np.linalg.norm(found[1] - found[0]) < 0.03 * np.linalg.norm(found[0])
 
 
@@ -139,22 +116,22 @@ def test_reinforce_is_the_gradient_of_the_whole_return():
   """The sum over steps equals the gradient of the first return through the dynamics."""
   world = AdditiveWorld(goal=1.0, action_size=1)
   options = dict(horizon=3, discount=1.0, lambda_=1.0, actor_gradient="reinforce")
-  learner = _randomise(_learner(world, **options))
+  learner = randomise(make_learner(world, **options))
   starts = state_at(np.linspace(-1.0, 2.0, 200_000)[:, None])
-  gradients, _, _ = learner._reinforce(starts, _SEED, _NO_NOISE)
+  gradients, _, _ = learner._reinforce(starts, SEED, NO_NOISE)
   with tf.GradientTape() as tape:
-    rollout = learner._roll_out(differentiable_rollout, starts, rng.make_seed(4), _NO_NOISE)
+    rollout = learner._roll_out(differentiable_rollout, starts, rng.make_seed(4), NO_NOISE)
     last = learner.slow_values(rollout.features[:, -1])
     objective = tf.reduce_mean(tf.reduce_sum(rollout.reward, axis=1) + last)
   weights = [weight.value for weight in learner.policy.network.weights]
-  expected = _flat(tape.gradient(objective, weights))
-  assert np.linalg.norm(-3.0 * _flat(gradients) - expected) < 0.05 * np.linalg.norm(expected)
+  expected = flat(tape.gradient(objective, weights))
+  assert np.linalg.norm(-3.0 * flat(gradients) - expected) < 0.05 * np.linalg.norm(expected)
 
 
 @pytest.mark.parametrize("actor_gradient", ["dynamics", "reinforce"])
 def test_without_rewards_the_entropy_increases(actor_gradient):
   world, scale = AdditiveWorld(goal=0.0, gain=0.0), 0.3
-  learner = _learner(
+  learner = make_learner(
     world,
     horizon=1,
     entropy_scale=scale,
@@ -168,7 +145,7 @@ def test_without_rewards_the_entropy_increases(actor_gradient):
   weights = [weight.value for weight in learner.policy.network.weights]
   expected = [-scale * gradient for gradient in tape.gradient(entropy, weights)]
   dream = learner._reinforce if actor_gradient == "reinforce" else learner._dream
-  gradients, _, report = dream(starts, _SEED, _NO_NOISE)
+  gradients, _, report = dream(starts, SEED, NO_NOISE)
   assert_same(gradients, expected, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(report.entropy, entropy, rtol=1e-6)
 
@@ -178,12 +155,12 @@ def test_percentiles_divide_the_returns_of_the_actor(actor_gradient):
   world, found = AdditiveWorld(goal=30.0), []
   starts = state_at(np.random.default_rng(0).normal(size=(50, 2)))
   for normalisation in ("scale", "percentiles"):
-    learner = _learner(
+    learner = make_learner(
       world, return_normalisation=normalisation, actor_gradient=actor_gradient, lambda_=1.0
     )
-    _randomise(learner)._return_range.assign([-5.0, 7.0])
+    randomise(learner)._return_range.assign([-5.0, 7.0])
     dream = learner._reinforce if actor_gradient == "reinforce" else learner._dream
-    found.append(dream(starts, _SEED, _NO_NOISE))
+    found.append(dream(starts, SEED, NO_NOISE))
   (plain, critic, report), (divided, same_critic, ranged) = found
   scale = range_scale(tf.stack([ranged.return_low, ranged.return_high]))
   assert scale > 12.0  # It has moved from the 12 before this update.
@@ -246,129 +223,29 @@ def _bins():
 def test_the_critic_loss(critic, slow_critic, actor_gradient):
   """Against NumPy, with continuation weights: the discount of the world is 0.8."""
   world = AdditiveWorld(goal=1.0, discount=0.8)
-  learner = _learner(
+  learner = make_learner(
     world, critic=critic, slow_critic=slow_critic, actor_gradient=actor_gradient, lambda_=0.7
   )
-  _randomise(learner, 0.1)
+  randomise(learner, 0.1)
   starts = state_at(np.random.default_rng(0).normal(size=(6, 2)))
   dream = learner._reinforce if actor_gradient == "reinforce" else learner._dream
-  _, _, report = dream(starts, _SEED, _NO_NOISE)
-  rollout = learner._roll_out(forward_rollout, starts, _SEED, _NO_NOISE)
+  _, _, report = dream(starts, SEED, NO_NOISE)
+  rollout = learner._roll_out(forward_rollout, starts, SEED, NO_NOISE)
   loss, targets = _numpy_loss(learner, rollout)
   np.testing.assert_allclose(report.critic_loss, loss, rtol=2e-3)
   np.testing.assert_allclose(report.value, targets.mean(), rtol=2e-3)
 
 
 def test_the_slow_critic_starts_as_a_copy_and_follows():
-  learner = _learner(
+  learner = make_learner(
     AdditiveWorld(), seed=5, slow_critic="regulariser", critic="symexp_twohot", target_rate=0.02
   )
   slow, critic = learner._slow_critic, learner.critic.network
   assert_same(slow.state(), critic.state(), rtol=0, atol=0)
   before = [weight.numpy() for weight in slow.weights]
-  learner.update(state_at([[1.0, 0.0]]), _SEED)
+  learner.update(state_at([[1.0, 0.0]]), SEED)
   for old, new, fast in zip(before, slow.weights, critic.weights, strict=True):
     np.testing.assert_allclose(new, old + 0.02 * (fast.numpy() - old), atol=1e-7)
-
-
-# --- Rollouts and starts --------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("kind", ["mdn_rnn", "categorical"])
-def test_both_rollouts_are_equal(kind):
-  world = NonlinearWorld(categorical=True) if kind == "categorical" else small_mdn_rnn()
-  learner = _learner(world, actor_gradient="reinforce")
-  starts = world.initial_state(5)
-  rollouts = [
-    learner._roll_out(fn, starts, _SEED, _NO_NOISE)
-    for fn in (differentiable_rollout, forward_rollout)
-  ]
-  assert rollouts[0].features.shape == (5, 5, world.feature_size)
-  assert rollouts[0].entropy.shape == (5, 4)
-  assert_same(*(rollout[:5] for rollout in rollouts), rtol=1e-4, atol=1e-5)
-
-
-def test_dreams_never_start_from_padding_or_terminal_states():
-  """Windows of two steps: the second state of the first is terminal, that of the second padding."""
-  z = np.full([2, 2, 2], np.nan)
-  z[:, 0] = [[1.0, 0.0], [0.5, 0.5]]
-  states = tf.nest.map_structure(lambda x: tf.reshape(x, [2, 2, -1]), state_at(z.reshape(4, 2)))
-  mask = tf.constant([[True, True], [True, False]])
-  starts, allowed = replayed_starts(states, mask, tf.constant([[1.0, 0.0], [1.0, 1.0]]))
-  np.testing.assert_array_equal(allowed, [True, False, True, False])
-  learner = _learner(AdditiveWorld(), batch_size=64, actor_gradient="reinforce")
-  assert np.isfinite(learner.update(starts, _SEED, allowed).return_mean)
-  assert not np.isfinite(learner.update(starts, _SEED).return_mean)
-
-
-# --- Replayed steps -------------------------------------------------------------------------------
-
-
-def _replayed(rows, world):
-  """Windows of one episode that goes on, of one whose second state is its last, and of padding."""
-  features = np.random.default_rng(1).normal(size=(3, 4, world.feature_size))
-  is_first, discount, mask = np.zeros([3, 4], bool), np.ones([3, 4]), np.ones([3, 4], bool)
-  is_first[1, 2], mask[2, 2:], discount[1, 1] = True, False, rows
-  reward = np.arange(12.0).reshape(3, 4)
-  found = (features.astype(np.float32), reward.astype(np.float32), discount.astype(np.float32))
-  return Replayed(*map(tf.constant, (*found, is_first, mask)))
-
-
-@pytest.mark.parametrize("last", [0.0, 1.0])  # It is terminal, or the episode was truncated there.
-def test_returns_of_replayed_steps(last):
-  replayed = _replayed(last, AdditiveWorld())
-  values = tf.constant(np.random.default_rng(0).normal(size=(3, 4)), tf.float32)
-  v = values.numpy()
-  found = replayed.targets(values, 10.0, 0.9, 0.7).numpy()
-
-  def step(reward, discount, value, target):
-    return 10.0 * reward + 0.9 * discount * (0.3 * value + 0.7 * target)
-
-  third = step(3.0, 1.0, v[0, 3], v[0, 3])
-  second = step(2.0, 1.0, v[0, 2], third)
-  np.testing.assert_allclose(found[0], [step(1.0, 1.0, v[0, 1], second), second, third], rtol=1e-5)
-  np.testing.assert_allclose(found[1, 0], step(5.0, last, v[1, 1], v[1, 1]), rtol=1e-5)
-  np.testing.assert_allclose(found[1, 2], step(7.0, 1.0, v[1, 3], v[1, 3]), rtol=1e-5)
-  np.testing.assert_allclose(found[2, 0], step(9.0, 1.0, v[2, 1], v[2, 1]), rtol=1e-5)
-  followed = [[True] * 3, [True, False, True], [True, False, False]]
-  np.testing.assert_array_equal(replayed.followed(), followed)
-
-
-@pytest.mark.parametrize("actor_gradient", ["dynamics", "reinforce"])
-def test_only_the_critic_learns_from_replayed_steps(actor_gradient):
-  world = AdditiveWorld()
-  options = dict(actor_gradient=actor_gradient, critic="symexp_twohot", slow_critic="regulariser")
-  learner = _randomise(_learner(world, replay_scale=0.3, **options), 0.1)
-  dream = learner._reinforce if actor_gradient == "reinforce" else learner._dream
-  starts, replayed = state_at([[1.0, 0.0]]), _replayed(0.0, world)
-  actor, critic, report = dream(starts, _SEED, _NO_NOISE, replayed)
-  same, before, without = dream(starts, _SEED, _NO_NOISE)
-  np.testing.assert_array_equal(_flat(actor), _flat(same))
-  assert without.replay_loss is None and report.critic_loss == without.critic_loss
-  with tf.GradientTape() as tape:
-    loss = learner._with_replay(tf.constant(0.0), replayed)[1]
-  expected = tape.gradient(loss, [weight.value for weight in learner.critic.network.weights])
-  np.testing.assert_allclose(loss, 0.3 * report.replay_loss, rtol=1e-6)
-  np.testing.assert_allclose(_flat(critic), _flat(before) + _flat(expected), rtol=1e-3, atol=1e-6)
-
-
-def test_the_critic_fits_the_returns_of_replayed_steps():
-  """Real rewards are 1 where dreams have none: with all weight on them, values are 1 / (1 - d)."""
-  world = AdditiveWorld(goal=0.0)
-  learner = _learner(
-    world, replay_scale=1e3, discount=0.5, critic_learning_rate=3e-3, target_rate=1.0
-  )
-  replayed = _replayed(1.0, world)
-  replayed = replayed._replace(
-    features=tf.ones_like(replayed.features),
-    reward=tf.ones([3, 4]),
-    is_first=tf.zeros([3, 4], bool),
-    mask=tf.ones([3, 4], bool),
-  )
-  for step in range(400):
-    learner.update(state_at([[0.0, 0.0]]), rng.fold_in(_SEED, step), None, replayed)
-  values = learner.critic.scaled_values(learner.critic.network(replayed.features[:, :-1]))
-  np.testing.assert_allclose(values, 2.0, atol=0.1)
 
 
 # --- Updates --------------------------------------------------------------------------------------
@@ -379,10 +256,10 @@ def test_warmup():
   schedule = Schedule(3e-4, 4)
   found = [float(schedule(tf.constant(step))) for step in range(6)]
   np.testing.assert_allclose(found, 3e-4 * np.array([0.25, 0.5, 0.75, 1.0, 1.0, 1.0]), rtol=1e-6)
-  learner = _learner(AdditiveWorld(), warmup_updates=10, actor_learning_rate=1e-2)
+  learner = make_learner(AdditiveWorld(), warmup_updates=10, actor_learning_rate=1e-2)
   weight = learner.policy.network.weights[-1]
   before = weight.numpy()
-  learner.update(state_at([[1.0, 0.0]]), _SEED)
+  learner.update(state_at([[1.0, 0.0]]), SEED)
   np.testing.assert_allclose(np.abs(weight.numpy() - before)[:2], 1e-3, rtol=1e-2)
 
 
@@ -391,7 +268,7 @@ def test_cooldown():
   schedule = Schedule(3e-4, 2, 20, cooldown=0.5)
   found = [float(schedule(tf.constant(step))) for step in (0, 1, 10, 15, 19, 25)]
   np.testing.assert_allclose(found, 3e-4 * np.array([0.5, 1.0, 1.0, 0.5, 0.1, 0.05]), rtol=1e-5)
-  learner = _learner(
+  learner = make_learner(
     AdditiveWorld(), warmup_updates=1, cooldown=0.5, actor_learning_rate=1e-2, entropy_scale=0.3
   )
   learner.anneal_over(4)
@@ -399,7 +276,7 @@ def test_cooldown():
   for _ in range(4):
     before = weight.numpy()
     weights.append(float(learner.entropy_scale()))
-    learner.update(state_at([[1.0, 0.0]]), _SEED)
+    learner.update(state_at([[1.0, 0.0]]), SEED)
     steps.append(float(np.abs(weight.numpy() - before)[0]))
   np.testing.assert_allclose(weights, [0.3, 0.3, 0.3, 0.15], rtol=1e-5)
   np.testing.assert_allclose(steps[0], 1e-2, rtol=1e-2)
@@ -417,12 +294,12 @@ def test_the_options_of_dreamer_resume_exactly(kind, actor_gradient, tmp_path):
   for each in (learner, other):
     each.begin(np.zeros([2, world.feature_size], np.float32), None)
   for step in range(2):
-    learner.step(starts, rng.fold_in(_SEED, step))
+    learner.step(starts, rng.fold_in(SEED, step))
   assert np.all(learner.state()["normalisation"]["range"] != 0.0)
   checkpoints.save_nest(tmp_path / "state.npz", learner.state())
   other.restore(checkpoints.load_nest(tmp_path / "state.npz", other.state()))
   for step in range(2, 4):
-    metrics = [each.step(starts, rng.fold_in(_SEED, step)) for each in (learner, other)]
+    metrics = [each.step(starts, rng.fold_in(SEED, step)) for each in (learner, other)]
     assert metrics[0] == metrics[1] and np.all(np.isfinite(list(metrics[0].values())))
   assert {"dream/entropy", "dream/return_low", "dream/return_high"} <= metrics[0].keys()
   assert_same(learner.state(), other.state(), rtol=0, atol=0)
@@ -435,7 +312,7 @@ def test_nothing_is_learned_from_dreams_that_are_not_finite():
   learner = ActorCritic(AdditiveWorld(), _V3, jit_compile=False)
   learner._return_range.assign([1.0, 2.0])
   weights = [weight.numpy() for weight in learner.policy.network.weights]
-  learner.update(state_at([[np.nan, 0.0]]), _SEED)
+  learner.update(state_at([[np.nan, 0.0]]), SEED)
   assert_same(weights, [weight.numpy() for weight in learner.policy.network.weights], 0, 0)
   np.testing.assert_array_equal(learner._return_range, [1.0, 2.0])
 
@@ -451,7 +328,7 @@ def test_defaults_add_nothing_to_a_checkpoint():
     "critic_optimizer",
   }
   assert learner.policy.network.weights[-1].shape == (2,)
-  assert set(learner.step(state_at([[1.0, 0.0]]), _SEED)) == {
+  assert set(learner.step(state_at([[1.0, 0.0]]), SEED)) == {
     f"dream/{name}" for name in ("return_mean", "value", "critic_loss", "actor_gradient_norm")
   }
 
@@ -490,7 +367,7 @@ def test_refuses(options):
 
 
 def test_normalised_layers():
-  learner = _randomise(_learner(AdditiveWorld(), normalised_layers=True, **_SIZES))
+  learner = randomise(make_learner(AdditiveWorld(), normalised_layers=True, **_SIZES))
   for network in (learner.policy.network, learner.critic.network, learner._slow_critic):
     x = np.random.default_rng(1).normal(size=(5, network.loc.shape[0])).astype(np.float32)
     expected = x
@@ -507,7 +384,7 @@ def test_normalised_layers():
 
 
 def test_normalised_layers_are_restored():
-  learner = _randomise(_learner(AdditiveWorld(), normalised_layers=True, **_SIZES))
-  other = _learner(AdditiveWorld(), seed=1, normalised_layers=True, **_SIZES)
+  learner = randomise(make_learner(AdditiveWorld(), normalised_layers=True, **_SIZES))
+  other = make_learner(AdditiveWorld(), seed=1, normalised_layers=True, **_SIZES)
   other.restore(learner.state())
   assert_same(other.state(), learner.state(), rtol=0, atol=0)

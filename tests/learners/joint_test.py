@@ -1,11 +1,13 @@
 """`JointUpdate`: the parts that run side by side give the results of one after the other."""
 
+import contextlib
 import dataclasses
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.no_xla import no_xla
 from tests.worlds import OBSERVATIONS, make_batch, random_observation, small_rssm
 from wm_tf.config import make_config
 from wm_tf.learners.actor_critic import ActorCritic
@@ -55,10 +57,7 @@ class _Trained:
 def trained(request):
   """One with XLA, as in use, and one without, which is made in half the time."""
   preset, kind, xla = request.param
-  original = tf.function
-  with pytest.MonkeyPatch.context() as patch:
-    if not xla:
-      patch.setattr(tf, "function", lambda *args, jit_compile=None, **kw: original(*args, **kw))
+  with contextlib.nullcontext() if xla else no_xla():
     yield _Trained(preset, kind)
 
 

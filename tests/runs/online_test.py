@@ -5,8 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
+from tests.no_xla import no_xla
 from wm_tf import config as config_lib
 from wm_tf.data import rollouts
 from wm_tf.runs import online
@@ -59,11 +59,9 @@ def _results(run: Run) -> dict:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def no_xla():
-  """Compiling by XLA is most of the time of a small run; other tests of both parts use it."""
-  original = tf.function
-  with pytest.MonkeyPatch.context() as patch:
-    patch.setattr(tf, "function", lambda *args, jit_compile=None, **kw: original(*args, **kw))
+def without_xla():
+  """Other tests compile both parts."""
+  with no_xla():
     yield
 
 
