@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.trainers.launcher import Launcher
+from tests.trainers.workdirs import RUN
 
 
 @pytest.fixture(scope="session")
@@ -33,9 +34,8 @@ def finished(launcher, tmp_path_factory) -> Path:
     fcntl.flock(lock, fcntl.LOCK_EX)  # Another worker may be making it.
     if not workdir.with_name("output").exists():
       shutil.rmtree(workdir, ignore_errors=True)
-      output = launcher.run(
-        "trainers.quickstart", "--preset=debug", workdir=workdir, writes=workdir.with_name("writes")
-      )
+      writes = workdir.with_name("writes")
+      output = launcher.run("trainers.quickstart", *RUN, workdir=workdir, writes=writes)
       workdir.with_name("output").write_text(output)
   return workdir
 
