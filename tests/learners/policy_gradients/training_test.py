@@ -1,12 +1,11 @@
-"""PPO and REINFORCE by TF-Agents: exact resume, schedules, values."""
+"""PPO and REINFORCE by TF-Agents: schedules and values."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from tests.worlds import AdditiveWorld, assert_same, small_mdn_rnn, state_at
+from tests.worlds import AdditiveWorld, state_at
 from wm_tf import rng
 from wm_tf.learners.policy_gradients.methods import METHODS, PolicyGradientConfig, PPOConfig
 from wm_tf.learners.policy_gradients.training import PolicyGradient
@@ -31,30 +30,6 @@ def _config(method, **options):
 
 def _trainer(method, world, config, jit_compile=False, seed=0):
   return PolicyGradient(method, world, config, seed, jit_compile=jit_compile)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_goes_on_exactly_where_it_was(method):
-  """In the dream of an MDN-RNN: an update, a checkpoint, another in a new trainer."""
-  model = small_mdn_rnn()
-  config = _config(method)
-  starts = model.imagine(model.initial_state(5), tf.zeros([5, 2]), _SEED).state
-  trainer = _trainer(method, model, config)
-  trainer.standardise(model.features(starts).numpy())
-  trainer.update(starts, rng.fold_in(_SEED, 0))
-  saved = tf.nest.map_structure(lambda variable: variable.numpy(), trainer.variables())
-  other = _trainer(method, model, config, seed=7)
-  for variable, value in zip(
-    tf.nest.flatten(other.variables()), tf.nest.flatten(saved), strict=True
-  ):
-    variable.assign(value)
-  reports = [each.update(starts, rng.fold_in(_SEED, 1)) for each in (trainer, other)]
-  assert_same(*reports, rtol=0, atol=0)
-  after = tf.nest.map_structure(lambda variable: variable.numpy(), trainer.variables())
-  assert_same(after, tf.nest.map_structure(lambda v: v.numpy(), other.variables()), rtol=0, atol=0)
-  for name in ("actor", "critic"):
-    assert np.any(after[name]["weights_0"] != saved[name]["weights_0"])
-  assert after["progress"]["updates"] == 2.0
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -98,6 +73,7 @@ def test_noise_falls_over_as_many_updates_as_are_expected(method):
   np.testing.assert_allclose(
     [each.action_noise for each in reports], [0.6, 0.4, 0.2, 0.2], rtol=1e-5
   )
+  assert trainer.variables()["progress"]["updates"] == 4.0
 
 
 def test_the_penalty_follows_the_divergence():
