@@ -283,8 +283,9 @@ def test_cooldown():
   assert steps[3] < 0.7 * steps[2]
 
 
-@pytest.mark.parametrize("actor_gradient", ["dynamics", "reinforce"])
-@pytest.mark.parametrize("kind", ["mdn_rnn", "categorical"])
+@pytest.mark.parametrize(
+  ("kind", "actor_gradient"), [("mdn_rnn", "dynamics"), ("categorical", "reinforce")]
+)
 def test_the_options_of_dreamer_resume_exactly(kind, actor_gradient, tmp_path):
   """Two updates, a checkpoint on disk, two more in another learner."""
   world = NonlinearWorld(categorical=True) if kind == "categorical" else small_mdn_rnn()
