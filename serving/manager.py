@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import threading
@@ -82,7 +83,8 @@ class ModelManager:
       for model in self._models.values():
         model.configure(None)
         model.find()
-        model.update()
+        model.update(collect=False)
+    gc.collect()  # Once, since it takes seconds in a large process.
 
   def reload(self, config: model_server_config_pb2.ModelServerConfig) -> None:
     """Replaces the configuration: the list of models, versions and labels.

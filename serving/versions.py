@@ -207,8 +207,12 @@ class ModelVersions:
     self._aspired, self.problem = {number: found[number] for number in wanted}, None
     return True
 
-  def update(self) -> None:
-    """Loads the selected versions that are not loaded, then unloads the others."""
+  def update(self, collect: bool = True) -> None:
+    """Loads the selected versions that are not loaded, then unloads the others.
+
+    Args:
+      collect: see `free`.
+    """
     todo = []
     with self._lock:
       for number, path in sorted(self._aspired.items()):
@@ -227,10 +231,14 @@ class ModelVersions:
         for number, version in self._versions.items():
           if number not in self._aspired and version.state == State.AVAILABLE:
             version.state = State.UNLOADING
-    self.free()
+    self.free(collect)
 
-  def free(self) -> None:
-    """Frees the versions in the state UNLOADING that no call is using."""
+  def free(self, collect: bool = True) -> None:
+    """Frees the versions in the state UNLOADING that no call is using.
+
+    Args:
+      collect: whether to run Python's garbage collector, without which their memory stays in use.
+    """
     with self._lock:
       unused = [v for v in self._versions.values() if v.state == State.UNLOADING and v.users == 0]
     for version in unused:
@@ -238,7 +246,7 @@ class ModelVersions:
       with self._lock:
         version.servable, version.state = None, State.END
       _LOG.info("Unloaded servable version {name: %s version: %d}", self.name, version.number)
-    if unused:
+    if unused and collect:
       gc.collect()  # A TensorFlow graph has reference cycles, and is as large as its model.
 
   def _load(self, version: Version) -> None:
