@@ -13,7 +13,7 @@ from serving.client import CallError, GrpcActor, PlannerClient
 from serving.deploy.servers import probe
 from serving.embedded import EmbeddedServer
 from tests.export.any_world import ENVIRONMENTS, Reference, Seen, export_all, short_name
-from tests.export.gate import assert_close, run_gate
+from tests.export.gate import assert_close
 from wm_tf import export
 from wm_tf.envs import env_spec
 
@@ -97,7 +97,7 @@ def test_actors_answer_the_agents_actions(exported, target, seen, name):
 
 
 @pytest.mark.parametrize("name", ["Pendulum-v1", "DictEnv", "MultiDiscreteEnv", "GrayEnv"])
-def test_through_the_servers_loader_in_a_fresh_process(exported, seen, tmp_path, name):
+def test_through_the_servers_loader_in_another_process(exported, seen, gate, name):
   agent = exported.agents[name]
   names = export.input_names(agent.spec.observation)
   values = agent.spec.observation.unpack(seen[name].native[1])
@@ -109,10 +109,9 @@ def test_through_the_servers_loader_in_a_fresh_process(exported, seen, tmp_path,
   seed = np.array([[1, 2], [3, 4]], np.int32)
   tensors = {key: x.numpy() for key, x in export.flatten_state(reference.state).items()}
   act = {**inputs, "seed": seed, **tensors}
-  results = run_gate(
+  results = gate(
     exported.agent_folder(name) / "1",
     {"act": act, "serving_default": act, "initial_state": {"seed": seed}, "spec": {"seed": seed}},
-    tmp_path,
   )
   agent_action, action = reference.act(seen[name].agent[1], np.array([False, False]))
   if agent.spec.action_space.kind == "continuous":
@@ -129,7 +128,7 @@ def test_through_the_servers_loader_in_a_fresh_process(exported, seen, tmp_path,
   decode = {"latent_seen": after.seen.numpy()}
   calls = {"imagine": imagine, "serving_default": imagine, "observe": observe, "decode": decode}
   calls |= {"initial_state": {"seed": seed}, "spec": {"seed": seed}}
-  results = run_gate(exported.world_folder(name) / "1", calls, tmp_path)
+  results = gate(exported.world_folder(name) / "1", calls)
   assert_close(results["observe"], export.flatten_state(after, "latent"))
   means = agent.spec.observation.unpack(world.decode(after))
   for key, part, mean in zip(names, agent.spec.observation.parts, means, strict=True):

@@ -5,6 +5,7 @@ import pytest
 
 from serving.embedded import EmbeddedServer
 from tests.export.exported import CONFIG, SPEC, Exports
+from tests.export.gate import Gate
 from wm_tf import export
 from wm_tf.agent import Agent
 from wm_tf.models.mdn_rnn import MDNRNN, MDNRNNConfig
@@ -42,3 +43,9 @@ def target(exports):
   """A server of all three; that it starts proves that the warmup requests are right."""
   with EmbeddedServer() as server:
     yield server.start({p.name: str(p) for p in exports.path.iterdir()})
+
+
+@pytest.fixture(scope="session")
+def gate(tmp_path_factory):
+  with Gate(tmp_path_factory.mktemp("gate")) as gate:
+    yield gate

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,41 +14,69 @@ import sys
 import numpy as np
 import tensorflow as tf
 
-folder, inputs, outputs = sys.argv[1:]
-calls = np.load(inputs)
-results = {}
-with tf.compat.v1.Session(graph=tf.Graph()) as session:
-  meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], folder)
-  for name, signature in meta_graph.signature_def.items():
-    if name.startswith("__"):
-      continue
-    feed = {x.name: calls[f"{name}/{key}"] for key, x in signature.inputs.items()}
-    fetch = {key: x.name for key, x in signature.outputs.items()}
-    for key, value in session.run(fetch, feed).items():
-      value = value.astype(bytes) if value.dtype == object else value
-      results[f"{name}/{key}"] = value
-np.savez(outputs, **results)
-foreign = {"wm_tf", "serving", "keras", "tensorflow_probability"} & set(sys.modules)
-assert not foreign - {"keras"}, foreign
+for line in sys.stdin:
+  folder, inputs, outputs = line.rstrip("\\n").split("\\t")
+  calls = np.load(inputs)
+  results = {}
+  with tf.compat.v1.Session(graph=tf.Graph()) as session:
+    meta_graph = tf.compat.v1.saved_model.loader.load(session, ["serve"], folder)
+    for name, signature in meta_graph.signature_def.items():
+      if name.startswith("__"):
+        continue
+      feed = {x.name: calls[f"{name}/{key}"] for key, x in signature.inputs.items()}
+      fetch = {key: x.name for key, x in signature.outputs.items()}
+      for key, value in session.run(fetch, feed).items():
+        value = value.astype(bytes) if value.dtype == object else value
+        results[f"{name}/{key}"] = value
+  np.savez(outputs, **results)
+  foreign = {"wm_tf", "serving", "keras", "tensorflow_probability"} & set(sys.modules)
+  assert not foreign - {"keras"}, foreign
+  print("done", flush=True)
 """
 
 
-def run_gate(folder, calls, tmp_path):
-  """Calls every signature in a fresh process; `calls` is `{signature: inputs}`."""
-  flat = {f"{name}/{key}": x for name, inputs in calls.items() for key, x in inputs.items()}
-  np.savez(tmp_path / "in.npz", **flat)
-  subprocess.run(
-    # -I: no PYTHONPATH and no working directory on the path, so that nothing of ours is found.
-    [sys.executable, "-I", "-c", _GATE, folder, tmp_path / "in.npz", tmp_path / "out.npz"],
-    check=True,
-    cwd=tmp_path,
-    capture_output=True,
-  )
-  results: dict[str, dict[str, Any]] = {}
-  for key, value in np.load(tmp_path / "out.npz").items():
-    name, _, output = key.partition("/")
-    results.setdefault(name, {})[output] = value
-  return results
+class Gate:
+  """Calls exports in a process that has only TensorFlow, which takes seconds to import.
+
+  Each export is loaded into a graph and a session of its own. A context manager.
+  """
+
+  def __init__(self, folder: Path):
+    """`folder` is for what is sent and answered."""
+    self._folder = folder
+    with open(folder / "log", "wb") as log:
+      self._process = subprocess.Popen(
+        # -I: no PYTHONPATH and no working directory on the path, so that nothing of ours is found.
+        [sys.executable, "-I", "-c", _GATE],
+        cwd=folder,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=log,
+        text=True,
+      )
+
+  def __enter__(self) -> Gate:
+    return self
+
+  def __exit__(self, *_) -> None:
+    self._process.kill()
+    self._process.communicate()
+
+  def __call__(self, folder, calls) -> dict[str, dict[str, Any]]:
+    """Calls every signature of the export in a folder; `calls` is `{signature: inputs}`."""
+    flat = {f"{name}/{key}": x for name, inputs in calls.items() for key, x in inputs.items()}
+    sent, answered = self._folder / "in.npz", self._folder / "out.npz"
+    np.savez(sent, **flat)
+    answered.unlink(missing_ok=True)
+    self._process.stdin.write(f"{folder}\t{sent}\t{answered}\n")
+    self._process.stdin.flush()
+    assert self._process.stdout.readline() == "done\n", (self._folder / "log").read_text()
+    results: dict[str, dict[str, Any]] = {}
+    with np.load(answered) as found:
+      for key, value in found.items():
+        name, _, output = key.partition("/")
+        results.setdefault(name, {})[output] = value
+    return results
 
 
 def assert_close(results, expected):

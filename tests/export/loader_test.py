@@ -13,7 +13,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from tests.export.exported import CONFIG, SPEC, frames, small
-from tests.export.gate import assert_close, run_gate
+from tests.export.gate import assert_close
 from wm_tf import export
 
 GOLDEN = Path(__file__).parent / "golden" / "export_signatures.json"
@@ -28,7 +28,7 @@ SEED = np.array([[1, 2], [3, 4]], np.int32)
 
 
 @pytest.mark.parametrize("name", ["controller", "planner"])
-def test_agents_through_the_servers_loader(exports, name, tmp_path):
+def test_agents_through_the_servers_loader(exports, name, gate):
   agent = exports.agents[name]
   native = frames(0, 2)
   # A state from the middle of an episode, so that every tensor of it matters.
@@ -37,7 +37,7 @@ def test_agents_through_the_servers_loader(exports, name, tmp_path):
   )
   tensors = {key: x.numpy() for key, x in export.flatten_state(state).items()}
   act = {"frame": native, "seed": SEED, **tensors}
-  results = run_gate(
+  results = gate(
     exports.path / name / "1",
     {
       "act": act,
@@ -45,7 +45,6 @@ def test_agents_through_the_servers_loader(exports, name, tmp_path):
       "initial_state": {"seed": SEED},
       "spec": {"seed": SEED},
     },
-    tmp_path,
   )
   action, state = agent.act(tf.constant(small(native)), state, tf.constant(SEED))
   expected = {
@@ -59,7 +58,7 @@ def test_agents_through_the_servers_loader(exports, name, tmp_path):
   assert results["spec"]["max_steps"].tolist() == [1000, 1000]
 
 
-def test_the_world_model_through_the_servers_loader(exports, tmp_path):
+def test_the_world_model_through_the_servers_loader(exports, gate):
   model = exports.world_model
   native, action = frames(2, 2), np.array([[0.5, -0.5], [-1.0, 1.0]], np.float32)
   observation = tf.constant(small(native))
@@ -74,7 +73,7 @@ def test_the_world_model_through_the_servers_loader(exports, tmp_path):
   tensors = {key: x.numpy() for key, x in export.flatten_state(state, "latent").items()}
   is_first, temperature = np.array([False, True]), np.array([0.5, 1.3], np.float32)
   imagine = {"action": action, "seed": SEED, "temperature": temperature, **tensors}
-  results = run_gate(
+  results = gate(
     exports.path / "world_model" / "1",
     {
       "encode": {"frame": native},
@@ -91,7 +90,6 @@ def test_the_world_model_through_the_servers_loader(exports, tmp_path):
       "serving_default": imagine,
       "spec": {"seed": SEED},
     },
-    tmp_path,
   )
   loc, log_scale = model.vae.encode(observation)
   assert_close(results["encode"], {"loc": loc, "scale": np.exp(log_scale)})

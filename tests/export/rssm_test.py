@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.export.any_world import ENVIRONMENTS, Reference, Seen
-from tests.export.gate import assert_close, run_gate
+from tests.export.gate import assert_close
 from wm_tf import export
 from wm_tf.agent import Agent
 from wm_tf.envs import env_spec
@@ -56,7 +56,7 @@ def _agents(spec, stochastic: str) -> dict[str, Agent]:
     ("tests.envs.toys:GrayEnv", "categorical", "controller"),
   ],
 )
-def test_through_the_servers_loader(environment, stochastic, name, tmp_path):
+def test_through_the_servers_loader(environment, stochastic, name, tmp_path, gate):
   spec = env_spec(environment, **ENVIRONMENTS[environment])
   seen, seed = Seen(environment, steps=2), np.array([[1, 2], [3, 4]], np.int32)
   agent = _agents(spec, stochastic)[name]
@@ -70,9 +70,7 @@ def test_through_the_servers_loader(environment, stochastic, name, tmp_path):
   act = dict(zip(export.input_names(spec.observation), values, strict=True))
   act |= {"seed": seed, **state}
   others = {other: {"seed": seed} for other in ("initial_state", "spec")}
-  results = run_gate(
-    tmp_path / name / "1", {"act": act, "serving_default": act, **others}, tmp_path
-  )
+  results = gate(tmp_path / name / "1", {"act": act, "serving_default": act, **others})
   assert_close(results["initial_state"], start)
   agent_action, action = reference.act(seen.agent[1], np.array([False, False]), seed)
   if spec.action_space.kind == "continuous":
