@@ -1,10 +1,15 @@
-"""A `CountingEnv` with observations and actions of every kind. No TensorFlow, for workers."""
+"""Environments for workers, which import no TensorFlow: of every kind, and troublesome ones."""
 
 from __future__ import annotations
 
+import os
+import signal
+
+import gymnasium as gym
 import numpy as np
 
 from tests import fakes
+from tests.envs import toys
 from wm_tf.core import ActionSpace, ObservationPart, ObservationSpec, image_observation
 
 KINDS = ("image", "gray", "vector", "mixed", "one_part")
@@ -85,3 +90,22 @@ def decision_of(observation, kind: str) -> np.ndarray:
   if kind == "mixed":
     np.testing.assert_array_equal(observation["camera"][..., 0, 0, 0], found)
   return found
+
+
+class Unrepeatable(toys.SurvivalEnv):
+  """An environment whose episodes a seed does not decide."""
+
+  def begin(self):
+    self.place = float(np.random.default_rng().uniform(-0.3, 0.3))
+
+
+class Dying(gym.Wrapper):
+  """An environment whose process dies at a certain step of every episode."""
+
+  def __init__(self):
+    super().__init__(toys.SurvivalEnv())
+
+  def step(self, action):
+    if self.unwrapped.count == 3:
+      os.kill(os.getpid(), signal.SIGKILL)
+    return super().step(action)

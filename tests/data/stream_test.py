@@ -4,7 +4,6 @@ import functools
 import os
 import signal
 
-import gymnasium as gym
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -15,25 +14,6 @@ from wm_tf.data.env_pool import EnvPool, WorkerError
 from wm_tf.data.rows import align
 from wm_tf.data.stream import EnvStream
 from wm_tf.envs import env_factory
-
-
-class Unrepeatable(toys.SurvivalEnv):
-  """An environment whose episodes a seed does not decide."""
-
-  def begin(self):
-    self.place = float(np.random.default_rng().uniform(-0.3, 0.3))
-
-
-class Dying(gym.Wrapper):
-  """An environment whose process dies at a certain step of every episode."""
-
-  def __init__(self):
-    super().__init__(toys.SurvivalEnv())
-
-  def step(self, action):
-    if self.unwrapped.count == 3:
-      os.kill(os.getpid(), signal.SIGKILL)
-    return super().step(action)
 
 
 class _Drawing:
@@ -143,7 +123,7 @@ def test_a_killed_worker_changes_nothing(survival, caplog):
 
 
 def test_an_episode_that_cannot_be_repeated_ends_where_its_worker_died(caplog):
-  with EnvPool(env_factory("tests.data.stream_test:Unrepeatable"), 1) as pool:
+  with EnvPool(env_factory("tests.data.environments:Unrepeatable"), 1) as pool:
     stream = _stream(pool)
     first = stream.play(1)
     os.kill(pool.pids[0], signal.SIGKILL)
@@ -157,7 +137,7 @@ def test_an_episode_that_cannot_be_repeated_ends_where_its_worker_died(caplog):
 
 
 def test_an_episode_that_cannot_be_repeated_is_left_out_by_restore(caplog):
-  with EnvPool(env_factory("tests.data.stream_test:Unrepeatable"), 1) as pool:
+  with EnvPool(env_factory("tests.data.environments:Unrepeatable"), 1) as pool:
     stream = _stream(pool)
     stream.play(2)
     again = _stream(pool)
@@ -168,7 +148,7 @@ def test_an_episode_that_cannot_be_repeated_is_left_out_by_restore(caplog):
 
 def test_a_worker_that_keeps_dying_is_an_error():
   with (
-    EnvPool(functools.partial(env_factory("tests.data.stream_test:Dying")), 1) as pool,
+    EnvPool(functools.partial(env_factory("tests.data.environments:Dying")), 1) as pool,
     pytest.raises(WorkerError, match=r"The episode of seed 0 failed 3 times in a row"),
   ):
     _stream(pool).play(10)
