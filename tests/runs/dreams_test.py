@@ -225,19 +225,16 @@ def test_first_observations_that_do_not_fit_are_named(exported, tmp_path):
 
 
 _ASYNC = """
+import json
 import sys
 import gymnasium
 import numpy as np
 import wm_tf
 
-if __name__ == "__main__":
-  _, workdir, context, savedmodel, frames = sys.argv
-  options = dict(savedmodel=savedmodel, frames=frames) if savedmodel else dict(
-    workdir=workdir, num_starts=8
-  )
+def play(context, num_envs, options):
   envs = gymnasium.make_vec(
     "wm_tf/Dream-v0",
-    num_envs=2,
+    num_envs=num_envs,
     vectorization_mode="async",
     vector_kwargs={"context": context},
     horizon=2,
@@ -249,38 +246,46 @@ if __name__ == "__main__":
     np.testing.assert_allclose(first[0], single.reset(seed=0)[0], rtol=1e-4, atol=1e-4)
     for _ in range(3):
       found = envs.step(envs.action_space.sample())
-    print("stepped", sorted(infos), found[1].dtype)
+    return f"stepped {sorted(infos)} {found[1].dtype}"
   except RuntimeError as error:
-    print("refused", type(error).__name__, error)
+    return f"refused {type(error).__name__} {error}"
   finally:
     envs.close(terminate=True)
+
+if __name__ == "__main__":
+  print(json.dumps([play(*args) for args in json.loads(sys.argv[1])]))
 """
 
 
-def _play_async(tmp_path, workdir, context, savedmodel="", frames="") -> str:
-  """What a process prints that plays in gymnasium's vector environment of processes."""
-  script = tmp_path / "play.py"
+@pytest.fixture(scope="module")
+def played(workdir, exported, tmp_path_factory) -> list[str]:
+  """What comes of gymnasium's vector environment of processes, from a program of its own.
+
+  Forked processes of a run's dream, and of an export's; then a spawned one.
+  """
+  script = tmp_path_factory.mktemp("played") / "play.py"
   script.write_text(_ASYNC)
-  command = [sys.executable, script, workdir, context, savedmodel, frames]
+  run = {"workdir": str(workdir), "num_starts": 8}
+  saved = {"savedmodel": str(exported[0]), "frames": str(exported[1])}
+  plays = [("fork", 2, run), ("fork", 2, saved), ("spawn", 1, run)]
   root = Path(__file__).resolve().parents[2]
   env = {**os.environ, "PYTHONPATH": str(root)}
+  command = [sys.executable, script, json.dumps(plays)]
   done = subprocess.run(
     command, cwd=root, env=env, timeout=300, capture_output=True, text=True, check=False
   )
   assert done.returncode == 0, done.stderr
-  return done.stdout
+  return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_forked_process_is_refused(workdir, tmp_path, exported):
-  for options in ((), exported):
-    output = _play_async(tmp_path, workdir, "fork", *options)
+def test_a_forked_process_is_refused(played):
+  for output in played[:2]:
     assert "refused RuntimeError A dream cannot run in a process that was forked" in output
     assert "by default it steps all dreams" in output and "spawn" in output
 
 
-def test_spawned_processes_dream(workdir, tmp_path):
-  output = _play_async(tmp_path, workdir, "spawn")
-  assert output.startswith("stepped ['_disagreement', '_discount', '_imagined_reward'")
+def test_a_spawned_process_dreams(played):
+  assert played[2].startswith("stepped ['_disagreement', '_discount', '_imagined_reward'")
 
 
 def test_a_process_forked_before_tensorflow_has_run_may_dream():
