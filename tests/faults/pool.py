@@ -1,7 +1,8 @@
 """Runs the suite's tasks in processes, several at a time; one that fails or dies stops no other.
 
-A process serves one task after the other, since TensorFlow takes seconds to import, and each of
-them keeps a second one that trainers are forked from.
+A process serves one task after the other. TensorFlow takes seconds to import, so these processes
+and the trainers that they start are all forked from one that has imported it; see
+`tests.trainers.launcher`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from pathlib import Path
 
 from tests.faults.suite import Suite, Task
 
-_CONTEXT = multiprocessing.get_context("spawn")
+_CONTEXT = multiprocessing.get_context("forkserver")
 _DEADLINE = 3600.0  # Seconds after which a task counts as hung.
 _PATIENCE = 60.0  # Seconds to clear up in.
 
