@@ -1,5 +1,6 @@
 """Online training: resumes exactly, on every kind of observation and action; refusals."""
 
+import itertools
 import json
 import shutil
 
@@ -71,9 +72,26 @@ class _KilledError(Exception):
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Run:
+  """A run that nothing stopped; what was on disk after update 9 is beside it, in `after_9`."""
   run = _run(tmp_path_factory.mktemp("online") / "run")
-  run.train()
+  _train_and_copy(run, 9, run.workdir.parent / "after_9")
   return run
+
+
+def _train_and_copy(run: Run, update: int, copy) -> None:
+  """Trains, and copies the workdir after an update: what a kill at that moment would leave."""
+  original, numbers = online.JointUpdate.run, itertools.count(1)
+
+  def copying(*args):
+    for found in original(*args):
+      if next(numbers) == update:
+        shutil.copytree(run.workdir, copy)
+      yield found
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(online.JointUpdate, "run", copying)
+    run.train()
+  assert copy.exists() and (copy / "online" / "checkpoints").exists()
 
 
 def test_learns_and_writes_what_a_run_of_iterations_has(finished):
@@ -92,55 +110,23 @@ def test_learns_and_writes_what_a_run_of_iterations_has(finished):
 
 
 @pytest.fixture(scope="module")
-def unfinished(tmp_path_factory) -> Run:
-  """A run that was killed when all updates were made and nothing was written yet."""
-  run = _run(tmp_path_factory.mktemp("online") / "unfinished")
-  with pytest.MonkeyPatch.context() as monkeypatch:
-    _train_until(run, "finish", monkeypatch)
+def unfinished(finished, tmp_path_factory) -> Run:
+  """A run that was killed after update 9, and again when all was learned and nothing written."""
+  folder = tmp_path_factory.mktemp("online") / "unfinished"
+  shutil.copytree(finished.workdir.parent / "after_9", folder)
+  run = _run(folder)
+  with pytest.MonkeyPatch.context() as patch, pytest.raises(_KilledError):
+    patch.setattr(checkpoints, "save_weights", _raise)
+    run.train()
   return run
 
 
-@pytest.mark.parametrize("moment", ["update 9", "finish"])
-def test_a_killed_call_ends_with_the_same_numbers(
-  finished, unfinished, tmp_path, monkeypatch, moment
-):
-  """A kill is an exception at a moment, after which only files remain."""
-  if moment == "finish":
-    shutil.copytree(unfinished.workdir, tmp_path / "run")
-  else:
-    _train_until(_run(tmp_path / "run"), moment, monkeypatch)
+def test_a_run_that_was_killed_twice_ends_with_the_same_numbers(finished, unfinished, tmp_path):
+  """A kill is a moment after which only files remain."""
+  shutil.copytree(unfinished.workdir, tmp_path / "run")
   run = _run(tmp_path / "run")
   run.train()
   _check_same(run, finished)
-
-
-def _train_until(run, moment, monkeypatch):
-  name, _, number = moment.partition(" ")
-  owner, method = {
-    "update": (online.JointUpdate, "run"),
-    "finish": (checkpoints, "save_weights"),
-  }[name]
-  original, calls = getattr(owner, method), []
-
-  def count():
-    calls.append(1)
-    if len(calls) > int(number or 0):
-      raise _KilledError
-
-  def killed(*args, **kwargs):
-    if name == "update":
-      return killed_between(original(*args, **kwargs))
-    count()
-    return original(*args, **kwargs)
-
-  def killed_between(updates):
-    for found in updates:
-      count()
-      yield found
-
-  with monkeypatch.context() as patch, pytest.raises(_KilledError):
-    patch.setattr(owner, method, killed)
-    run.train()
 
 
 def _check_same(run, other):
@@ -175,16 +161,12 @@ def test_other_data_are_not_collected(tmp_path):
 def test_recorded_episodes_are_enough(finished, tmp_path, monkeypatch):
   """Nothing is played; the number of updates is as stated; a killed call ends the same."""
   monkeypatch.setattr(online, "EnvPool", _raise)
-  runs = []
-  for name in ("run", "killed"):
-    run = _run(tmp_path / name, _ENVIRONMENT, "online.collect=False")
-    shutil.copytree(finished.path("data", 0), run.path("data", 0))
-    runs.append(run)
-  runs[0].train()
-  _train_until(runs[1], "update 15", monkeypatch)
+  whole = _run(tmp_path / "run", _ENVIRONMENT, "online.collect=False")
+  shutil.copytree(finished.path("data", 0), whole.path("data", 0))
+  _train_and_copy(whole, 15, tmp_path / "killed")
   run = _run(tmp_path / "killed", _ENVIRONMENT, "online.collect=False")
   run.train()
-  _check_same(run, runs[0])
+  _check_same(run, whole)
   found = _results(run)
   assert found["seeds"] == _results(finished)["seeds"]
   updates = [row["train/updates"] for row in found["rows"] if "train/updates" in row]
@@ -215,12 +197,21 @@ def test_recorded_episodes_that_do_not_fit(finished, tmp_path, environment, over
     run.train()
 
 
-def test_episodes_to_learn_from_can_be_collected_first(tmp_path):
+def test_episodes_to_learn_from_can_be_collected_first(tmp_path, monkeypatch):
+  """A first update is made on them; the test above has a whole training on recorded episodes."""
   run = _run(tmp_path / "run", _ENVIRONMENT, "online.collect=False", "collect.num_episodes=12")
   with run:
     run.collect(0)
-  (validation,) = run.train()
-  assert np.isfinite(validation["controller_in_environment"]["mean"])
+  original, losses = online.JointUpdate.run, []
+
+  def stopped(*args):
+    losses.append(float(next(original(*args)).model["loss"]))
+    raise _KilledError
+
+  monkeypatch.setattr(online.JointUpdate, "run", stopped)
+  with pytest.raises(_KilledError):
+    run.train()
+  assert np.isfinite(losses).all()
 
 
 def _raise(*_):
