@@ -7,12 +7,10 @@ import threading
 import time
 
 import grpc
-import numpy as np
 import pytest
 import tensorflow as tf
 from google.protobuf import text_format
 from tensorflow.core.protobuf import saved_model_pb2
-from tensorflow_serving.apis import predict_pb2
 from tensorflow_serving.config import model_server_config_pb2
 
 from serving.embedded import EmbeddedServer
@@ -71,17 +69,39 @@ def test_hot_reload_fails_no_call(server, base, triv2, stubs_for):
   assert caught.value.details() == "Servable not found for request: Specific(m, 1)"
 
 
-def test_a_call_in_flight_keeps_its_version_alive(server, base, triv2, stubs_for):
+class Held(tf.Module):
+  """Its call begins and ends by files, and not by a clock that a busy machine outruns."""
+
+  @tf.function(input_signature=[tf.TensorSpec([], tf.string, "folder")])
+  def hold(self, folder):
+    """Writes the file `begun`, and runs until there is a file `over`."""
+
+    def holds(rounds):
+      # That the name depends on the round keeps TensorFlow from looking once for all rounds.
+      name = tf.where(rounds < 0, "", folder + "/over")
+      return tf.size(tf.io.matching_files(name)) == 0
+
+    with tf.control_dependencies([tf.io.write_file(folder + "/begun", "")]):
+      rounds = tf.zeros([], tf.int64)
+    return {"rounds": tf.while_loop(holds, lambda rounds: (rounds + 1,), (rounds,))[0]}
+
+
+def test_a_call_in_flight_keeps_its_version_alive(server, tmp_path, triv2, stubs_for):
+  base, over = tmp_path / "base", tmp_path / "over"
+  model = Held()
+  tf.saved_model.save(model, str(base / "1"), {"hold": model.hold})
   stubs = stubs_for(server.start({"m": base}))
-  request = predict_pb2.PredictRequest()
-  request.model_spec.name, request.model_spec.signature_name = "m", "slow"
-  request.inputs["milliseconds"].CopyFrom(tf.make_tensor_proto(np.array([3000], np.int32)))
-  call = stubs.prediction.Predict.future(request, timeout=60)
-  time.sleep(0.2)
-  add_version(base, triv2, 2)
-  wait_until(lambda: (1, "UNLOADING") in states(stubs))
-  assert echo(stubs) == (2, 2.0)
-  assert not call.done()
+  call = stubs.prediction.Predict.future(
+    calls.request_of({"folder": str(tmp_path)}, "hold", "m"), timeout=120
+  )
+  try:
+    wait_until((tmp_path / "begun").exists)
+    add_version(base, triv2, 2)
+    wait_until(lambda: (1, "UNLOADING") in states(stubs))
+    assert echo(stubs) == (2, 2.0)
+    assert not call.done()
+  finally:
+    over.touch()  # Also after a failure: the call would never end.
   assert call.result().model_spec.version.value == 1
   wait_until(lambda: (1, "END") in states(stubs))
 
