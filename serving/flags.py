@@ -193,13 +193,15 @@ def models():
   Raises:
     FlagError: if the flags name no model, or the configuration file is invalid.
   """
-  from serving import config
-  from serving.manager import model_config
-
   if not (_MODEL_CONFIG_FILE.value or _MODEL_BASE_PATH.value):
     raise FlagError("No model: set --model_base_path (and --model_name), or --model_config_file.")
   if _MODEL_CONFIG_FILE.value:
+    from serving import config
+
     return _from_file("model_config_file", config.read_models)
+  # Imports TensorFlow, which takes seconds: an error in a file is told before.
+  from serving.manager import model_config
+
   return model_config({_MODEL_NAME.value: _MODEL_BASE_PATH.value})
 
 
@@ -281,23 +283,23 @@ def _channel_arguments() -> tuple[tuple[str, int | str], ...]:
 
 def _session_config():
   """Returns a `ConfigProto`; None if no flag sets anything in it."""
-  from tensorflow.core.protobuf import config_pb2
-
-  from serving import config
-
   session, intra, inter = _PARALLELISM.value, _INTRA_OP.value, _INTER_OP.value
   if session and intra and inter:
     raise FlagError(
       "Set --tensorflow_session_parallelism, or --tensorflow_intra_op_parallelism and"
       " --tensorflow_inter_op_parallelism, but not both."
     )
+  if not (_SESSION_FILE.value or session or intra or inter):
+    return None
+  from tensorflow.core.protobuf import config_pb2
+
+  from serving import config
+
   result = config_pb2.ConfigProto()
   if _SESSION_FILE.value:
     _from_file("tensorflow_session_config_file", lambda path: config.read(path, result))
-  elif session or intra or inter:
-    result.allow_soft_placement = True
   else:
-    return None
+    result.allow_soft_placement = True
   result.intra_op_parallelism_threads = intra or session or result.intra_op_parallelism_threads
   result.inter_op_parallelism_threads = inter or session or result.inter_op_parallelism_threads
   return result

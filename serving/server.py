@@ -51,16 +51,16 @@ def main(argv):
   over, serves = threading.Event(), threading.Event()
   if flags.WITH_STDIN.value:
     threading.Thread(target=_end_with_stdin, args=(over, serves), daemon=True).start()
-  # Imported here because TensorFlow takes seconds to import, and --help does not need it.
+  logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+  try:
+    options, models = flags.options(), flags.models()
+  except flags.FlagError as error:
+    raise app.UsageError(str(error)) from error
+  # Imported here because TensorFlow takes seconds to import; --help and wrong flags do not need it.
   from serving import config
   from serving.embedded import EmbeddedServer
   from serving.errors import ServingError
 
-  logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
-  try:
-    models, options = flags.models(), flags.options()
-  except flags.FlagError as error:
-    raise app.UsageError(str(error)) from error
   _warn_of_open_ports(options)
   _allow_many_files()
   # The garbage collection after an unload blocks all calls. This excludes TensorFlow's modules.
