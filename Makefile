@@ -86,7 +86,7 @@ serve: setup ## serve a run's exports over gRPC, or the pretrained ones (WORKDIR
 test: setup ## every test but the slow ones, side by side (PYTEST_ARGS="-k search", JOBS=0: in turn)
 	$(PY) -m pytest tests -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-slow: setup ## whole runs of the doctor and of the ablations: minutes each
+test-slow: setup ## whole runs of the doctor and of the ablations, learning at full length: minutes each
 	$(PY) -m pytest tests -m slow --timeout=3600 $(PYTEST_ARGS)
 
 lint: setup ## ruff, rules and format

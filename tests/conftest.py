@@ -1,5 +1,6 @@
 """What holds for every test."""
 
+import gc
 import sys
 from pathlib import Path
 
@@ -27,3 +28,11 @@ def no_global_seed_is_left_behind():
   yield
   if "tensorflow" in sys.modules:
     sys.modules["tensorflow"].random.set_seed(None)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_new_objects_are_searched_for_garbage():
+  """Python searches all that earlier files have left for garbage otherwise: seconds each time."""
+  yield
+  gc.collect()
+  gc.freeze()

@@ -10,7 +10,6 @@ The conformance tests can be pointed at another server, which serves the model t
 """
 
 import concurrent.futures
-import gc
 import os
 import shutil
 
@@ -21,18 +20,6 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 from serving import metrics
 from serving.embedded import EmbeddedServer
 from tests.serving import calls, deploy_agent, models
-
-
-@pytest.fixture(scope="package", autouse=True)
-def only_new_objects_are_searched_for_garbage():
-  """As in `serving.server`, whose process holds little else than TensorFlow's modules.
-
-  The collection after each unload searches every object of the process. Here these are also those
-  that all earlier tests have left, and one collection took up to 3.5 seconds of the processor.
-  """
-  gc.freeze()
-  yield
-  gc.unfreeze()
 
 
 @pytest.fixture(scope="session")
