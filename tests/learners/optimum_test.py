@@ -84,13 +84,8 @@ def _assert_learns_the_nonlinear_world(method, categorical, num_steps, **options
   assert np.mean(shares) > 0.85 and np.min(shares) > 0.5, shares
 
 
-every_action = pytest.mark.parametrize(
-  "categorical", [False, True], ids=["continuous", "categorical"]
-)
-
-
 @pytest.mark.slow
-@every_action
+@pytest.mark.parametrize("categorical", [False, True], ids=["continuous", "categorical"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_nonlinear_world_with_the_settings_of_the_quickstart(method, categorical):
   """As XLA compiles it, in dreams as long as the preset's."""
