@@ -86,8 +86,8 @@ serve: setup ## serve a run's exports over gRPC, or the pretrained ones (WORKDIR
 test: setup ## every test but the slow ones, side by side (PYTEST_ARGS="-k search", JOBS=0: in turn)
 	$(PY) -m pytest tests -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
-test-slow: setup ## whole runs of the doctor and of the ablations, learning at full length: minutes each
-	$(PY) -m pytest tests -m slow --timeout=3600 $(PYTEST_ARGS)
+test-slow: setup ## the slow ones: whole runs, kills at every write, learning at full length
+	$(PY) -m pytest tests -m slow -n $(JOBS) --dist loadfile --no-loadscope-reorder --timeout=3600 $(PYTEST_ARGS)
 
 lint: setup ## ruff, rules and format
 	$(PY) -m ruff check .

@@ -14,12 +14,23 @@ _TESTS = Path(__file__).parent
 _LONG = ("trainers/", "golden/", "learners/", "runs/", "faults/", "training/", "export/")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
+  if not config.option.markexpr:
+    _leave_out_slow_ones(config, items)
+
   def place(item):
     path = item.path.relative_to(_TESTS).as_posix()
     return next((i for i, name in enumerate(_LONG) if path.startswith(name)), len(_LONG))
 
   items.sort(key=place)  # Stable: otherwise in the order in which they were collected.
+
+
+def _leave_out_slow_ones(config, items):
+  """Except those of files that the command line names."""
+  named = {Path(arg.partition("::")[0]).resolve() for arg in config.args}
+  left_out = [item for item in items if item.get_closest_marker("slow") and item.path not in named]
+  config.hook.pytest_deselected(items=left_out)
+  items[:] = [item for item in items if item not in set(left_out)]
 
 
 @pytest.fixture(autouse=True)

@@ -270,6 +270,7 @@ class WorldModelContract:
     assert_same(together, run.python_function(*inputs), atol=1e-4)
     assert_same(run(*rows_of(inputs, [1])), rows_of(together, [1]), atol=1e-4)
 
+  @pytest.mark.slow
   def test_dreams_compile(self, model, state, action):
     """Under XLA the same noise gives the same dream (what it draws itself differs: see `rng`)."""
 

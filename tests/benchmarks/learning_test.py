@@ -5,6 +5,7 @@ import sys
 
 import gymnasium as gym
 import numpy as np
+import pytest
 
 from benchmarks import _optimum, learning
 from wm_tf.files import write_json
@@ -50,6 +51,7 @@ def test_the_dynamics_of_the_optimum_are_those_of_the_environment():
     )
 
 
+@pytest.mark.slow
 def test_the_optimum_is_better_than_any_other_policy():
   """Than swinging up by energy and holding: a good policy by hand."""
   seeds = range(6)

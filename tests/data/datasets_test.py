@@ -277,6 +277,7 @@ def _resident_bytes():
     return int(file.read().split()[1]) * os.sysconf("SC_PAGESIZE")
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_as_data_grows(tmp_path):
   """Ten times the data, 240 MB, must not need more than a fraction of it."""
   source, decoded = tmp_path / "rollouts", tmp_path / "frames"

@@ -237,6 +237,7 @@ def test_the_ceiling_is_what_a_perfect_dream_would_show():
   assert found["rank_correlation"] == pytest.approx(expected, abs=0.02)
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_truth_as_often_as_it_says():
   generator = np.random.default_rng(0)
   # Spearman's of normal variables of correlation r is 6 / pi asin(r / 2).

@@ -143,6 +143,7 @@ def test_the_program_prints_returns(driven):
   assert lines[2].startswith("mean -") and lines[2].endswith("n 2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["controller", "planner"])
 def test_car_racing_is_driven_as_our_own_evaluation_does(exports, target, drive, name):
   max_steps, seed = 90, 3

@@ -18,7 +18,10 @@ from wm_tf.policies.planner import Planner, PlannerConfig
 
 @pytest.mark.parametrize(
   "environment, options",
-  [("tests.envs.toys:DictEnv", {"frame_size": 32}), ("tests.envs.toys:MultiDiscreteEnv", {})],
+  [
+    pytest.param("tests.envs.toys:DictEnv", {"frame_size": 32}, marks=pytest.mark.slow),
+    ("tests.envs.toys:MultiDiscreteEnv", {}),
+  ],
 )
 def test_served_planners_answer_as_in_this_process(tmp_path, environment, options):
   env = make_env(environment, **options)

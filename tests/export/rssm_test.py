@@ -50,7 +50,7 @@ def _agents(spec, stochastic: str) -> dict[str, Agent]:
 @pytest.mark.parametrize(
   ("environment", "stochastic", "name"),
   [
-    ("gym:Pendulum-v1", "categorical", "planner"),
+    pytest.param("gym:Pendulum-v1", "categorical", "planner", marks=pytest.mark.slow),
     ("tests.envs.toys:DictEnv", "gaussian", "controller"),
     ("tests.envs.toys:MultiDiscreteEnv", "categorical", "planner"),
     ("tests.envs.toys:GrayEnv", "categorical", "controller"),

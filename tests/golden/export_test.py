@@ -62,6 +62,7 @@ def test_answers(exports, method, name):
   assert not differences(found, _EXPORTS[method][name]["answers"], rtol=_ATOL, atol=_ATOL)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("agent", ["controller", "planner"])
 def test_an_old_run_is_evaluated(launcher, runs, agent, tmp_path):
   output = tmp_path / "scores.json"

@@ -63,6 +63,7 @@ def test_fits(fitted, stage):
   _assert_weights_close(folder / "weights.npz", golden / "weights.npz")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "golden"), [("es", RUN), ("actor_critic", ACTOR_CRITIC)])
 def test_controllers(trained, method, golden):
   folder, golden = trained[method] / "controller/000", golden / "controller/000"

@@ -92,6 +92,7 @@ def test_the_critic_learns_the_value():
   np.testing.assert_allclose(found, -np.square(starts.z[:, 0]) / (1 - 0.9), atol=1.5)
 
 
+@pytest.mark.slow
 def test_learns_to_near_the_optimum():
   world = AdditiveWorld(goal=1.0, noise_scale=0.02)
   config = dataclasses.replace(
@@ -116,7 +117,10 @@ def test_learns_to_near_the_optimum():
   assert_near_optimum(world, learner.policy, starts, horizon=6)
 
 
-@pytest.mark.parametrize(("kind", "ensemble_size"), [("per_dimension", 2), ("joint", 1)])
+@pytest.mark.parametrize(
+  ("kind", "ensemble_size"),
+  [pytest.param("per_dimension", 2, marks=pytest.mark.slow), ("joint", 1)],
+)
 def test_goes_on_exactly_where_it_was(kind, ensemble_size):
   """In the dream of an MDN-RNN: two updates, a checkpoint, two more in a new learner."""
   model = small_mdn_rnn(mixture_kind=kind, ensemble_size=ensemble_size)

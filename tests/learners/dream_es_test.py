@@ -87,7 +87,7 @@ def test_scores_are_those_of_each_controller_alone(kind):
     assert_same(tuple(x[n] for x in scores), expected, rtol=1e-4)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_blocks_of_candidates_dream_as_all_together(jit_compile, monkeypatch):
   model = small_mdn_rnn()
   parameters = _random_parameters(LinearController(model), 6).numpy()
@@ -102,7 +102,7 @@ def test_blocks_of_candidates_dream_as_all_together(jit_compile, monkeypatch):
   assert_same(score(), together)
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_candidates_share_their_luck(jit_compile):
   world, starts = AdditiveWorld(noise_scale=1.0), state_at([[0.0, 0.0], [2.0, -1.0]])
   parameters = _random_parameters(LinearController(world), 4).numpy()

@@ -284,7 +284,8 @@ def test_cooldown():
 
 
 @pytest.mark.parametrize(
-  ("kind", "actor_gradient"), [("mdn_rnn", "dynamics"), ("categorical", "reinforce")]
+  ("kind", "actor_gradient"),
+  [pytest.param("mdn_rnn", "dynamics", marks=pytest.mark.slow), ("categorical", "reinforce")],
 )
 def test_the_options_of_dreamer_resume_exactly(kind, actor_gradient, tmp_path):
   """Two updates, a checkpoint on disk, two more in another learner."""

@@ -15,6 +15,8 @@ from wm_tf.learners.joint import JointUpdate
 from wm_tf.learners.optimizers import numbered
 from wm_tf.training import checkpoints
 
+pytestmark = pytest.mark.slow
+
 _NUM_UPDATES = 4
 
 

@@ -32,7 +32,13 @@ def _model_and_starts(categorical):
   return model, model.imagine(model.initial_state(20), actions, rng.make_seed(1)).state
 
 
-@pytest.mark.parametrize("categorical", [False, True], ids=["continuous", "categorical"])
+@pytest.mark.parametrize(
+  "categorical",
+  [
+    pytest.param(False, marks=pytest.mark.slow, id="continuous"),
+    pytest.param(True, id="categorical"),
+  ],
+)
 @pytest.mark.parametrize("method", config_lib.METHODS)
 def test_every_method_resumes_exactly(method, categorical, tmp_path):
   """Two steps, a checkpoint on disk, two more in another learner; then the policy's file."""

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.no_xla import no_xla
 from tests.nonlinear_world import NonlinearWorld, share_of_best
 from tests.worlds import AdditiveWorld, assert_near_optimum, state_at
 from wm_tf import rng
@@ -22,8 +21,6 @@ from wm_tf.learners.policy_gradients.methods import PolicyGradientConfig, PPOCon
 _SEED = rng.make_seed(3)
 # Fewer steps than the preset's, since this world is small: the rest is as a run has it.
 _STEPS = {"es": 20, "actor_critic": 400, "ppo": 60, "ppo_clip": 60, "reinforce": 400}
-# And of shorter dreams.
-_FEW_STEPS = {"es": 20, "actor_critic": 150, "ppo": 40, "ppo_clip": 30, "reinforce": 250}
 _EPISODE = 60  # Decisions in an episode of random play.
 
 
@@ -60,56 +57,33 @@ def _random_play(categorical):
   return list(np.transpose(rewards)), np.concatenate(positions)
 
 
-def _assert_learns_the_nonlinear_world(method, categorical, num_steps, **options):
-  """With the settings of the quickstart; rewards are of about 10 a step.
-
-  `options` are of the method, except for evolution strategies.
-  """
+@pytest.mark.slow
+@pytest.mark.parametrize("categorical", [False, True], ids=["continuous", "categorical"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_nonlinear_world_with_the_settings_of_the_quickstart(method, categorical):
+  """Rewards are of about 10 a step."""
   _skip_without_tf_agents(method)
   world = NonlinearWorld(categorical)
   settings = make_config(
     "quickstart", [f"controller.method={method}"], environment="gym:Pendulum-v1"
   ).controller
-  if method != "es" and options:
-    group = "ppo" if method == "ppo_clip" else method
-    changed = dataclasses.replace(getattr(settings, group), **options)
-    settings = dataclasses.replace(settings, **{group: changed})
   # A linear controller on x and x^2; the preset's components are those of a hidden state.
   settings = dataclasses.replace(settings, hidden_components=2)
   rewards, x = _random_play(categorical)
   starts = tf.constant(x)
   features = world.features(starts).numpy()
-  learner = _learn(world, settings, starts, features, rewards, num_steps)
+  learner = _learn(world, settings, starts, features, rewards, _STEPS[method])
   shares = share_of_best(world, learner.policy, np.linspace(-1.5, 2.5, 33))
   assert np.mean(shares) > 0.85 and np.min(shares) > 0.5, shares
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("categorical", [False, True], ids=["continuous", "categorical"])
-@pytest.mark.parametrize("method", METHODS)
-def test_a_nonlinear_world_with_the_settings_of_the_quickstart(method, categorical):
-  """As XLA compiles it, in dreams as long as the preset's."""
-  _assert_learns_the_nonlinear_world(method, categorical, _STEPS[method])
-
-
 @pytest.mark.parametrize(
-  ("method", "categorical"),
-  [
-    ("es", False),
-    ("es", True),
-    ("actor_critic", True),
-    ("ppo", False),
-    ("ppo_clip", True),
-    ("reinforce", False),
-  ],
+  ("categorical", "gradient"),
+  [(False, "reinforce"), (True, "reinforce"), (False, "dynamics")],
+  ids=["continuous", "categorical", "continuous-dynamics"],
 )
-def test_a_nonlinear_world_in_short_dreams(method, categorical):
-  """Of as many steps as are then judged, and without XLA: the rest is the quickstart's."""
-  with no_xla():
-    _assert_learns_the_nonlinear_world(method, categorical, _FEW_STEPS[method], horizon=6)
-
-
-def _assert_dreamer_learns_the_nonlinear_world(categorical, gradient, num_steps):
+def test_a_nonlinear_world_with_the_options_of_dreamer(categorical, gradient):
   """In units of reward. Learning rates and horizons are those of a small world."""
   world, group = NonlinearWorld(categorical), "controller.actor_critic"
   overrides = (
@@ -128,31 +102,12 @@ def _assert_dreamer_learns_the_nonlinear_world(categorical, gradient, num_steps)
   ).controller
   _, x = _random_play(categorical)
   starts = tf.constant(x)
-  learner = _learn(world, settings, starts, world.features(starts).numpy(), None, num_steps)
+  learner = _learn(world, settings, starts, world.features(starts).numpy(), None, 700)
   shares = share_of_best(world, learner.policy, np.linspace(-1.5, 2.5, 33))
   assert np.mean(shares) > 0.95 and np.min(shares) > 0.85, shares
   # The critic knows the return: near the goal, 15 at each step.
   value = learner.critic.value(tf.constant([[1.0]]))
   np.testing.assert_allclose(value, [15.0 / (1.0 - 0.9)], rtol=0.5)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ("categorical", "gradient"),
-  [(False, "reinforce"), (True, "reinforce"), (False, "dynamics")],
-  ids=["continuous", "categorical", "continuous-dynamics"],
-)
-def test_a_nonlinear_world_with_the_options_of_dreamer(categorical, gradient):
-  _assert_dreamer_learns_the_nonlinear_world(categorical, gradient, 700)
-
-
-@pytest.mark.parametrize(
-  ("categorical", "gradient"), [(True, "reinforce"), (False, "dynamics")], ids=str
-)
-def test_a_nonlinear_world_with_the_options_of_dreamer_and_fewer_updates(categorical, gradient):
-  """Each gradient with one kind of action, without XLA."""
-  with no_xla():
-    _assert_dreamer_learns_the_nonlinear_world(categorical, gradient, 450)
 
 
 _COMMON = dict(
@@ -172,7 +127,10 @@ _SETTINGS = ControllerConfig(
 )
 
 
-@pytest.mark.parametrize("method", POLICY_GRADIENTS)
+@pytest.mark.parametrize(
+  "method",
+  [pytest.param(m, marks=[] if m == "reinforce" else pytest.mark.slow) for m in POLICY_GRADIENTS],
+)
 def test_reaches_the_optimum_of_a_linear_quadratic_world(method):
   """The position changes by the action and the reward is minus the squared distance to a goal."""
   _skip_without_tf_agents(method)

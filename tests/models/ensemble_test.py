@@ -185,6 +185,7 @@ def test_adapt_knows_the_rewards():
   assert len(rewards) == 20
 
 
+@pytest.mark.slow
 def test_members_agree_where_they_have_learned(tmp_path):
   """Fitted by the loop that fits everything, to latents that move by 0.3 times the action."""
   model = small_mdn_rnn(ensemble_size=4, hidden_size=12, sample_latents=False)

@@ -164,6 +164,7 @@ def _truncated_actor(world):
   return actor
 
 
+@pytest.mark.slow
 def test_an_actor_with_a_learned_scale_samples_to_explore():
   world = AdditiveWorld()
   actor, state = _truncated_actor(world), state_at(np.tile([[0.3, -0.2]], (4000, 1)))

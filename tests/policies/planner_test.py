@@ -79,6 +79,7 @@ def test_reaches_the_optimum(options, error):
   assert np.all(np.sign(plan[:, 0]) == np.sign(2.5 - starts))
 
 
+@pytest.mark.slow
 def test_the_mean_owes_less_to_luck_than_the_best():
   """Where it is noise that tells plans apart, under other noise than they were chosen by."""
   world = AdditiveWorld(noise_scale=1.5)

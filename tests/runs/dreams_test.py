@@ -162,7 +162,13 @@ def test_of_an_export(workdir, exported):
   assert found[4]["disagreement"].min() > 0.01  # Exports of ensembles tell it.
 
 
-@pytest.mark.parametrize("kind", ["DictEnv", "MultiDiscreteEnv", "GrayEnv"])
+@pytest.mark.parametrize(
+  "kind",
+  [
+    "DictEnv",
+    *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("MultiDiscreteEnv", "GrayEnv")),
+  ],
+)
 def test_any_environment_by_name_and_of_its_export(kind, tmp_path, monkeypatch):
   workdir = _make_run(tmp_path / "home" / "run", f"tests.envs.toys:{kind}")
   monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -278,12 +284,14 @@ def played(workdir, exported, tmp_path_factory) -> list[str]:
   return json.loads(done.stdout.splitlines()[-1])
 
 
+@pytest.mark.slow
 def test_a_forked_process_is_refused(played):
   for output in played[:2]:
     assert "refused RuntimeError A dream cannot run in a process that was forked" in output
     assert "by default it steps all dreams" in output and "spawn" in output
 
 
+@pytest.mark.slow
 def test_a_spawned_process_dreams(played):
   assert played[2].startswith("stepped ['_disagreement', '_discount', '_imagined_reward'")
 

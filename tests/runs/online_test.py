@@ -158,6 +158,7 @@ def test_other_data_are_not_collected(tmp_path):
     run.collect(0)
 
 
+@pytest.mark.slow
 def test_recorded_episodes_are_enough(finished, tmp_path, monkeypatch):
   """Nothing is played; the number of updates is as stated; a killed call ends the same."""
   monkeypatch.setattr(online, "EnvPool", _raise)
@@ -197,6 +198,7 @@ def test_recorded_episodes_that_do_not_fit(finished, tmp_path, environment, over
     run.train()
 
 
+@pytest.mark.slow
 def test_episodes_to_learn_from_can_be_collected_first(tmp_path, monkeypatch):
   """A first update is made on them; the test above has a whole training on recorded episodes."""
   run = _run(tmp_path / "run", _ENVIRONMENT, "online.collect=False", "collect.num_episodes=12")
@@ -218,6 +220,7 @@ def _raise(*_):
   raise _KilledError
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("environment", "overrides"),
   [

@@ -149,6 +149,7 @@ def pycma_evaluations(name, start, separable, target):
   return evaluations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
   "name, start, separable",
@@ -184,6 +185,7 @@ def test_converges_as_fast_as_pycma(name, start, separable, dtype):
   assert 1 / 1.3 < np.median(ours) / np.median(theirs) < 1.3, (np.median(ours), np.median(theirs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("separable", [False, True], ids=["full", "separable"])
 def test_stays_sane_long_after_convergence(separable):
   # float32 resolves no better than 1e-7 here, and 3000 generations go on at the optimum.

@@ -221,6 +221,7 @@ def test_ties_go_to_the_first():
   np.testing.assert_array_equal(strategy.top_k(x, fitness, 5)[0][0, :, 0], [1, 3, 6, 0, 2])
 
 
+@pytest.mark.slow
 @every_strategy
 def test_compiles_with_xla(search):
   state = after(search, noisy_start(2, 4), 3)
@@ -257,6 +258,7 @@ def test_maximize_compiles_with_xla():
   assert np.all(run(tf.constant([[1, 2], [3, 4]])).fitness > -1e-6)
 
 
+@pytest.mark.slow
 @every_strategy
 def test_survives_saved_model(search, tmp_path):
   # As in serving: any batch size, a seed per row, and state that travels.

@@ -67,6 +67,7 @@ def test_references_give_the_servers_numbers(variants, tmp_path):
         np.testing.assert_array_equal(found["h"], client.state["h"])
 
 
+@pytest.mark.slow
 def test_a_soak_passes(triv, capsys):
   options = {"clients": 2, "frames": "noise", "rows": 1, "timeout": 60.0, "attempts": 1}
   for seconds in (4, 12, 36):  # Loading a version takes a busy machine long.

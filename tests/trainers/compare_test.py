@@ -14,6 +14,7 @@ from wm_tf.runs import comparison
 pytestmark = pytest.mark.timeout(1200)  # A machine that is busy with other things needs its time.
 
 
+@pytest.mark.slow
 def test_compares_with_equal_time_and_goes_on(launcher, finished, tmp_path):
   pytest.importorskip("tf_agents", reason='not installed: pip install "wm_tf[agents]"')
   before, output = snapshot(finished), tmp_path / "out"

@@ -30,7 +30,7 @@ _ENVIRONMENTS = {
 
 
 @pytest.fixture(scope="module")
-def runs(launcher, tmp_path_factory):
+def runs(request, launcher, tmp_path_factory):
   """By environment, the workdir of a quickstart and the future of what it prints.
 
   Two run at a time: a run is one core's work for most of its time.
@@ -38,7 +38,11 @@ def runs(launcher, tmp_path_factory):
   folder = tmp_path_factory.mktemp("environments")
   with concurrent.futures.ThreadPoolExecutor(2) as pool:
     found = {}
+    items = (item for item in request.session.items if item.path == request.path)
+    wanted = {item.callspec.params["environment"] for item in items}
     for index, (environment, flags) in enumerate(_ENVIRONMENTS.items()):
+      if environment not in wanted:
+        continue
       if "ALE/" in environment and importlib.util.find_spec("ale_py") is None:
         continue
       workdir = folder / str(index)
@@ -49,7 +53,12 @@ def runs(launcher, tmp_path_factory):
     pool.shutdown(cancel_futures=True)
 
 
-@pytest.mark.parametrize("environment", _ENVIRONMENTS)
+@pytest.mark.parametrize(
+  "environment",
+  [
+    pytest.param(e, marks=[] if e == "gym:CartPole-v1" else pytest.mark.slow) for e in _ENVIRONMENTS
+  ],
+)
 def test_from_data_to_an_evaluated_served_agent(runs, environment):
   if environment not in runs:
     pytest.skip("not installed: ale-py")

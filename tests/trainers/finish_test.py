@@ -38,6 +38,7 @@ def _contents(folder: Path) -> dict[str, object]:
   return found
 
 
+@pytest.mark.slow
 def test_ends_the_same_when_killed(launcher, tmp_path):
   flags = ("--override=finish.num_generations=4",)
   whole = make_run(tmp_path / "whole")
@@ -70,6 +71,7 @@ def test_ends_the_same_when_killed(launcher, tmp_path):
   assert again[last] == contents[0][last]
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_what_did_best(launcher, tmp_path):
   method = "actor_critic"
   workdir = make_run(tmp_path / "run", method)

@@ -18,6 +18,7 @@ from wm_tf.runs.run import Run
 pytestmark = pytest.mark.timeout(600)
 
 
+@pytest.mark.slow
 def test_rows_are_measured_once(launcher, tmp_path):
   workdir = make_run(tmp_path / "run", "actor_critic")
 

@@ -42,6 +42,7 @@ def folder(launcher, tmp_path_factory) -> Path:
   return folder
 
 
+@pytest.mark.slow
 def test_the_commands_end_with_a_served_planner(folder):
   workdirs = [path.parent for path in folder.glob("runs/*/results.json")]
   assert len(workdirs) == len(_commands()) >= 2
@@ -49,6 +50,7 @@ def test_the_commands_end_with_a_served_planner(folder):
     assert read_json(workdir / "results.json")["planner_in_environment"]["n"] == 1
 
 
+@pytest.mark.slow
 def test_the_python_lines_run_in_a_notebook(folder, monkeypatch):
   """In a Jupyter kernel, one cell a line, in the folder in which the first command was run."""
   monkeypatch.setenv("PYTHONPATH", str(_ROOT))

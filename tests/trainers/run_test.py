@@ -156,6 +156,7 @@ def test_every_trainer_finds_its_part_done(launcher, finished, copy):
   assert contents(copy) == contents(finished)
 
 
+@pytest.mark.slow
 def test_evaluates_any_agent_with_the_figures_of_the_quickstart(launcher, finished, tmp_path):
   results = read_json(finished / "results.json")
 
@@ -205,6 +206,7 @@ def test_evaluates_any_agent_with_the_figures_of_the_quickstart(launcher, finish
 # --- Resuming ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_ends_the_same_however_often_it_is_killed(launcher, finished, tmp_path):
   """One run, by one trainer after another, each killed at a random write and started again.
 
@@ -232,6 +234,7 @@ def test_ends_the_same_however_often_it_is_killed(launcher, finished, tmp_path):
   assert contents(workdir) == contents(finished)
 
 
+@pytest.mark.slow
 def test_networks_end_the_same_when_killed(launcher, finished, tmp_path):
   """Another controller on the models of the finished run: from scratch, and from that one on.
 

@@ -61,7 +61,9 @@ def test_learns_and_reports(uninterrupted):
 
 
 # Before any checkpoint; amid an epoch; after the last step, before its evaluation.
-@pytest.mark.parametrize("step", [2, 13, 32])
+@pytest.mark.parametrize(
+  "step", [pytest.param(2, marks=pytest.mark.slow), 13, pytest.param(32, marks=pytest.mark.slow)]
+)
 def test_resume_equals_one_run(tmp_path, uninterrupted, step):
   with pytest.raises(Killed):
     run(tmp_path, SHORT, logger=KillAt(tmp_path / "metrics.jsonl", step))
@@ -103,6 +105,7 @@ def test_a_kill_at_any_write_loses_nothing(tmp_path, monkeypatch, when):
   assert not list(tmp_path.rglob("*.tmp"))
 
 
+@pytest.mark.slow
 def test_sigkill_at_a_random_moment(tmp_path):
   random_ = random.Random()  # A new moment in each run of the test.
   kill_after = random_.randrange(1, CONFIG.num_epochs * STEPS_PER_EPOCH // 2)

@@ -67,6 +67,7 @@ def test_an_error_within_leaves_float32():
   assert {k: v for k, v in left.items() if v} == {k: v for k, v in options.items() if v}
 
 
+@pytest.mark.slow
 @here
 def test_fit_learns_as_much_and_differs(tmp_path):
   config = dataclasses.replace(CONFIG, num_epochs=15)

@@ -33,6 +33,7 @@ def test_it_drives_well():
   assert returns.mean() > 800 and returns.min() > 600
 
 
+@pytest.mark.slow
 def test_it_survives_noise_on_its_actions():
   assert _drive([201, 202, 203, 204], noise=0.2, target_speed=60).mean() > 500
 

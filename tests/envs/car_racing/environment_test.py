@@ -65,6 +65,7 @@ def test_official_frames_rewards_and_endings_from_the_zoom_on(seed):
   assert info["frames"] == 161 and (over, cut) == (False, True)
 
 
+@pytest.mark.slow
 def test_official_frames_over_a_whole_lap():
   driver = envs.make_heuristic("car_racing_3d")
   info, over, cut = _compare(1003, lambda o, i: driver.act(o[None], [i])[0], 1000)

@@ -32,6 +32,7 @@ def _trainer(method, world, config, jit_compile=False, seed=0):
   return PolicyGradient(method, world, config, seed, jit_compile=jit_compile)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_the_critic_learns_the_value_beyond_the_horizon(method):
   """Of one who stands still: -|z - goal|^2 for ever, though dreams are of two steps."""

@@ -56,7 +56,7 @@ def _gradients(loop, cell, jit_compile):
   return run()
 
 
-@pytest.mark.parametrize("jit_compile", [False, True])
+@pytest.mark.parametrize("jit_compile", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["gru", "block_gru"])
 def test_equals_a_scan(kind, jit_compile):
   keras.utils.set_random_seed(1)
