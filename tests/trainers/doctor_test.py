@@ -102,7 +102,7 @@ def _check_words(said: str, results):
   assert "Traceback" not in said
   for check in results["checks"]:
     assert f"{check['name']}: {check['value']}" in said
-  for title in ("steps dreamed", "PSNR, dB", "R² of the return so far"):
+  for title in ("steps dreamed", "PSNR of decoded images, dB", "R² of the return so far"):
     assert title in said
 
 
