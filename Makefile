@@ -19,6 +19,8 @@ BENCH_RESULTS ?= build/bench
 
 VENV := .venv
 PY := $(VENV)/bin/python
+# By file: what a file's tests share is made once.
+PYTEST = $(PY) -m pytest tests -n $(JOBS) --dist loadfile --no-loadscope-reorder
 # A copy of the requirements that `.venv` holds; it is written last, so an interrupted set-up is
 # done over.
 STAMP := $(VENV)/requirements.txt
@@ -82,12 +84,11 @@ serve: setup ## serve a run's exports over gRPC, or the pretrained ones (WORKDIR
 	  "--render=drive.gif"; \
 	exec $(PY) -m serving.server --port=$(PORT) --model_config_file=build/models.config
 
-# By file: what a file's tests share is made once.
 test: setup ## every test but the slow ones, side by side (PYTEST_ARGS="-k search", JOBS=0: in turn)
-	$(PY) -m pytest tests -n $(JOBS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-slow: setup ## the slow ones: whole runs, kills at every write, learning at full length
-	$(PY) -m pytest tests -m slow -n $(JOBS) --dist loadfile --no-loadscope-reorder --timeout=3600 $(PYTEST_ARGS)
+	$(PYTEST) -m slow --timeout=3600 $(PYTEST_ARGS)
 
 lint: setup ## ruff, rules and format
 	$(PY) -m ruff check .

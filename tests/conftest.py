@@ -28,9 +28,12 @@ def pytest_collection_modifyitems(config, items):
 def _leave_out_slow_ones(config, items):
   """Except those of files that the command line names."""
   named = {Path(arg.partition("::")[0]).resolve() for arg in config.args}
-  left_out = [item for item in items if item.get_closest_marker("slow") and item.path not in named]
+  kept, left_out = [], []
+  for item in items:
+    slow = item.get_closest_marker("slow") and item.path not in named
+    (left_out if slow else kept).append(item)
   config.hook.pytest_deselected(items=left_out)
-  items[:] = [item for item in items if item not in set(left_out)]
+  items[:] = kept
 
 
 @pytest.fixture(autouse=True)
