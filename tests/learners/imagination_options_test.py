@@ -285,7 +285,12 @@ def test_cooldown():
 
 @pytest.mark.parametrize(
   ("kind", "actor_gradient"),
-  [pytest.param("mdn_rnn", "dynamics", marks=pytest.mark.slow), ("categorical", "reinforce")],
+  [
+    ("categorical", "reinforce"),
+    pytest.param("categorical", "dynamics", marks=pytest.mark.slow),
+    pytest.param("mdn_rnn", "reinforce", marks=pytest.mark.slow),
+    pytest.param("mdn_rnn", "dynamics", marks=pytest.mark.slow),
+  ],
 )
 def test_the_options_of_dreamer_resume_exactly(kind, actor_gradient, tmp_path):
   """Two updates, a checkpoint on disk, two more in another learner."""
