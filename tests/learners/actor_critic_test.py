@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.learners.small_actor_critic import drawn_noise
 from tests.worlds import (
   AdditiveWorld,
   assert_near_optimum,
@@ -57,7 +58,7 @@ def test_the_gradient_is_that_of_the_returns():
   for network in (learner.policy.network, learner._slow_critic):
     for weight in network.weights:
       weight.assign(generator.normal(0.0, 0.4, weight.shape))
-  gradients, _, _ = learner._dream(starts, _SEED, tf.constant(0.0))
+  gradients, _, _ = learner._dream(starts, drawn_noise(learner, starts, _SEED, tf.constant(0.0)))
   for weight, gradient in zip(learner.policy.network.weights, gradients, strict=True):
     direction = generator.normal(size=weight.shape).astype(np.float32)
     value, step = weight.numpy(), 1e-2
@@ -158,7 +159,10 @@ def test_the_noise_falls_over_the_updates():
     found.append(float(learner.noise_scale()))
     learner.update(starts, rng.fold_in(_SEED, step))
   np.testing.assert_allclose(found, [0.8, 0.6, 0.4, 0.2, 0.0, 0.0], atol=1e-6)
-  gradients = [learner._dream(starts, _SEED, tf.constant(x))[0][0] for x in (0.0, 0.8)]
+  gradients = [
+    learner._dream(starts, drawn_noise(learner, starts, _SEED, tf.constant(x)))[0][0]
+    for x in (0.0, 0.8)
+  ]
   assert np.any(gradients[0] != gradients[1])
 
 
@@ -190,7 +194,9 @@ def test_what_is_usual_is_not_penalised():
     world = AdditiveWorld()
     world.usual_disagreement = usual  # No action moves by more than 2.
     learner = _learner(world, dataclasses.replace(_CONFIG, disagreement_penalty=penalty))
-    gradients.append(learner._dream(starts, _SEED, tf.constant(0.0))[0])
+    gradients.append(
+      learner._dream(starts, drawn_noise(learner, starts, _SEED, tf.constant(0.0)))[0]
+    )
   assert_same(gradients[0], gradients[1])
   assert np.any(np.abs(gradients[0][0] - gradients[2][0]) > 1e-3)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.learners.small_actor_critic import NO_NOISE, SEED, flat, make_learner, randomise
+from tests.learners.small_actor_critic import SEED, drawn_noise, flat, make_learner, randomise
 from tests.nonlinear_world import NonlinearWorld
 from tests.worlds import AdditiveWorld, assert_same, small_mdn_rnn, state_at
 from wm_tf import rng
@@ -24,7 +24,7 @@ def test_both_rollouts_are_equal(kind):
   learner = make_learner(world, actor_gradient="reinforce")
   starts = world.initial_state(5)
   rollouts = [
-    learner._roll_out(fn, starts, SEED, NO_NOISE)
+    learner._roll_out(fn, starts, drawn_noise(learner, starts))
     for fn in (differentiable_rollout, forward_rollout)
   ]
   assert rollouts[0].features.shape == (5, 5, world.feature_size)
@@ -85,8 +85,8 @@ def test_only_the_critic_learns_from_replayed_steps(actor_gradient):
   learner = randomise(make_learner(world, replay_scale=0.3, **options), 0.1)
   dream = learner._reinforce if actor_gradient == "reinforce" else learner._dream
   starts, replayed = state_at([[1.0, 0.0]]), _replayed(0.0, world)
-  actor, critic, report = dream(starts, SEED, NO_NOISE, replayed)
-  same, before, without = dream(starts, SEED, NO_NOISE)
+  actor, critic, report = dream(starts, drawn_noise(learner, starts), replayed)
+  same, before, without = dream(starts, drawn_noise(learner, starts))
   np.testing.assert_array_equal(flat(actor), flat(same))
   assert without.replay_loss is None and report.critic_loss == without.critic_loss
   with tf.GradientTape() as tape:

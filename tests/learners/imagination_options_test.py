@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from tests.learners.small_actor_critic import (
   BASE,
-  NO_NOISE,
   SEED,
+  drawn_noise,
   flat,
   make_learner,
   randomise,
@@ -72,7 +72,8 @@ def test_reinforce_is_the_policy_gradient_of_a_bandit():
   for network, bias in ((learner.policy.network, logits), (learner._slow_critic, [0.7])):
     network.weights[-2].assign(tf.zeros_like(network.weights[-2]))
     network.weights[-1].assign(bias)
-  gradients, _, _ = learner._reinforce(tf.zeros([100_000, 1]), SEED, NO_NOISE)
+  starts = tf.zeros([100_000, 1])
+  gradients, _, _ = learner._reinforce(starts, drawn_noise(learner, starts))
   p = np.exp(logits) / np.exp(logits).sum()
   np.testing.assert_allclose(-gradients[-1], p * (rewards - p @ rewards), atol=0.01)
 
@@ -94,7 +95,8 @@ def test_reinforce_is_the_policy_gradient_of_a_continuous_bandit():
   network = learner.policy.network
   network.weights[-2].assign(tf.zeros_like(network.weights[-2]))
   network.weights[-1].assign(outputs)
-  gradients, _, _ = learner._reinforce(tf.zeros([100_000, 1]), SEED, NO_NOISE)
+  starts = tf.zeros([100_000, 1])
+  gradients, _, _ = learner._reinforce(starts, drawn_noise(learner, starts))
   steps = 1e-4 * np.eye(2)
   expected = [(mean_reward(outputs + s) - mean_reward(outputs - s)) / 2e-4 for s in steps]
   np.testing.assert_allclose(-gradients[-1], expected, atol=0.02)
@@ -108,7 +110,7 @@ def test_both_gradients_of_one_step_are_equal_in_expectation():
   for actor_gradient in ("dynamics", "reinforce"):
     learner = randomise(make_learner(world, horizon=1, actor_gradient=actor_gradient))
     dream = learner._reinforce if actor_gradient == "reinforce" else learner._dream
-    found.append(flat(dream(starts, SEED, NO_NOISE)[0]))
+    found.append(flat(dream(starts, drawn_noise(learner, starts))[0]))
   assert np.linalg.norm(found[1] - found[0]) < 0.03 * np.linalg.norm(found[0])
 
 
@@ -118,9 +120,11 @@ def test_reinforce_is_the_gradient_of_the_whole_return():
   options = dict(horizon=3, discount=1.0, lambda_=1.0, actor_gradient="reinforce")
   learner = randomise(make_learner(world, **options))
   starts = state_at(np.linspace(-1.0, 2.0, 200_000)[:, None])
-  gradients, _, _ = learner._reinforce(starts, SEED, NO_NOISE)
+  gradients, _, _ = learner._reinforce(starts, drawn_noise(learner, starts))
   with tf.GradientTape() as tape:
-    rollout = learner._roll_out(differentiable_rollout, starts, rng.make_seed(4), NO_NOISE)
+    rollout = learner._roll_out(
+      differentiable_rollout, starts, drawn_noise(learner, starts, rng.make_seed(4))
+    )
     last = learner.slow_values(rollout.features[:, -1])
     objective = tf.reduce_mean(tf.reduce_sum(rollout.reward, axis=1) + last)
   weights = [weight.value for weight in learner.policy.network.weights]
@@ -145,7 +149,7 @@ def test_without_rewards_the_entropy_increases(actor_gradient):
   weights = [weight.value for weight in learner.policy.network.weights]
   expected = [-scale * gradient for gradient in tape.gradient(entropy, weights)]
   dream = learner._reinforce if actor_gradient == "reinforce" else learner._dream
-  gradients, _, report = dream(starts, SEED, NO_NOISE)
+  gradients, _, report = dream(starts, drawn_noise(learner, starts))
   assert_same(gradients, expected, rtol=1e-4, atol=1e-6)
   np.testing.assert_allclose(report.entropy, entropy, rtol=1e-6)
 
@@ -160,7 +164,7 @@ def test_percentiles_divide_the_returns_of_the_actor(actor_gradient):
     )
     randomise(learner)._return_range.assign([-5.0, 7.0])
     dream = learner._reinforce if actor_gradient == "reinforce" else learner._dream
-    found.append(dream(starts, SEED, NO_NOISE))
+    found.append(dream(starts, drawn_noise(learner, starts)))
   (plain, critic, report), (divided, same_critic, ranged) = found
   scale = range_scale(tf.stack([ranged.return_low, ranged.return_high]))
   assert scale > 12.0  # It has moved from the 12 before this update.
@@ -229,8 +233,8 @@ def test_the_critic_loss(critic, slow_critic, actor_gradient):
   randomise(learner, 0.1)
   starts = state_at(np.random.default_rng(0).normal(size=(6, 2)))
   dream = learner._reinforce if actor_gradient == "reinforce" else learner._dream
-  _, _, report = dream(starts, SEED, NO_NOISE)
-  rollout = learner._roll_out(forward_rollout, starts, SEED, NO_NOISE)
+  _, _, report = dream(starts, drawn_noise(learner, starts))
+  rollout = learner._roll_out(forward_rollout, starts, drawn_noise(learner, starts))
   loss, targets = _numpy_loss(learner, rollout)
   np.testing.assert_allclose(report.critic_loss, loss, rtol=2e-3)
   np.testing.assert_allclose(report.value, targets.mean(), rtol=2e-3)

@@ -35,3 +35,8 @@ def randomise(learner, scale=0.4):
 
 def flat(gradients):
   return np.concatenate([np.ravel(gradient) for gradient in gradients])
+
+
+def drawn_noise(learner, starts, seed=SEED, scale=NO_NOISE):
+  """Draws the noise of a dream from each start."""
+  return learner._draw_noise(tf.nest.flatten(starts)[0].shape[0], seed, scale)

@@ -181,7 +181,7 @@ def test_the_loss_by_hand(stochastic):
     termination_weight=0.4,
     vector_scale=0.5,
   )
-  loss, metrics, states = model.loss_and_states(batch, _SEED)
+  loss, metrics, states = model.loss_and_states(batch, model.draw_noise(*batch.mask.shape, _SEED))
   mask = batch.mask.numpy()
   embedding = model.embed(batch.observation).value[..., :6]
   posterior, prior = model.posterior(states.deter, embedding), model.prior(states.deter)
@@ -212,7 +212,7 @@ def test_the_states_of_the_loss_are_those_of_observe():
   model, batch = _vector_batch(unimix=0.0)
   kernel = model.posterior_output.kernel
   kernel.assign(1e4 * kernel)
-  _, _, states = model.loss_and_states(batch, _SEED)
+  _, _, states = model.loss_and_states(batch, model.draw_noise(*batch.mask.shape, _SEED))
   assert_same(states, observe_sequence(model, batch, _SEED), atol=1e-4)
 
 
@@ -239,7 +239,7 @@ def test_a_first_step_ignores_what_was_before():
   apart = states(halves[0], (0, 3)), states(halves[1], (3, 6))
   assert_same(whole, tf.nest.map_structure(lambda *x: tf.concat(x, 1), *apart))
   # The scan of the loss does the same.
-  assert_same(model.loss_and_states(joined, _SEED)[2], whole, atol=1e-4)
+  assert_same(model.loss_and_states(joined, noise)[2], whole, atol=1e-4)
 
 
 def test_sequences_may_begin_within_an_episode():

@@ -216,20 +216,24 @@ class ActorCritic(GradientLearner):
 
   # --- Gradients --------------------------------------------------------------------------------
 
-  def _roll_out(self, rollout_fn, state: Nest, seed: tf.Tensor, noise_scale) -> Rollout:
-    """Draws the noise of the world model and of the actions, and dreams with it."""
+  def _draw_noise(self, num: int, seed: tf.Tensor, noise_scale) -> tuple[Nest, tf.Tensor]:
+    """Draws the noise of the world model and of the actions for `num` dreams."""
     config, model = self._config, self._world_model
-    batch_size = tf.nest.flatten(state)[0].shape[0]
     dream_seed, noise_seed = rng.split(seed, 2)
-    shape = [batch_size, config.horizon, model.action_size]
-    noise = model.draw_noise(batch_size, config.horizon, dream_seed)
-    action_noise = self.policy.distribution.draw_noise(shape, noise_seed, noise_scale)
-    return rollout_fn(model, self.policy, state, noise, action_noise, config.temperature)
+    shape = [num, config.horizon, model.action_size]
+    return (
+      model.draw_noise(num, config.horizon, dream_seed),
+      self.policy.distribution.draw_noise(shape, noise_seed, noise_scale),
+    )
 
-  def _dream(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor, replayed=None):
+  def _roll_out(self, rollout_fn, state: Nest, noise: tuple[Nest, tf.Tensor]) -> Rollout:
+    """Dreams with a result of `_draw_noise`."""
+    return rollout_fn(self._world_model, self.policy, state, *noise, self._config.temperature)
+
+  def _dream(self, state: Nest, noise: tuple[Nest, tf.Tensor], replayed=None):
     """Computes the gradients of the actor and the critic through the dynamics, and an `Update`."""
     with tf.GradientTape(persistent=True) as tape:
-      rollout = self._roll_out(differentiable_rollout, state, seed, noise_scale)
+      rollout = self._roll_out(differentiable_rollout, state, noise)
       alive = rollout.alive()
       target = self._targets(rollout, self._values(rollout.features[:, 1:]))
       return_range, scale = self._normalise(target)
@@ -249,10 +253,10 @@ class ActorCritic(GradientLearner):
     report = self._report(rollout, target, alive, losses, actor_gradients, return_range)
     return actor_gradients, critic_gradients, report
 
-  def _reinforce(self, state: Nest, seed: tf.Tensor, noise_scale: tf.Tensor, replayed=None):
+  def _reinforce(self, state: Nest, noise: tuple[Nest, tf.Tensor], replayed=None):
     """Computes the same as `_dream` with the score function gradient of the actor."""
     distribution = self.policy.distribution
-    rollout = self._roll_out(forward_rollout, state, seed, noise_scale)
+    rollout = self._roll_out(forward_rollout, state, noise)
     alive = rollout.alive()
     values = self._values(rollout.features)
     target = self._targets(rollout, values[:, 1:])
@@ -347,10 +351,11 @@ class ActorCritic(GradientLearner):
     replayed: Replayed | None,
   ) -> Update:
     start_seed, dream_seed = rng.split(seed, 2)
-    chosen = draw_rows(starts, self._config.batch_size, start_seed, allowed)
-    actor_gradients, critic_gradients, report = self._gradients(
-      chosen, dream_seed, self.noise_scale(), replayed
-    )
+    num = self._config.batch_size
+    chosen = draw_rows(starts, num, start_seed, allowed)
+    # Outside of XLA, which draws random numbers many times more slowly.
+    noise = self._draw_noise(num, dream_seed, self.noise_scale())
+    actor_gradients, critic_gradients, report = self._gradients(chosen, noise, replayed)
     self.apply_gradients(actor_gradients, critic_gradients)
     self.follow(self._config.target_rate)
     if self._normalises:

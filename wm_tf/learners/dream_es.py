@@ -89,7 +89,6 @@ class DreamES:
     """
     self._world_model, self._controller = world_model, controller
     self._strategy, self._config = strategy, config
-    self._draw_noise = tf.function(self._drawn, jit_compile=jit_compile, autograph=False)
     self._dream = tf.function(self._dreamed, jit_compile=jit_compile, autograph=False)
     self.score = tf.function(self._score, autograph=False)
     self.generation = tf.function(self._generation, autograph=False)
@@ -105,14 +104,12 @@ class DreamES:
     Returns:
       `(return, unfamiliarity, alive)`, each `float32[N]`.
     """
-    noise = self._draw_noise(starts, seed)
-    num_blocks = _num_blocks(parameters.shape[0], tf.nest.flatten(starts)[0].shape[0])
+    num_rollouts = tf.nest.flatten(starts)[0].shape[0]
+    # Outside of XLA, which draws random numbers many times more slowly.
+    noise = self._world_model.draw_noise(num_rollouts, self._config.horizon, seed)
+    num_blocks = _num_blocks(parameters.shape[0], num_rollouts)
     blocks = [self._dream(x, starts, noise) for x in tf.split(parameters, num_blocks)]
     return tuple(tf.concat(parts, axis=0) for parts in zip(*blocks, strict=True))
-
-  def _drawn(self, starts: Nest, seed: tf.Tensor) -> Nest:
-    num_rollouts = tf.nest.flatten(starts)[0].shape[0]
-    return self._world_model.draw_noise(num_rollouts, self._config.horizon, seed)
 
   def _dreamed(self, parameters: tf.Tensor, starts: Nest, noise: Nest):
     """Computes `_score` for one block of candidates, with given noise of R rollouts."""

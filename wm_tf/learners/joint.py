@@ -129,7 +129,9 @@ class JointUpdate:
   def _observe(self, batch: Batch, index: tf.Tensor):
     """Updates the world model; returns its metrics, whether it was updated, and `_Observed`."""
     model_seed, dream_seed = rng.split(rng.fold_in(self._seed, index), 2)
-    gradients, metrics, states = self._gradients(batch, model_seed)
+    # Outside of XLA, which draws random numbers many times more slowly.
+    noise = self._model.draw_noise(*batch.mask.shape, model_seed)
+    gradients, metrics, states = self._gradients(batch, noise)
     finite = tf.math.is_finite(metrics["loss"]) & tf.math.is_finite(metrics["gradient_norm"])
     apply_if(finite, self.optimizer, gradients)
     starts, allowed = replayed_starts(states, batch.mask, batch.discount)
@@ -147,9 +149,9 @@ class JointUpdate:
     found = self._dream(observed)
     return found, *self._observe(batch, index)
 
-  def _compute_gradients(self, batch: Batch, seed: tf.Tensor):
+  def _compute_gradients(self, batch: Batch, noise: tf.Tensor):
     with tf.GradientTape() as tape:
-      loss, metrics, states = self._model.loss_and_states(batch, seed, self._has_images)
+      loss, metrics, states = self._model.loss_and_states(batch, noise, self._has_images)
     variables = [variable.value for variable in self._model.trainable_variables]
     gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
     norm = tf.linalg.global_norm(gradients)

@@ -315,10 +315,12 @@ class RSSM(ObservationNetworks, WorldModel):
 
   def loss(self, batch: Batch, seed: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
     """Returns the first two results of `loss_and_states`. See `WorldModel.loss`."""
-    return self.loss_and_states(batch, seed)[:2]
+    sizes = tf.unstack(tf.shape(batch.mask))
+    sizes = [known or size for known, size in zip(batch.mask.shape, sizes, strict=True)]
+    return self.loss_and_states(batch, self.draw_noise(*sizes, seed))[:2]
 
   def loss_and_states(
-    self, batch: Batch, seed: tf.Tensor, compile_loop: bool = False
+    self, batch: Batch, noise: tf.Tensor, compile_loop: bool = False
   ) -> tuple[tf.Tensor, dict[str, tf.Tensor], RSSMState]:
     """Computes the loss, and the posterior states that imagination starts from.
 
@@ -331,7 +333,7 @@ class RSSM(ObservationNetworks, WorldModel):
 
     Args:
       batch: sequences in arrival alignment, of observations or `Embedded`.
-      seed: `int32[2]` for the posterior samples.
+      noise: of the posterior samples, a result of `draw_noise(B, T, seed)`.
       compile_loop: whether XLA compiles the loop over time, and what lies between convolutions;
         see `recurrent_loop` and `kernels.fused`.
 
@@ -343,14 +345,11 @@ class RSSM(ObservationNetworks, WorldModel):
     config, mask = self.config, tf.cast(batch.mask, tf.float32)
     with fusing(compile_loop):
       embedding, parts = self._embedded(batch.observation)
-    sizes = tf.unstack(tf.shape(batch.mask))
-    sizes = [known or size for known, size in zip(batch.mask.shape, sizes, strict=True)]
-    noise = self.draw_noise(*sizes, seed)
     steps = time_major((embedding, (batch.prev_action, batch.is_first, noise)))
     states, posterior = time_major(
       recurrent_loop(
         lambda state, x, others: self._observe(state, others[0], x, *others[1:]),
-        self.initial_state(sizes[0]),
+        self.initial_state(noise.shape[0] or tf.shape(noise)[0]),
         *steps,
         compile_loop,
       )
