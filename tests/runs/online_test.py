@@ -9,8 +9,10 @@ import pytest
 
 from tests.no_xla import no_xla
 from wm_tf import config as config_lib
+from wm_tf.core import Episode
 from wm_tf.data import rollouts
 from wm_tf.runs import online
+from wm_tf.runs.online_data import has_signal
 from wm_tf.runs.run import Run
 from wm_tf.runs.workdir import WorkdirError
 from wm_tf.training import checkpoints
@@ -218,6 +220,40 @@ def test_episodes_to_learn_from_can_be_collected_first(tmp_path, monkeypatch):
 
 def _raise(*_):
   raise _KilledError
+
+
+@pytest.mark.parametrize(
+  ("environment", "least", "most"), [("gym:CartPole-v1", 64, 99), ("gym:MountainCar-v0", 100, 129)]
+)
+def test_exploration_goes_on_until_rewards_differ(tmp_path, monkeypatch, environment, least, most):
+  """In MountainCar each step costs 1 up to the goal, which 30 steps do not reach."""
+  found = []
+
+  def stopped(_, played):
+    found.append(sum(info.steps - 1 for _, info in played.episodes))
+    raise _KilledError
+
+  monkeypatch.setattr(online.OnlineData, "learn_from", stopped)
+  with pytest.raises(_KilledError):
+    _run(tmp_path / "run", environment).train()
+  assert least <= found[0] <= most
+
+
+@pytest.mark.parametrize(
+  ("rewards", "terminated", "expected"),
+  [
+    ([-1, -1, 0], False, True),
+    ([-1, -1, -1], False, False),
+    ([-1, -1, -1], True, True),
+    ([0, 0, 0], True, False),
+    ([0, 0, 1], True, True),
+  ],
+)
+def test_when_actions_can_be_told_apart(rewards, terminated, expected):
+  columns = np.zeros([4, 1], np.float32), np.array([*rewards, 0.0], np.float32)
+  last = np.array([False, False, False, True])
+  episode = Episode(columns[0], *columns, ~last, last, last & terminated)
+  assert has_signal([episode]) == expected
 
 
 @pytest.mark.slow

@@ -19,7 +19,8 @@ class OnlineConfig:
       recorded in the run's folder, and `num_steps` determines the number of updates:
       `pretrain_updates + train_ratio * num_steps`.
     prefill: number of first steps, which the exploration policies of `collect` take. No update is
-      made before them.
+      made before them. If all their rewards are equal, exploration goes on until they differ, for
+      at most half of `num_steps`.
     pretrain_updates: number of updates on these steps before the controller acts.
     train_ratio: number of updates for each later step; None for 1, or 0.4 with images, whose
       updates cost several times as much.

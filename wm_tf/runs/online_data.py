@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import tensorflow as tf
 
-from wm_tf.core import Batch
+from wm_tf.core import Batch, Episode
 from wm_tf.data import rollouts
 from wm_tf.data.collect import run_episodes
 from wm_tf.data.datasets import held_out_seeds
@@ -60,14 +61,27 @@ class OnlineData:
   # --- Playing --------------------------------------------------------------------------------
 
   def prefill(self) -> Played:
-    """Plays or reads the first episodes, by the exploration policies."""
-    say(f"train online: {self._settings.prefill} steps of exploration.")
+    """Plays or reads the first episodes, by the exploration policies.
+
+    While nothing tells good actions from bad ones, exploration goes on: up to half of all steps.
+    """
+    settings = self._settings
+    say(f"train online: {settings.prefill} steps of exploration.")
     actor, folder = explorers(self._run.config), self._run.path("data", 0)
     recorded = {}
     if self._recorded:
       recorded = {info.seed: (episode, info) for episode, info in rollouts.read_episodes(folder)}
-    played, number, steps = Played([], []), 0, 0
-    while steps < self._settings.prefill:
+    played, number, steps, warned = Played([], []), 0, 0, False
+    most = max(settings.prefill, settings.num_steps // 2)
+    while steps < settings.prefill or (
+      steps < most and not has_signal([episode for episode, _ in played.episodes])
+    ):
+      if steps >= settings.prefill and not warned:
+        say(
+          "train online: all rewards so far are equal, so exploration goes on until they differ, "
+          f"for at most {most} steps."
+        )
+        warned = True
       seeds = [self._seed(row, number) for row in range(self._num)]
       found = {seed: recorded[seed] for seed in seeds if seed in recorded}
       if len(found) < len(seeds):
@@ -194,6 +208,19 @@ class OnlineData:
     if info.seed not in self._recorded:
       self._recorded.add(info.seed)
       self._writer.add(episode, info)
+
+
+def has_signal(episodes: Sequence[Episode]) -> bool:
+  """Returns whether some actions of episodes can be told to be better than others.
+
+  That is the case if two rewards differ, or if the reward is not 0 and an episode terminated.
+
+  Args:
+    episodes: the episodes.
+  """
+  rewards = np.unique(np.concatenate([episode.reward[:-1] for episode in episodes]))
+  terminated = any(episode.is_terminal[-1] for episode in episodes)
+  return len(rewards) > 1 or (terminated and rewards[0] != 0.0)
 
 
 def _slice(steps, first: int, last: int | None):
