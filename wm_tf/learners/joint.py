@@ -15,7 +15,7 @@ from wm_tf import rng
 from wm_tf.core import Batch, Nest
 from wm_tf.learners.actor_critic import ActorCritic
 from wm_tf.learners.actor_rollouts import Replayed, replayed_starts
-from wm_tf.learners.optimizers import Schedule, apply_if, make_adam
+from wm_tf.learners.optimizers import Schedule, make_adam
 from wm_tf.models.rssm import RSSM
 from wm_tf.training.adam import FusedAdam
 
@@ -77,12 +77,14 @@ class JointUpdate:
     """
     self._model, self._learner = model, learner
     self._seed = rng.make_seed(seed)
-    self.optimizer = make_adam(model.trainable_variables, learning_rate, clip_norm, FusedAdam)
+    self._clip_norm = clip_norm
+    self.optimizer = make_adam(model.trainable_variables, learning_rate, None, FusedAdam)
     # XLA makes loops over small products several times as fast, and convolutions slower.
     self._has_images = bool(model.observation.images)
     self._gradients = tf.function(
       self._compute_gradients, jit_compile=not self._has_images, autograph=False
     )
+    self._clipped = tf.function(self._clip, jit_compile=True, autograph=False)
     self._observe_fn, self._dream_fn, self._dream_and_observe_fn = (
       tf.function(function, autograph=False)
       for function in (self._observe, self._dream, self._dream_and_observe)
@@ -131,9 +133,8 @@ class JointUpdate:
     model_seed, dream_seed = rng.split(rng.fold_in(self._seed, index), 2)
     # Outside of XLA, which draws random numbers many times more slowly.
     noise = self._model.draw_noise(*batch.mask.shape, model_seed)
-    gradients, metrics, states = self._gradients(batch, noise)
-    finite = tf.math.is_finite(metrics["loss"]) & tf.math.is_finite(metrics["gradient_norm"])
-    apply_if(finite, self.optimizer, gradients)
+    gradients, finite, metrics, states = self._gradients(batch, noise)
+    self.optimizer.apply(gradients)
     starts, allowed = replayed_starts(states, batch.mask, batch.discount)
     replayed = Replayed(
       self._model.features(states), batch.reward, batch.discount, batch.is_first, batch.mask
@@ -154,5 +155,12 @@ class JointUpdate:
       loss, metrics, states = self._model.loss_and_states(batch, noise, self._has_images)
     variables = [variable.value for variable in self._model.trainable_variables]
     gradients = tape.gradient(loss, variables, unconnected_gradients="zero")
+    gradients, norm, finite = self._clipped(gradients, loss)
+    return gradients, finite, {"loss": loss, **metrics, "gradient_norm": norm}, states
+
+  def _clip(self, gradients: list[tf.Tensor], loss: tf.Tensor):
+    """Returns the clipped gradients, zeros unless all is finite; their norm; and whether it is."""
     norm = tf.linalg.global_norm(gradients)
-    return gradients, {"loss": loss, **metrics, "gradient_norm": norm}, states
+    finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
+    scale = self._clip_norm / tf.maximum(norm, self._clip_norm)
+    return [tf.where(finite, scale * x, 0.0) for x in gradients], norm, finite

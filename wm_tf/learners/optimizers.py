@@ -74,7 +74,7 @@ class Schedule(keras.optimizers.schedules.LearningRateSchedule):
 def make_adam(
   weights: Sequence[keras.Variable],
   rate: float | keras.optimizers.schedules.LearningRateSchedule,
-  clip_norm: float,
+  clip_norm: float | None,
   adam_class: type[keras.optimizers.Adam] = keras.optimizers.Adam,
 ) -> keras.optimizers.Adam:
   """Makes Adam for the weights of a network.
@@ -82,7 +82,7 @@ def make_adam(
   Args:
     weights: the weights.
     rate: the learning rate, or a `Schedule`.
-    clip_norm: bound on the norm of the gradient.
+    clip_norm: bound on the norm of the gradient; None for none.
     adam_class: `Adam`, or a subclass.
 
   Returns:

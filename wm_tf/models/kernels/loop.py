@@ -24,6 +24,7 @@ class Tap:
   Attributes:
     inputs, outputs: the input and the output of each layer.
     probes: what is added to the output of each layer; zeros, whose gradient is that of the output.
+    transposed: the transposed kernel of some layers, for the gradient of their inputs.
   """
 
   active: Tap | None = None
@@ -33,6 +34,7 @@ class Tap:
     self.inputs: dict[Any, tf.Tensor] = {}
     self.outputs: dict[Any, tf.Tensor] = {}
     self.probes: dict[Any, tf.Tensor] = {}
+    self.transposed: dict[Any, tf.Tensor] = {}
 
   def through(self, layer, x: tf.Tensor, y: tf.Tensor) -> tf.Tensor:
     """Records an input, and adds a probe if there is one.
@@ -64,8 +66,13 @@ class TappedDense(keras.layers.Dense):
 
   def call(self, x: tf.Tensor) -> tf.Tensor:
     """Maps `float32[B, I]` to `float32[B, units]`. See `keras.layers.Dense.call`."""
-    y = super().call(x)
-    return Tap.active.through(self, x, y) if Tap.active else y
+    if not Tap.active:
+      return super().call(x)
+    if self in Tap.active.transposed:
+      y = _product(x, self.kernel.value, Tap.active.transposed[self]) + self.bias
+    else:
+      y = super().call(x)
+    return Tap.active.through(self, x, y)
 
   def weight_gradients(self, x: tf.Tensor, dy: tf.Tensor) -> list[tuple[Any, tf.Tensor]]:
     """Computes the gradients of the weights.
@@ -79,6 +86,15 @@ class TappedDense(keras.layers.Dense):
     """
     kernel = tf.matmul(x, dy, transpose_a=True)
     return [(self.kernel, kernel), (self.bias, tf.reduce_sum(dy, axis=0))]
+
+
+@tf.custom_gradient
+def _product(x: tf.Tensor, kernel: tf.Tensor, transposed: tf.Tensor):
+  """Returns `x @ kernel`, whose gradient for `x` uses a transposed kernel that exists already.
+
+  A product with few rows takes several times as long if the kernel is transposed within it.
+  """
+  return tf.matmul(x, kernel), lambda dy: (tf.matmul(dy, transposed), None, None)
 
 
 def recurrent_loop(
@@ -152,11 +168,15 @@ def _backward(step, before, inputs, constants, upstream, variables):
   layers = list(tap.inputs)
   hoisted = {id(w.value) for layer in layers for w in layer.trainable_weights}
   inner = [v for v in variables if id(v) not in hoisted]
+  transposed = {
+    layer: tf.transpose(layer.kernel) for layer in layers if isinstance(layer, TappedDense)
+  }
 
   def body(t, d_state, d_inner, arrays):
     state, x, constant = _at((before, inputs, constants), t)
     taps = Tap()
     taps.probes = {layer: tf.zeros_like(y) for layer, y in tap.outputs.items()}
+    taps.transposed = transposed
     watched = [state, tf.nest.flatten(x), list(taps.probes.values()), inner]
     with tf.GradientTape(watch_accessed_variables=False) as tape:
       tape.watch(watched)
