@@ -19,21 +19,23 @@ _SMALL = tuple(
     "online.pretrain_updates=10",
     "online.batch_size=2",
     "online.sequence_length=8",
-    "online.evaluate_every=300",
+    "online.evaluate_every=200",
     "online.evaluate_episodes=2",
-    "online.checkpoint_every=40",
+    "online.checkpoint_every=20",
   )
 )
-_FLAGS = (*_SMALL, "--override=online.num_steps=1200", "--override=online.train_ratio=0.5")
+_FLAGS = (*_SMALL, "--override=online.num_steps=600", "--override=online.train_ratio=0.25")
 _HALF = damage.Half("rename online/checkpoints", r"^(run\.json|data/000/|online/)", 2)
 _STEPS, _TIMES, _ROOM = 3_000, 10, 1.10
 
 
 def _undisturbed(suite: Suite) -> Stage:
+  suite.xla = False  # Else compiling takes most of each of some forty starts.
   return kills.another(suite, "train_agent", _FLAGS)
 
 
 def _kill(suite: Suite) -> None:
+  suite.xla = False
   kills.kill(suite, "train_agent", 20, _FLAGS)
 
 

@@ -88,6 +88,7 @@ class Suite:
     launcher: of trainers.
     random: chooses the moments and the places.
     failures: what was not as it must be, one text each.
+    xla: whether XLA compiles in its trainers; see `Launcher.start`.
   """
 
   def __init__(
@@ -106,6 +107,7 @@ class Suite:
     (folder / "logs").mkdir(parents=True)
     self.launcher = Launcher(folder / "logs")
     self.failures: list[str] = []
+    self.xla = True
     self._report = report
 
   def say(self, text: str) -> None:
@@ -161,7 +163,8 @@ class Suite:
     files.write_json(workdir / "run.json", described.to_dict())
 
   def start(self, name: str, workdir: Path, *flags: str, **options) -> Trainer:
-    return self.launcher.start(f"trainers.{name}", *FLAGS, *flags, workdir=workdir, **options)
+    options = {"workdir": workdir, "xla": self.xla, **options}
+    return self.launcher.start(f"trainers.{name}", *FLAGS, *flags, **options)
 
   def run(self, name: str, workdir: Path, *flags: str, expected: int = 0, **options) -> str:
     """Runs a trainer to its end; another exit code than the expected one is a failure."""

@@ -83,6 +83,7 @@ class Launcher:
     workdir: Path | None = None,
     kill_at: str | None = None,
     writes: Path | None = None,
+    xla: bool = True,
   ) -> Trainer:
     """Starts a trainer.
 
@@ -92,11 +93,12 @@ class Launcher:
       workdir: its workdir; None for a module that has none.
       kill_at: the write, as `writes` would list it, just before which it kills itself.
       writes: a file to list its writes in.
+      xla: whether XLA compiles what it would compile, which takes half a minute in some trainers.
     """
     log = self._folder / f"{next(self._count):03d}.log"
     log.touch()
     argv = [module, *([f"--workdir={workdir}"] if workdir else []), *flags]
-    process = _CONTEXT.Process(target=_main, args=(argv, log, workdir, kill_at, writes))
+    process = _CONTEXT.Process(target=_main, args=(argv, log, workdir, kill_at, writes, xla))
     process.start()
     trainer = Trainer(process, log)
     self._started.append(trainer)
@@ -121,7 +123,12 @@ class Launcher:
 
 
 def _main(
-  argv: list[str], log: Path, workdir: Path | None, kill_at: str | None, writes: Path | None
+  argv: list[str],
+  log: Path,
+  workdir: Path | None,
+  kill_at: str | None,
+  writes: Path | None,
+  xla: bool,
 ):
   """Becomes `python -m MODULE FLAGS`, with its output in a file."""
   with open(log, "wb", buffering=0) as file, open(os.devnull, "rb") as nothing:
@@ -133,10 +140,17 @@ def _main(
     sys.addaudithook(_watch(str(workdir), kill_at, listing))
   sys.argv = argv
   try:
-    runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
+    with contextlib.nullcontext() if xla else _without_xla():
+      runpy.run_module(argv[0], run_name="__main__", alter_sys=True)
   finally:
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"peak memory: {kilobytes >> 10} MB", flush=True)
+
+
+def _without_xla():
+  from tests.no_xla import no_xla  # It imports TensorFlow, which what starts trainers need not.
+
+  return no_xla()
 
 
 def _watch(workdir: str, kill_at: str | None, listing):
