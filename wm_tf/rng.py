@@ -5,8 +5,8 @@ of row `b` depend on `seed[b]` alone, so that a batch of served requests gets th
 single requests.
 
 With the same seed, a function compiled by XLA (`jit_compile=True`) draws different numbers than one
-that is not, of the same distribution. Equal seeds give equal numbers within each of the two. XLA
-takes about 0.6 us a number, ten times as long as TensorFlow's own kernels, so draw outside of it.
+that is not, of the same distribution. Equal seeds give equal numbers within each of the two. On
+a CPU, XLA takes many times as long as TensorFlow's own kernels, so draw large noise outside of it.
 """
 
 from __future__ import annotations

@@ -163,8 +163,8 @@ class Suite:
     files.write_json(workdir / "run.json", described.to_dict())
 
   def start(self, name: str, workdir: Path, *flags: str, **options) -> Trainer:
-    options = {"workdir": workdir, "xla": self.xla, **options}
-    return self.launcher.start(f"trainers.{name}", *FLAGS, *flags, **options)
+    module = f"trainers.{name}"
+    return self.launcher.start(module, *FLAGS, *flags, workdir=workdir, xla=self.xla, **options)
 
   def run(self, name: str, workdir: Path, *flags: str, expected: int = 0, **options) -> str:
     """Runs a trainer to its end; another exit code than the expected one is a failure."""

@@ -58,7 +58,7 @@ def test_the_gradient_is_that_of_the_returns():
   for network in (learner.policy.network, learner._slow_critic):
     for weight in network.weights:
       weight.assign(generator.normal(0.0, 0.4, weight.shape))
-  gradients, _, _ = learner._dream(starts, drawn_noise(learner, starts, _SEED, tf.constant(0.0)))
+  gradients, _, _ = learner._dream(starts, drawn_noise(learner, starts, _SEED))
   for weight, gradient in zip(learner.policy.network.weights, gradients, strict=True):
     direction = generator.normal(size=weight.shape).astype(np.float32)
     value, step = weight.numpy(), 1e-2
@@ -194,9 +194,7 @@ def test_what_is_usual_is_not_penalised():
     world = AdditiveWorld()
     world.usual_disagreement = usual  # No action moves by more than 2.
     learner = _learner(world, dataclasses.replace(_CONFIG, disagreement_penalty=penalty))
-    gradients.append(
-      learner._dream(starts, drawn_noise(learner, starts, _SEED, tf.constant(0.0)))[0]
-    )
+    gradients.append(learner._dream(starts, drawn_noise(learner, starts, _SEED))[0])
   assert_same(gradients[0], gradients[1])
   assert np.any(np.abs(gradients[0][0] - gradients[2][0]) > 1e-3)
 

@@ -162,5 +162,5 @@ class JointUpdate:
     """Returns the clipped gradients, zeros unless all is finite; their norm; and whether it is."""
     norm = tf.linalg.global_norm(gradients)
     finite = tf.math.is_finite(loss) & tf.math.is_finite(norm)
-    scale = self._clip_norm / tf.maximum(norm, self._clip_norm)
-    return [tf.where(finite, scale * x, 0.0) for x in gradients], norm, finite
+    clipped, _ = tf.clip_by_global_norm(gradients, self._clip_norm, norm)
+    return [tf.where(finite, x, 0.0) for x in clipped], norm, finite
