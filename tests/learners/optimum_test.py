@@ -20,7 +20,7 @@ from wm_tf.learners.policy_gradients.methods import PolicyGradientConfig, PPOCon
 
 _SEED = rng.make_seed(3)
 # Fewer steps than the preset's, since this world is small: the rest is as a run has it.
-_STEPS = {"es": 20, "actor_critic": 400, "ppo": 60, "ppo_clip": 60, "reinforce": 400}
+_STEPS = {"es": 20, "actor_critic": 800, "ppo": 60, "ppo_clip": 60, "reinforce": 400}
 _EPISODE = 60  # Decisions in an episode of random play.
 
 
