@@ -12,9 +12,11 @@ MODEL ?= planner
 CLIENTS ?= 8
 SECONDS ?= 30
 COMPARE_ARGS ?=
+SEEDS ?= 0 1 2 3 4
+QUICKSTART_SEEDS_ARGS ?=
 SOAK_SECONDS ?= 900
 LOAD_ARGS ?=
-BENCH ?= $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_% benchmarks/learning.py,$(wildcard benchmarks/*.py))))
+BENCH ?= $(sort $(patsubst benchmarks/%.py,%,$(filter-out benchmarks/_% benchmarks/learning.py benchmarks/quickstart_seeds.py,$(wildcard benchmarks/*.py))))
 BENCH_RESULTS ?= build/bench
 
 VENV := .venv
@@ -31,7 +33,7 @@ PEERS_STAMP := $(PEERS)/requirements.txt
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 export PYGAME_HIDE_SUPPORT_PROMPT ?= 1
 
-.PHONY: help setup quickstart quickstart-dreamer serve test test-slow lint format bench bench-setup learning compare loadtest conformance fuzz faults soak bazel-test clean
+.PHONY: help setup quickstart quickstart-dreamer serve test test-slow lint format bench bench-setup learning quickstart-seeds compare loadtest conformance fuzz faults soak bazel-test clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 28
@@ -114,6 +116,9 @@ $(PEERS_STAMP): requirements-bench.txt
 
 learning: setup ## train on several environments and seeds, one table (LEARNING_ARGS="--help")
 	$(PY) -m benchmarks.learning $(LEARNING_ARGS)
+
+quickstart-seeds: setup ## one table of quickstarts (SEEDS="0 1 2 3 4", QUICKSTART_SEEDS_ARGS="--help")
+	$(PY) -m benchmarks.quickstart_seeds --seeds="$(SEEDS)" $(QUICKSTART_SEEDS_ARGS)
 
 compare: setup ## ES, REINFORCE, PPO and imagination in a run's dream (WORKDIR=, COMPARE_ARGS=)
 	$(PY) -m trainers.compare --workdir="$(WORKDIR)" --seed=$(SEED) $(COMPARE_ARGS)

@@ -12,11 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import resource
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,10 +20,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks._optimum import pendulum_returns
+from benchmarks._runs import add_row, call, cpu_seconds, results_of_commit
 from wm_tf.envs import env_spec
-from wm_tf.files import read_json, write_json
+from wm_tf.files import read_json
 
-_ROOT = Path(__file__).resolve().parents[1]
 # Decisions of a run; others have those of the preset.
 _STEPS = {
   "gym:CartPole-v1": 3_000,
@@ -51,30 +46,6 @@ def _arguments() -> argparse.Namespace:
   return parser.parse_args()
 
 
-def _commit() -> str:
-  """Returns the short hash of the commit, with `+` if tracked files were changed since."""
-
-  def git(*words: str) -> str:
-    return subprocess.run(
-      ["git", "-C", str(_ROOT), *words], check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-  return git("rev-parse", "--short", "HEAD") + (
-    "+" if git("status", "--porcelain", "--untracked-files=no") else ""
-  )
-
-
-def _call(module: str, *flags: str) -> None:
-  done = subprocess.run([sys.executable, "-m", module, *flags], cwd=_ROOT)
-  if done.returncode:
-    sys.exit(f"{module} {' '.join(flags)} failed; repeat the command when its cause is mended.")
-
-
-def _cpu_seconds() -> float:
-  used = resource.getrusage(resource.RUSAGE_CHILDREN)
-  return used.ru_utime + used.ru_stime
-
-
 def measure(
   environment: str, seed: int, folder: Path, preset: str, overrides: Sequence[str], episodes: int
 ) -> dict[str, Any]:
@@ -95,12 +66,12 @@ def measure(
   flags = [f"--environment={environment}", f"--preset={preset}", f"--seed={seed}"]
   flags += [f"--override={text}" for text in (*steps, *overrides)]
   resumed = folder.exists()  # What an earlier call took is not known.
-  begun, used = time.monotonic(), _cpu_seconds()
-  _call("trainers.train_agent", *flags, f"--workdir={folder}")
-  minutes, cpu_minutes = (time.monotonic() - begun) / 60, (_cpu_seconds() - used) / 60
+  begun, used = time.monotonic(), cpu_seconds()
+  call("trainers.train_agent", *flags, f"--workdir={folder}")
+  minutes, cpu_minutes = (time.monotonic() - begun) / 60, (cpu_seconds() - used) / 60
   output = folder / "learning.json"
   evaluation = (f"--episodes={episodes}", "--noin_model", f"--output={output}")
-  _call("trainers.evaluate", *flags, f"--workdir={folder}", "--agent=controller", *evaluation)
+  call("trainers.evaluate", *flags, f"--workdir={folder}", "--agent=controller", *evaluation)
   scores = read_json(output)["controller_in_environment"]
   steps_done = max(
     json.loads(line)["step"] for line in (folder / "online/metrics.jsonl").read_text().splitlines()
@@ -158,14 +129,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
 
 def main() -> None:
   options = _arguments()
-  folder, commit = Path(options.output).expanduser().resolve(), _commit()
-  results = folder / "results.json"
-  found = read_json(results) if results.exists() else {"commit": commit, "rows": []}
-  if found["commit"] != commit:
-    sys.exit(
-      f"{results} is of commit {found['commit']}, and this is {commit}. Name another --output."
-    )
-  found |= {"machine": platform.processor() or platform.machine(), "cores": os.cpu_count()}
+  folder = Path(options.output).expanduser().resolve()
+  results, found = results_of_commit(folder)
   for environment in options.environments.split(","):
     for seed in map(int, options.seeds.split(",")):
       done = [(row["environment"], row["seed"]) for row in found["rows"]]
@@ -180,8 +145,7 @@ def main() -> None:
         options.override,
         options.episodes,
       )
-      found["rows"].append(row)
-      write_json(results, found)
+      add_row(results, found, row)
       print(table(found["rows"]), flush=True)
   (folder / "table.md").write_text(table(found["rows"]) + "\n")
 

@@ -7,7 +7,8 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from benchmarks import _optimum, learning
+from benchmarks import _optimum, learning, quickstart_seeds
+from benchmarks._runs import ROOT
 from wm_tf.files import write_json
 
 _ROW = {"seed": 0, "steps": 3008, "frames": 6016, "std": 4.0, "n": 20, "minutes": 2.4}
@@ -27,12 +28,28 @@ def test_the_table_has_every_run_and_the_spread_over_seeds():
   assert "-1 ± 4 (optimum -0)" in lines[5]
 
 
-def test_rows_of_another_commit_are_refused(tmp_path):
+def test_the_table_of_quickstarts_compares_in_pairs():
+  """The planner gets 20 more on each track of the first run, and 10 less in the second's mean."""
+  row = {"in_the_model": 150.0, "minutes": 18.2, "cpu_minutes": 31.0}
+  rows = [
+    {**row, "seed": 0, "controller": [100.0, 500.0], "planner": [120.0, 520.0]},
+    {**row, "seed": 1, "controller": [200.0, 400.0], "planner": [210.0, 370.0], "minutes": None},
+  ]
+  lines = quickstart_seeds.table(rows).splitlines()
+  assert len({line.count("|") for line in lines}) == 1
+  assert lines[2] == "| 0 | 300 ± 283 | 320 ± 283 | +20 ± 0 | 2 | 150 | 18 | 31 |"
+  assert "| -10 ± 20 |" in lines[3] and "| resumed |" in lines[3]
+  assert lines[4].startswith("| **2 seeds** | **300 ± 0** | **305 ± 21** | +5 ± 15 |")
+
+
+@pytest.mark.parametrize(
+  ("module", "flags"),
+  [("learning", ["--environments=gym:CartPole-v1"]), ("quickstart_seeds", [])],
+)
+def test_rows_of_another_commit_are_refused(tmp_path, module, flags):
   write_json(tmp_path / "results.json", {"commit": "0000000", "rows": []})
-  command = [sys.executable, "-m", "benchmarks.learning", "--environments=gym:CartPole-v1"]
-  done = subprocess.run(
-    [*command, f"--output={tmp_path}"], capture_output=True, text=True, cwd=learning._ROOT
-  )
+  command = [sys.executable, "-m", f"benchmarks.{module}", f"--output={tmp_path}", *flags]
+  done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
   assert done.returncode == 1 and "is of commit 0000000, and this is" in done.stderr
 
 
