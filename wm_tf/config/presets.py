@@ -74,8 +74,9 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "dynamics_fit.refit.num_epochs=32",
       "dynamics_fit.refit.clip_norm=10.0",
       "controller.num_generations=100",
-      "controller.method=actor_critic",
-      "controller.actor_critic.num_further_updates=500",
+      *DREAMER_LEARNER,
+      "controller.actor_critic.num_updates=2000",
+      "controller.actor_critic.num_further_updates=800",
       # Search near the controller's proposal, with the return averaged over several dreams. A wider
       # search on a single dream selects lucky plans, which drive worse than the proposal.
       "planner.initial_scale=0.15",
@@ -127,7 +128,6 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "online.learning_rate=8e-4",
       "planner.num_candidates=16",
       "planner.num_particles=2",
-      *DREAMER_LEARNER,
     ),
   ),
   (
