@@ -122,7 +122,7 @@ def test_what_only_some_environments_have():
   assert envs.training_options("car_racing_3d") == {"random_start", "stop_after_idle_decisions"}
   assert envs.training_options("gym:Pendulum-v1") == frozenset()
   assert envs.recipe("gym:Pendulum-v1") == {}
-  assert "collect.random_start=0.5" in envs.recipe("car_racing")["quickstart"]
+  assert "collect.random_start=0.5" in envs.recipe("car_racing")["default"]
 
 
 def test_try_env_finds_what_spaces_do_not_say(names):

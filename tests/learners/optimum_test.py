@@ -66,7 +66,7 @@ def test_a_nonlinear_world_with_the_settings_of_the_quickstart(method, categoric
   world = NonlinearWorld(categorical)
   settings = make_config(
     "quickstart", [f"controller.method={method}"], environment="gym:Pendulum-v1"
-  ).controller
+  ).controller.derived(_EPISODE)
   # A linear controller on x and x^2; the preset's components are those of a hidden state.
   settings = dataclasses.replace(settings, hidden_components=2)
   rewards, x = _random_play(categorical)
