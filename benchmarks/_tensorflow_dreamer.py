@@ -30,8 +30,8 @@ RSSM_CONFIG = RSSMConfig(
   head_hidden_size=96,
 )
 ACTOR_CRITIC_CONFIG = ActorCriticConfig(
-  num_updates=250,
-  num_further_updates=150,
+  num_updates=2000,
+  num_further_updates=800,
   batch_size=128,
   horizon=15,
   entropy_scale=1e-3,
