@@ -298,15 +298,18 @@ def compare(
   }
 
 
-def machine() -> dict[str, Any]:
-  """Where and when a result was found."""
-  model = platform.processor() or platform.machine()
+def processor() -> str:
+  """Returns the name of the processor, as far as the system tells it."""
   for line in Path("/proc/cpuinfo").read_text().splitlines() if os.path.exists("/proc") else ():
     if line.startswith("model name"):
-      model = line.split(":", 1)[1].strip()
-      break
+      return line.split(":", 1)[1].strip()
+  return platform.processor() or platform.machine()
+
+
+def machine() -> dict[str, Any]:
+  """Where and when a result was found."""
   return {
-    "processor": model,
+    "processor": processor(),
     "cores": os.cpu_count(),
     "load_average": round(os.getloadavg()[0], 2),
     "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()),

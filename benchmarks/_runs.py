@@ -7,10 +7,12 @@ import platform
 import resource
 import subprocess
 import sys
+import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from benchmarks._race import processor
 from wm_tf.files import read_json, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,20 +44,35 @@ def call(module: str, *flags: str) -> None:
     sys.exit(f"{module} {' '.join(flags)} failed; repeat the command when its cause is mended.")
 
 
-def cpu_seconds() -> float:
+def timed_call(module: str, folder: Path, *flags: str) -> dict[str, float | None]:
+  """Trains a run, or goes on with it, as `call` does.
+
+  Args:
+    module: the trainer's module.
+    folder: workdir of the run.
+    *flags: other flags.
+
+  Returns:
+    `minutes` and `cpu_minutes`. They are None if the folder was there before, because what an
+    earlier call took is not known.
+  """
+  resumed = folder.exists()
+  begun, used = time.monotonic(), _cpu_seconds()
+  call(module, *flags, f"--workdir={folder}")
+  seconds = {"minutes": time.monotonic() - begun, "cpu_minutes": _cpu_seconds() - used}
+  return {name: None if resumed else round(value / 60, 1) for name, value in seconds.items()}
+
+
+def _cpu_seconds() -> float:
   """Returns the processor time of all commands that have ended."""
   used = resource.getrusage(resource.RUSAGE_CHILDREN)
   return used.ru_utime + used.ru_stime
 
 
-def processor() -> str:
-  """Returns the name of the processor, as far as the system tells it."""
-  try:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-  except OSError:
-    lines = []
-  names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-  return next(names, platform.processor() or platform.machine())
+def minutes_text(*minutes: float | None) -> str:
+  """Writes the mean of results of `timed_call` that are known, or "resumed" if none is."""
+  known = [number for number in minutes if number is not None]
+  return f"{sum(known) / len(known):.0f}" if known else "resumed"
 
 
 def results_of_commit(folder: Path) -> tuple[Path, dict[str, Any]]:

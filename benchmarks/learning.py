@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks._optimum import pendulum_returns
-from benchmarks._runs import add_row, call, cpu_seconds, results_of_commit
+from benchmarks._runs import add_row, call, minutes_text, results_of_commit, timed_call
 from wm_tf.envs import env_spec
 from wm_tf.files import read_json
 
@@ -65,10 +64,7 @@ def measure(
   steps = [f"online.num_steps={_STEPS[environment]}"] if environment in _STEPS else []
   flags = [f"--environment={environment}", f"--preset={preset}", f"--seed={seed}"]
   flags += [f"--override={text}" for text in (*steps, *overrides)]
-  resumed = folder.exists()  # What an earlier call took is not known.
-  begun, used = time.monotonic(), cpu_seconds()
-  call("trainers.train_agent", *flags, f"--workdir={folder}")
-  minutes, cpu_minutes = (time.monotonic() - begun) / 60, (cpu_seconds() - used) / 60
+  minutes = timed_call("trainers.train_agent", folder, *flags)
   output = folder / "learning.json"
   evaluation = (f"--episodes={episodes}", "--noin_model", f"--output={output}")
   call("trainers.evaluate", *flags, f"--workdir={folder}", "--agent=controller", *evaluation)
@@ -83,17 +79,12 @@ def measure(
     "seed": seed,
     "steps": steps_done,
     "frames": steps_done * env_spec(environment, **options).action_repeat,
-    "minutes": None if resumed else round(minutes, 1),
-    "cpu_minutes": None if resumed else round(cpu_minutes, 1),
+    **minutes,
     **{key: scores[key] for key in ("mean", "std", "n", "returns", "seeds")},
   }
   if environment == "gym:Pendulum-v1":
     row["optimum"] = pendulum_returns(scores["seeds"])
   return row
-
-
-def _minutes(number: float | None) -> str:
-  return "resumed" if number is None else f"{number:.0f}"
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
@@ -116,7 +107,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
       lines.append(
         f"| {environment} | {row['seed']} | {row['steps']:,} | {row['frames']:,} "
         f"| {row['mean']:.0f} ± {row['std']:.0f}{best} | {row['n']} "
-        f"| {_minutes(row['minutes'])} | {_minutes(row['cpu_minutes'])} |"
+        f"| {minutes_text(row['minutes'])} | {minutes_text(row['cpu_minutes'])} |"
       )
     if len(mine) > 1:
       means = [row["mean"] for row in mine]

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks._runs import add_row, call, cpu_seconds, results_of_commit
+from benchmarks._runs import add_row, call, minutes_text, results_of_commit, timed_call
 from wm_tf.files import read_json
 
 
@@ -49,10 +48,7 @@ def measure(seed: int, folder: Path, flags: Sequence[str]) -> dict[str, Any]:
     The row.
   """
   flags = [*flags, f"--seed={seed}"]
-  resumed = folder.exists()  # What an earlier call took is not known.
-  begun, used = time.monotonic(), cpu_seconds()
-  call("trainers.quickstart", *flags, f"--workdir={folder}")
-  minutes, cpu_minutes = (time.monotonic() - begun) / 60, (cpu_seconds() - used) / 60
+  minutes = timed_call("trainers.quickstart", folder, *flags)
   results = read_json(folder / "results.json")
   controller, output = results["controller_in_environment"], folder / "planner_pairs.json"
   tracks = ",".join(map(str, controller["seeds"]))
@@ -62,8 +58,7 @@ def measure(seed: int, folder: Path, flags: Sequence[str]) -> dict[str, Any]:
   return {
     "command": f"python -m trainers.quickstart {shlex.join(flags)}",
     "seed": seed,
-    "minutes": None if resumed else round(minutes, 1),
-    "cpu_minutes": None if resumed else round(cpu_minutes, 1),
+    **minutes,
     "rounds": [row["controller_in_environment"]["mean"] for row in results["iterations"]],
     "chosen": results["chosen_iteration"],
     "data": results["data"],
@@ -74,14 +69,9 @@ def measure(seed: int, folder: Path, flags: Sequence[str]) -> dict[str, Any]:
   }
 
 
-def _with_spread(values: Sequence[float], digits: int = 0) -> str:
+def _with_spread(values: Sequence[float]) -> str:
   spread = np.std(values, ddof=1) if len(values) > 1 else 0.0
-  return f"{np.mean(values):.{digits}f} ± {spread:.{digits}f}"
-
-
-def _minutes(numbers: Sequence[float | None]) -> str:
-  known = [number for number in numbers if number is not None]
-  return f"{np.mean(known):.0f}" if known else "resumed"
+  return f"{np.mean(values):.0f} ± {spread:.0f}"
 
 
 def _difference(row: dict[str, Any]) -> np.ndarray:
@@ -109,7 +99,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines.append(
       f"| {row['seed']} | {_with_spread(row['controller'])} | {_with_spread(row['planner'])} "
       f"| {np.mean(difference):+.0f} ± {error:.0f} | {n} | {row['in_the_model']:.0f} "
-      f"| {_minutes([row['minutes']])} | {_minutes([row['cpu_minutes']])} |"
+      f"| {minutes_text(row['minutes'])} | {minutes_text(row['cpu_minutes'])} |"
     )
   if len(rows) > 1:
     controller, planner = (
@@ -120,8 +110,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines.append(
       f"| **{len(rows)} seeds** | **{_with_spread(controller)}** | **{_with_spread(planner)}** "
       f"| {np.mean(difference):+.0f} ± {np.std(difference, ddof=1) / np.sqrt(len(rows)):.0f} | "
-      f"| {in_model:.0f} | {_minutes([row['minutes'] for row in rows])} "
-      f"| {_minutes([row['cpu_minutes'] for row in rows])} |"
+      f"| {in_model:.0f} | {minutes_text(*(row['minutes'] for row in rows))} "
+      f"| {minutes_text(*(row['cpu_minutes'] for row in rows))} |"
     )
   return "\n".join(lines)
 

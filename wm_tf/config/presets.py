@@ -101,7 +101,6 @@ PRESETS: tuple[tuple[str, str, tuple[str, ...]], ...] = (
       "vae_fit.first.num_epochs=8",
       "vae_fit.refit.steps_per_epoch=1500",
       "dynamics_fit.refit.num_epochs=64",
-      "controller.actor_critic.num_updates=2000",
       "controller.actor_critic.num_further_updates=0",  # Else it drifts: see docs/experiments.md.
       "evaluate.num_episodes=100",
       "evaluate.num_planner_episodes=100",
