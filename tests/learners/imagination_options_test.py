@@ -340,7 +340,15 @@ def test_defaults_add_nothing_to_a_checkpoint():
   }
   assert learner.policy.network.weights[-1].shape == (2,)
   assert set(learner.step(state_at([[1.0, 0.0]]), SEED)) == {
-    f"dream/{name}" for name in ("return_mean", "value", "critic_loss", "actor_gradient_norm")
+    f"dream/{name}"
+    for name in (
+      "return_mean",
+      "value",
+      "critic_loss",
+      "actor_gradient_norm",
+      "clipped",
+      "saturated",
+    )
   }
 
 

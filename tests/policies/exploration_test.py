@@ -205,6 +205,16 @@ def test_an_interrupted_agent_is_told_what_it_did():
   np.testing.assert_array_equal(np.concatenate(told), played)
 
 
+def test_an_agent_within_two_disturbances_is_told_the_last_of_both():
+  told = []
+  actor = Constant(0.25)
+  actor.took = lambda action: told.append(action.copy())
+  played = _play(Interrupted(Noisy(actor, 0.2), 0.3), [5], [0], 50)[0]
+  # Each decision is told twice: after the noise, and after the interruption.
+  np.testing.assert_array_equal(np.concatenate(told[1::2]), played)
+  assert (np.concatenate(told[::2]) != played).any()
+
+
 def test_without_interruptions_it_is_the_actor():
   plain = Noisy(Scripted(_Follower()), 0.1)
   np.testing.assert_array_equal(

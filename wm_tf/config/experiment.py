@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from wm_tf.checks import check_at_least
+from wm_tf.checks import check_at_least, check_shares
 from wm_tf.config.online import OnlineConfig
 from wm_tf.config.overrides import from_plain
 from wm_tf.learners.config import ControllerConfig
@@ -36,8 +36,12 @@ class CollectConfig:
       too little noise the model does not learn that bad actions have consequences.
     interruption_rate: probability, at each decision, that a uniform action interrupts the scripted
       policy.
-    episodes_per_iteration: number of episodes in each later collection, by the current controller.
-    controller_noise: scale of the noise on the controller's actions.
+    episodes_per_iteration: number of episodes in each later collection, by controllers.
+    controller_noise: scale of the noise on a controller's actions.
+    controller_interruption_rate: as `interruption_rate`, for controllers. The data then show how a
+      controller recovers, or fails to, from states that it does not reach by itself.
+    best_controller: share of those episodes that the best controller by validation plays; the
+      newest one plays the others.
     random_start: share of episodes that start at a random place, in environments with that option.
     stop_after_idle_decisions: number of decisions without progress after which a training episode
       ends, in environments with that option; 0 for never.
@@ -56,6 +60,8 @@ class CollectConfig:
   interruption_rate: float = 0.015
   episodes_per_iteration: int = 40
   controller_noise: float = 0.2
+  controller_interruption_rate: float = 0.0
+  best_controller: float = 0.0
   random_start: float = 0.0
   stop_after_idle_decisions: int = 0
   held_out: float = 0.1
@@ -67,6 +73,7 @@ class CollectConfig:
     check_at_least(0, self, "stop_after_idle_decisions")
     check_at_least(0, self, "uniform", "held", "brownian", "heuristic", "controller_noise")
     check_at_least(0, self, "random_start", "num_workers", "interruption_rate")
+    check_shares(self, "controller_interruption_rate", "best_controller")
     if self.interruption_rate > 1:
       raise ValueError(f"interruption_rate is a probability: {self.interruption_rate}.")
     if self.random_start > 1:

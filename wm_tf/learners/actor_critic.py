@@ -30,6 +30,7 @@ ACTOR_GRADIENTS = ("dynamics", "reinforce")
 CRITICS = {"mse": Critic, "symexp_twohot": TwoHotCritic}
 SLOW_CRITICS = ("target", "regulariser")
 RETURN_NORMALISATIONS = ("scale", "percentiles")
+_SATURATED = 0.99
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +97,9 @@ class Update(NamedTuple):
 
   Attributes:
     actor_gradient_norm: norm of the actor's gradient before clipping.
+    clipped: share of the two networks whose gradient is longer than `clip_norm`.
+    saturated: share of numbers in the actions whose absolute value is at least 0.99; None for
+      categorical actions.
     entropy: mean entropy of the actions in nats; None with `tanh_normal`.
     return_low, return_high: moving averages of the 5th and the 95th percentile of the scaled
       returns; None without `percentiles`.
@@ -106,6 +110,8 @@ class Update(NamedTuple):
   value: tf.Tensor
   critic_loss: tf.Tensor
   actor_gradient_norm: tf.Tensor
+  clipped: tf.Tensor
+  saturated: tf.Tensor | None = None
   entropy: tf.Tensor | None = None
   return_low: tf.Tensor | None = None
   return_high: tf.Tensor | None = None
@@ -249,8 +255,8 @@ class ActorCritic(GradientLearner):
         (total_loss, self.critic.network),
       )
     )
-    losses = critic_loss, replay_loss
-    report = self._report(rollout, target, alive, losses, actor_gradients, return_range)
+    losses, gradients = (critic_loss, replay_loss), (actor_gradients, critic_gradients)
+    report = self._report(rollout, target, alive, losses, gradients, return_range)
     return actor_gradients, critic_gradients, report
 
   def _reinforce(self, state: Nest, noise: tuple[Nest, tf.Tensor], replayed=None):
@@ -277,7 +283,8 @@ class ActorCritic(GradientLearner):
     weights = [weight.value for weight in self.critic.network.weights]
     critic_gradients = tape.gradient(total_loss, weights)
     rollout, losses = rollout._replace(entropy=entropy), (critic_loss, replay_loss)
-    report = self._report(rollout, target, alive, losses, actor_gradients, return_range)
+    gradients = actor_gradients, critic_gradients
+    report = self._report(rollout, target, alive, losses, gradients, return_range)
     return actor_gradients, critic_gradients, report
 
   def _values(self, features: tf.Tensor) -> tf.Tensor:
@@ -327,16 +334,20 @@ class ActorCritic(GradientLearner):
     loss = tf.reduce_sum(weight * loss) / tf.maximum(1.0, tf.reduce_sum(weight))
     return loss, critic_loss + config.replay_scale * loss
 
-  def _report(
-    self, rollout: Rollout, target, alive, losses, actor_gradients, return_range
-  ) -> Update:
+  def _report(self, rollout: Rollout, target, alive, losses, gradients, return_range) -> Update:
+    norms = tf.stack([tf.linalg.global_norm(gradient) for gradient in gradients])
     found = Update(
       tf.reduce_mean(tf.reduce_sum(alive * rollout.reward, axis=1)),
       tf.reduce_mean(target) / tf.convert_to_tensor(self.critic.reward_scale),
       losses[0],
-      tf.linalg.global_norm(actor_gradients),
+      norms[0],
+      tf.reduce_mean(tf.cast(norms > self._config.clip_norm, tf.float32)),
       replay_loss=losses[1],
     )
+    if not self._world_model.num_choices:
+      extreme = tf.cast(tf.abs(rollout.action) >= _SATURATED, tf.float32)
+      share = tf.reduce_sum(alive[..., tf.newaxis] * extreme) / tf.reduce_sum(alive)
+      found = found._replace(saturated=share / rollout.action.shape[-1])
     if rollout.entropy is not None:
       found = found._replace(entropy=tf.reduce_mean(rollout.entropy))
     if return_range is not None:

@@ -132,6 +132,10 @@ class Evolution:
     """Copies the mean of the search distribution into `policy`. See `Learner.finish`."""
     self.policy.parameters.assign(self._strategy.mean(self._search)[0])
 
+  def figures(self, starts, seed):
+    """Returns no figures, because evolution has no critic. See `Learner.figures`."""
+    return {}
+
   def distribution(self):
     """Returns the covariance `[D, D]`, or its diagonal `[D]`; None without CMA-ES.
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from wm_tf.checks import check_at_least, check_counts, check_positive, check_shares
 from wm_tf.core import Nest
+from wm_tf.learners.critic_figures import critic_figures
 from wm_tf.learners.optimizers import Schedule, apply_if, cooled, make_adam, numbered
 from wm_tf.models.world_model import WorldModel
 from wm_tf.policies.actor import Actor, Critic, FeatureNetwork
@@ -267,11 +268,15 @@ class GradientLearner:
 
   def finish(self):
     """Does nothing, because updates train `policy` itself. See `Learner.finish`."""
-    pass
 
   def distribution(self):
     """Returns None. See `Learner.distribution`."""
     return None
+
+  def figures(self, starts, seed):
+    """Returns the result of `critic_figures`. See `Learner.figures`."""
+    settings = self.noise_scale(), self._config.temperature
+    return critic_figures(self._world_model, self.policy, self.critic, starts, seed, *settings)
 
   def policy_state(self):
     """Returns the weights of the actor and the critic. See `Learner.policy_state`."""

@@ -115,6 +115,17 @@ class Learner(Protocol):
   def finish(self) -> None:
     """Copies the learned parameters into `policy`."""
 
+  def figures(self, starts: Nest, seed: tf.Tensor) -> dict[str, float]:
+    """Measures what was learned, after `finish`.
+
+    Args:
+      starts: as in `step`.
+      seed: `int32[2]`.
+
+    Returns:
+      Figures by name; see `critic_figures`. Empty if the learner has no critic.
+    """
+
   def distribution(self) -> Nest | None:
     """Returns the `covariance` that another search can start from; None if there is none."""
 

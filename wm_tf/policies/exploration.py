@@ -163,9 +163,13 @@ class _Disturbed:
     pairs = zip(meant, self._sequences, strict=True)
     action = np.stack([self.disturb(row, next(sequence)) for row, sequence in pairs])
     action = action.astype(np.float32)
-    if hasattr(self._actor, "took"):  # The state of an agent contains the action taken.
-      self._actor.took(action)
+    self.took(action)
     return action
+
+  def took(self, action: np.ndarray) -> None:
+    """Passes on the actions that were taken. See `AgentActor.took`."""
+    if hasattr(self._actor, "took"):
+      self._actor.took(action)
 
 
 class Noisy(_Disturbed):
@@ -216,17 +220,14 @@ class Noisy(_Disturbed):
     if not self._num_choices:
       return np.clip(action + disturbance, -1, 1)
     # A group of zeros keeps the action's group.
-    replaced = np.repeat(
-      [group.any() for group in _groups(disturbance, self._num_choices)], self._num_choices
-    )
-    return np.where(replaced, disturbance, action)
+    replaced = [group.any() for group in _groups(disturbance, self._num_choices)]
+    return np.where(np.repeat(replaced, self._num_choices), disturbance, action)
 
 
 class Interrupted(_Disturbed):
   """Interrupts another actor by a uniform action for a few decisions.
 
-  The data then also show the effects of unusual actions in the states that the actor reaches, and
-  how the actor recovers.
+  The data then show unusual actions in states that the actor reaches, and how it recovers.
   """
 
   def __init__(self, actor, rate: float, max_decisions: int = 8, num_choices: Sequence[int] = ()):

@@ -25,7 +25,16 @@ from wm_tf.report.verdicts import (
   return_in_words,
 )
 
-_GROUPS = (RETURN, "VAE", "reconstruction", "dynamics", "dreams", "actions", "transfer")
+_GROUPS = (
+  RETURN,
+  "VAE",
+  "reconstruction",
+  "dynamics",
+  "dreams",
+  "actions",
+  "controller",
+  "transfer",
+)
 _PLANNER = "planner_in_environment"
 
 # Table of `open_loop` -> its title and decimals. Which tables exist depends on the observations.

@@ -17,7 +17,8 @@ class Check(NamedTuple):
   """A judged figure, as text.
 
   Attributes:
-    group: "return", "VAE", "reconstruction", "dynamics", "dreams", "actions" or "transfer".
+    group: "return", "VAE", "reconstruction", "dynamics", "dreams", "actions",
+      "controller" or "transfer".
     name: the measured quantity and its unit.
     value: the figure, or "not run".
     reference: the usual value.

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wm_tf.report import scores
+from wm_tf.report.controller_verdicts import controller_checks
 from wm_tf.report.dynamics_verdicts import dynamics_checks, open_loop_table
 from wm_tf.report.judgement import (
   GOOD,
@@ -50,12 +51,12 @@ def checks(results: Mapping[str, Any]) -> list[Check]:
 
   Args:
     results: the content of `results.json`: scores (see `return_checks`), `vae` (see `vae_checks`)
-      or `reconstruction` (see `reconstruction_checks`), `dynamics` (see `dynamics_checks`) and the
-      environment's id.
+      or `reconstruction` (see `reconstruction_checks`), `dynamics` (see `dynamics_checks`),
+      `controller` (see `controller_checks`) and the environment's id.
 
   Returns:
-    Checks of the groups "return", "VAE" or "reconstruction", "dynamics" and "transfer", in this
-    order. Figures that `results` lacks are "not run".
+    Checks of the groups "return", "VAE" or "reconstruction", "dynamics", "controller" and
+    "transfer", in this order. Figures that `results` lacks are "not run".
   """
   usual = model_references(scores.environment_id(results))
   reconstruction = section_of(results, "reconstruction")
@@ -67,6 +68,7 @@ def checks(results: Mapping[str, Any]) -> list[Check]:
       else vae_checks(section_of(results, "vae"), usual)
     ),
     *dynamics_checks(section_of(results, "dynamics"), usual),
+    *controller_checks(section_of(results, "controller")),
     gap_check(results),
   ]
 

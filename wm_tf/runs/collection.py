@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from wm_tf.agent import AgentActor
 from wm_tf.checks import ConfigError
 from wm_tf.data import rollouts
-from wm_tf.data.collect import collect
+from wm_tf.data.collect import Actor, collect
 from wm_tf.envs import training_options
 from wm_tf.policies import exploration
 from wm_tf.runs.playing import environment_factory, episode_seeds, explorers, num_workers
@@ -47,8 +47,7 @@ def collect_iteration(run: LearnedRun, iteration: int) -> None:
 
   Args:
     run: the run.
-    iteration: 0 collects by exploration policies; later iterations use the controller of the
-      previous iteration with noise.
+    iteration: 0 collects by exploration policies; later iterations by `controllers`.
 
   Raises:
     ConfigError: if the run trains online, which collects by itself.
@@ -88,11 +87,8 @@ def _collect(
     actor = explorers(run.config)
     policy = actor.choice
   else:
-    agent = run.agent("controller", iteration - 1)
-    actor = exploration.Noisy(
-      AgentActor(agent), settings.controller_noise, num_choices=run.spec.action_space.num_choices
-    )
-    policy = f"controller_{iteration - 1:03d}"
+    actor = controllers(run, iteration)
+    policy = actor.choice
   purpose = "collect_random" if random_start else "collect"
   with progress(num_episodes, f"collect {folder.name}", unit="episode", initial=done) as bar:
 
@@ -110,6 +106,36 @@ def _collect(
       episodes_per_shard=settings.episodes_per_shard,
       on_progress=show,
     )
+
+
+def controllers(run: LearnedRun, iteration: int) -> exploration.Mixture:
+  """Returns the actor of an iteration after the first: disturbed controllers of earlier ones.
+
+  Args:
+    run: the run.
+    iteration: the iteration, at least 1.
+
+  Returns:
+    The controller of the previous iteration, and the best one so far by validation with the share
+    `collect.best_controller`; with noise and interruptions.
+  """
+  settings, num_choices = run.config.collect, run.spec.action_space.num_choices
+  weights = {iteration - 1: 1.0 - settings.best_controller}
+  if settings.best_controller:
+    best = run.best_iteration(iteration - 1)
+    weights[best] = weights.get(best, 0.0) + settings.best_controller
+
+  def disturbed(chosen: int) -> Actor:
+    actor = AgentActor(run.agent("controller", chosen))
+    actor = exploration.Noisy(actor, settings.controller_noise, num_choices=num_choices)
+    rate = settings.controller_interruption_rate
+    return exploration.Interrupted(actor, rate, num_choices=num_choices) if rate else actor
+
+  names = {f"controller_{chosen:03d}": chosen for chosen, weight in weights.items() if weight}
+  return exploration.Mixture(
+    {name: disturbed(chosen) for name, chosen in names.items()},
+    {name: weights[chosen] for name, chosen in names.items()},
+  )
 
 
 def environment_options(settings: CollectConfig) -> dict[str, Any]:

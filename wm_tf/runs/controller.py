@@ -13,12 +13,13 @@ from wm_tf import rng
 from wm_tf.core import Nest
 from wm_tf.data import datasets
 from wm_tf.imagination import Draw, draw_states, recently_rewarded
+from wm_tf.learners.learner import Learner
 from wm_tf.models.world_model import WorldModel
 from wm_tf.runs.fitting import seal
 from wm_tf.runs.playing import episode_seeds
-from wm_tf.runs.workdir import say
+from wm_tf.runs.workdir import say, write_json
 from wm_tf.training import checkpoints
-from wm_tf.training.loggers import make_loggers, read_history, restore_history
+from wm_tf.training.loggers import make_loggers, read_history, read_jsonl, restore_history
 from wm_tf.training.loop import NonFiniteLossError
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 _STEPS_PER_CHECKPOINT = 10
 _MAX_BAD_STEPS = 10  # In a row.
 _DISTRIBUTION = "distribution.npz"
+_QUALITY = "quality.json"
+_LAST = 0.1  # Share of the steps, at the end, from which saturation is reported.
 
 
 def train_controller(run: Run, iteration: int) -> None:
@@ -90,9 +93,29 @@ def train_controller(run: Run, iteration: int) -> None:
   distribution = learner.distribution()
   if distribution is not None:
     checkpoints.save_nest(folder / _DISTRIBUTION, distribution)
+  write_quality(folder, learner, starts, rng.fold_in(seed, num_steps))
   checkpoints.save_nest(folder / "controller.npz", learner.policy_state())
   _seal(folder)
   saved.clear()
+
+
+def write_quality(folder: Path, learner: Learner, starts: Nest, seed: tf.Tensor) -> None:
+  """Writes `quality.json`, by which reports judge a controller's training, if it has figures.
+
+  Args:
+    folder: the folder of the controller, with its `metrics.jsonl`.
+    learner: the learner, finished.
+    starts: states that dreams start from.
+    seed: `int32[2]`.
+  """
+  rows = read_jsonl(folder / "metrics.jsonl")
+  found = learner.figures(starts, seed)
+  for name, share in (("clipped", 1.0), ("saturated", _LAST)):
+    values = [row[f"dream/{name}"] for row in rows if f"dream/{name}" in row]
+    if values:
+      found[name] = float(np.mean(values[-math.ceil(share * len(values)) :]))
+  if found:
+    write_json(folder / _QUALITY, found)
 
 
 def dream_data(run: LearnedRun, model: WorldModel, iteration: int) -> tuple[np.ndarray, Nest]:
@@ -148,5 +171,6 @@ def _start_draws(run: LearnedRun, seed: int) -> list[Draw]:
 
 
 def _seal(folder: Path) -> None:
-  searched = [path.name for path in folder.glob(_DISTRIBUTION)]  # Not every method has one.
-  seal(folder, "controller.npz", "metrics.jsonl", *searched)
+  # Not every method has these.
+  others = [name for name in (_DISTRIBUTION, _QUALITY) if (folder / name).exists()]
+  seal(folder, "controller.npz", "metrics.jsonl", *others)

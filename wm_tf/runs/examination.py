@@ -75,7 +75,7 @@ class Examination:
       num_episodes: largest number of episodes to use.
 
     Returns:
-      Sections of `doctor.json`: those of `Family.observation_figures`, `dynamics`,
+      Sections of `doctor.json`: those of `Family.observation_figures`, `controller`, `dynamics`,
       `open_loop`, `reward_calibration`, `termination_calibration` and `action_sensitivity`.
     """
     run, model, episodes = self.run, self.model, self.held_out(num_episodes)
@@ -97,6 +97,7 @@ class Examination:
     horizons = {run.config.planner.horizon, run.config.controller.dream.horizon}
     return {
       **kept,
+      **run.controller_quality(self.iteration),
       "dynamics": dynamics | run.family.dynamics_facts(),
       "open_loop": held,
       "reward_calibration": rewards

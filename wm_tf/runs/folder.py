@@ -242,6 +242,18 @@ class RunFolder:
     """
     return read_json(self.path(stage, iteration) / "quality.json")
 
+  def controller_quality(self, iteration: int) -> dict[str, Any]:
+    """Reads the figures of a controller's training; see `runs.controller.write_quality`.
+
+    Args:
+      iteration: iteration of the controller.
+
+    Returns:
+      `{"controller": figures}`; empty if the controller has no figures.
+    """
+    path = self.path("controller", iteration) / "quality.json"
+    return {"controller": read_json(path)} if path.exists() else {}
+
   def validations(self) -> list[dict[str, Any]]:
     """Reads the validations of all controllers so far; controllers without one are skipped.
 

@@ -33,16 +33,18 @@ import tensorflow as tf
 from wm_tf import rng
 from wm_tf.agent import Agent, AgentActor
 from wm_tf.checks import ConfigError
-from wm_tf.data import rollouts
+from wm_tf.data import datasets, rollouts
 from wm_tf.data.env_pool import EnvPool
 from wm_tf.data.recording import new_manifest
 from wm_tf.data.stream import Played
 from wm_tf.files import write_json
+from wm_tf.imagination import sample_states
 from wm_tf.learners.joint import JointUpdate
 from wm_tf.learners.learner import make_learner
 from wm_tf.learners.optimizers import Schedule, numbered
 from wm_tf.models.heads import RewardRangeError
 from wm_tf.runs.collection import environment_options
+from wm_tf.runs.controller import write_quality
 from wm_tf.runs.fitting import seal
 from wm_tf.runs.online_data import OnlineData
 from wm_tf.runs.online_films import dream_film
@@ -348,8 +350,11 @@ class _Training:
       restore_history(folder / "metrics.jsonl", "".join(lines))
     write_json(weights.parent / "quality.json", run.family.figures(self.model, 0))
     seal(weights.parent, weights.name, "metrics.jsonl", "quality.json")
+    episodes = datasets.episodes_dataset(run.sequence_folders(0), batch_size=16, seed=run.seed)
+    starts = sample_states(self.model, episodes.take(8), 1024, run.seed)
+    write_quality(controller, self.learner, starts, rng.make_seed(run.seed))
     checkpoints.save_nest(controller / "controller.npz", self.learner.policy_state())
-    seal(controller, "controller.npz", "metrics.jsonl")
+    seal(controller, "controller.npz", "metrics.jsonl", "quality.json")
     _clear(run)
 
 

@@ -66,6 +66,7 @@ def run_evaluations(run: Run, command: str | None = None) -> dict[str, Any]:
     "reward_threshold": reward_threshold(run.spec.env_id),
     "chosen_iteration": best,
     **run.family.quality(best),
+    **run.controller_quality(best),
     "data": summary.data_figures(run),
     "iterations": [v | {"episodes": run.num_episodes(v["iteration"])} for v in run.validations()],
     "seconds": run.seconds(),
