@@ -55,6 +55,47 @@ def test_verdict(section, changes, name, verdict):
   assert bool(check.words) == (verdict != "not run")
 
 
+_CONTROLLER = {
+  "critic": 95.0,
+  "monte_carlo": 100.0,
+  "monte_carlo_error": 4.0,
+  "clipped": 0.01,
+  "saturated": 0.1,
+}
+
+
+@pytest.mark.parametrize(
+  ("changes", "name", "verdict"),
+  [
+    ({}, "Monte Carlo", "good"),
+    ({"critic": 70.0}, "Monte Carlo", "usable"),
+    ({"critic": 120.0}, "Monte Carlo", "usable"),
+    ({"critic": 50.0}, "Monte Carlo", "poor"),
+    ({"critic": 150.0}, "Monte Carlo", "poor"),
+    ({"critic": -95.0, "monte_carlo": -100.0}, "Monte Carlo", "good"),
+    ({"critic": 95.0, "monte_carlo": -100.0}, "Monte Carlo", "poor"),
+    ({"critic": 5.0, "monte_carlo": 19.0}, "Monte Carlo", "no verdict"),  # 4.75 errors from 0.
+    ({"critic": None}, "Monte Carlo", "not run"),
+    ({}, "clipped", "good"),
+    ({"clipped": 0.3}, "clipped", "usable"),
+    ({"clipped": 0.99}, "clipped", "poor"),
+    ({"clipped": float("nan")}, "clipped", "poor"),
+    ({"clipped": None}, "clipped", "not run"),
+    ({}, "saturated", "good"),
+    ({"saturated": 0.7}, "saturated", "usable"),
+    ({"saturated": 0.95}, "saturated", "poor"),
+  ],
+)
+def test_verdict_of_a_controllers_training(changes, name, verdict):
+  assert _verdict(RESULTS | {"controller": _CONTROLLER | changes}, name).verdict == verdict
+
+
+def test_a_method_without_figures_has_no_row_of_them():
+  with_figures = report.checks(RESULTS | {"controller": _CONTROLLER})
+  assert len(with_figures) - len(report.checks(RESULTS)) == 3
+  assert len(report.checks(RESULTS | {"controller": {}})) == len(report.checks(RESULTS))
+
+
 def test_open_loop_reach_stops_where_persistence_first_wins():
   def reach(results):
     return _verdict(results, "open loop").value

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import json
 import os
 import random
@@ -16,7 +18,8 @@ import numpy as np
 import pytest
 
 from tests.trainers.workdirs import RUN, contents, read_json
-from wm_tf.runs import integrity
+from wm_tf import load_run
+from wm_tf.runs import collection, integrity
 
 _ROOT = Path(__file__).resolve().parents[2]
 _SCORES = (
@@ -71,6 +74,21 @@ def test_evaluation_seeds_are_never_trained_or_chosen_on(finished):
   iterations = [v | {"episodes": n} for v, n in zip(validations, (6, 8), strict=True)]
   assert len(validated) == 1 and iterations == results["iterations"]
   assert not evaluated & (collected | validated) and not validated & collected
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_the_best_controller_collects_its_share_of_the_episodes(finished, monkeypatch, share):
+  run = load_run(finished)
+  settings = dataclasses.replace(run.config.collect, best_controller=share)
+  run.config = dataclasses.replace(run.config, collect=settings)
+  monkeypatch.setattr(run, "best_iteration", lambda last: min(last, 0))
+  actor = collection.controllers(run, 2)
+  played = collections.Counter(actor.choice(seed) for seed in range(400))
+  assert sum(played.values()) == 400
+  assert abs(played["controller_000"] - 400 * share) < 40
+  # Where the newest one is the best one it plays alone.
+  monkeypatch.setattr(run, "best_iteration", lambda last: last)
+  assert collection.controllers(run, 2).choice(0) == "controller_001"
 
 
 def test_report_shows_all_without_a_network(finished):
@@ -262,6 +280,10 @@ def test_networks_end_the_same_when_killed(launcher, finished, tmp_path):
     launcher.run(*command, workdir=killed)
   assert contents(killed) == contents(whole)
   assert "controller/001/controller.npz" in contents(whole)
+  quality = read_json(whole / "controller" / "001" / "quality.json")
+  assert set(quality) == {"critic", "monte_carlo", "monte_carlo_error", "clipped", "saturated"}
+  assert 0 <= quality["clipped"] <= 1 and 0 <= quality["saturated"] <= 1
+  assert load_run(whole).controller_quality(1)["controller"].items() >= quality.items()
 
 
 # --- Workdirs ----------------------------------------------------------------------------------
