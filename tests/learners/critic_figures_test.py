@@ -20,22 +20,20 @@ def test_dreams_last_until_one_percent_of_a_constant_return_is_left(discount, st
     assert discount**steps <= 0.01 < discount ** (steps - 1)
 
 
-def _learner_that_stands_still(**options):
-  learner = make_learner(
-    AdditiveWorld(goal=0.0, **options), discount=0.9, action_distribution="tanh_normal"
-  )
+def _figures(positions, noise_scale=0.0):
+  """The figures of an actor that takes no action of its own, in a world with its goal at 0."""
+  world = AdditiveWorld(goal=0.0, action_size=1)
+  learner = make_learner(world, discount=0.9, action_distribution="tanh_normal")
   for network in (learner.policy.network, learner.critic.network):
     last = network.weights[-2]
     last.assign(tf.zeros_like(last))
-  return learner
+  starts = state_at(np.reshape(positions, [-1, 1]))
+  return critic_figures(world, learner.policy, learner.critic, starts, SEED, noise_scale)
 
 
 def test_the_return_is_the_geometric_sum_of_a_constant_reward():
   """An actor that stands still at distance 1 from the goal pays 1 a step, for 44 steps."""
-  learner = _learner_that_stands_still(action_size=1)
-  found = critic_figures(
-    learner._world_model, learner.policy, learner.critic, state_at([[1.0], [-1.0]]), SEED
-  )
+  found = _figures([1.0, -1.0])
   np.testing.assert_allclose(found["monte_carlo"], -(1 - 0.9**44) / (1 - 0.9), rtol=1e-4)
   np.testing.assert_allclose(found["monte_carlo_error"], 0.0, atol=1e-4)
   assert found["critic"] == 0.0
@@ -43,9 +41,7 @@ def test_the_return_is_the_geometric_sum_of_a_constant_reward():
 
 def test_the_error_is_the_standard_error_of_128_dreams():
   """Half of the starts pay 1 a step and half pay 4: the deviation is that of a coin."""
-  learner = _learner_that_stands_still(action_size=1)
-  starts = state_at(np.repeat([[1.0], [2.0]], 64, axis=0))
-  found = critic_figures(learner._world_model, learner.policy, learner.critic, starts, SEED)
+  found = _figures(np.repeat([1.0, 2.0], 64))
   length = (1 - 0.9**44) / (1 - 0.9)
   share = (-found["monte_carlo"] / length - 1) / 3  # Of the drawn starts that are at 2.
   assert 0.3 < share < 0.7
@@ -55,11 +51,8 @@ def test_the_error_is_the_standard_error_of_128_dreams():
 
 def test_actions_are_sampled_as_in_training():
   """Noise moves the actor away from the goal, at which standing still would cost nothing."""
-  learner = _learner_that_stands_still(action_size=1)
-  starts = state_at([[0.0], [0.0]])
-  args = (learner._world_model, learner.policy, learner.critic, starts, SEED)
-  assert critic_figures(*args, noise_scale=0.0)["monte_carlo"] == 0.0
-  assert critic_figures(*args, noise_scale=0.3)["monte_carlo"] < -1.0
+  assert _figures([0.0, 0.0], noise_scale=0.0)["monte_carlo"] == 0.0
+  assert _figures([0.0, 0.0], noise_scale=0.3)["monte_carlo"] < -1.0
 
 
 def test_the_learner_reports_them_from_its_own_policy():
